@@ -1,0 +1,7 @@
+"""``python -m htdg``: the same as the command ``htdg``."""
+
+import sys
+
+from htdg.cli import main
+
+sys.exit(main())

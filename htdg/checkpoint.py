@@ -1,0 +1,126 @@
+"""Where a training stands, written now and then, so that a killed one goes on where it was.
+
+A checkpoint is a model directory (see ``storage``) holding the finished scales, and, for the one in
+training, its networks, the optimisers' moments, the random stream and the losses so far. Going on
+from it gives the same weights, bit for bit, as never having stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from htdg.sampling import Scale
+from htdg.storage import ModelError, read_directory, write_directory
+from htdg.training import ScaleTraining
+
+
+def scale_tensors(scales: Sequence[Scale]) -> dict[str, torch.Tensor]:
+    """Everything trained, by name: ``scale0.generator.blocks.0.conv.weight`` and so on."""
+    tensors = {}
+    for n, scale in enumerate(scales):
+        for kind in ("generator", "discriminator"):
+            for key, value in getattr(scale, kind).state_dict().items():
+                tensors[f"scale{n}.{kind}.{key}"] = value
+        tensors[f"scale{n}.z_star"] = scale.z_star
+        tensors[f"scale{n}.sigma"] = scale.sigma
+    return tensors
+
+
+def load_scale(scale: Scale, n: int, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Fill a scale from ``tensors`` (KeyError or RuntimeError if something is missing)."""
+    for kind in ("generator", "discriminator"):
+        prefix = f"scale{n}.{kind}."
+        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        getattr(scale, kind).load_state_dict(state)
+    scale.z_star = tensors[f"scale{n}.z_star"].to(scale.z_star)
+    scale.sigma = tensors[f"scale{n}.sigma"].to(scale.sigma)
+
+
+class Checkpoint:
+    """One training's checkpoint directory."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        """Use ``folder``; ``fingerprint`` identifies options and training images."""
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.n_done, self.iteration, self.seconds = 0, 0, 0.0
+        self.history: list[dict[str, object]] = []
+        if folder.exists():
+            self._read()
+
+    def _read(self) -> None:
+        self.tensors, described, self.history = read_directory(self.folder)
+        if described.get("fingerprint") != self.fingerprint:
+            raise ModelError(
+                f"{self.folder} is an unfinished training with other options or images: train with "
+                "those to finish it, or delete it."
+            )
+        self.n_done, self.iteration = described["n_done"], described["iteration"]
+        self.seconds = described["seconds"]
+
+    def write(
+        self,
+        done: Sequence[Scale],
+        history: list[dict[str, object]],
+        training: ScaleTraining | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        """Save the finished scales and, when given, the one in training since ``seconds``."""
+        tensors = scale_tensors(done)
+        iteration = 0
+        if training is not None:
+            tensors |= scale_tensors([*done, training.scale])
+            tensors |= _optimiser_tensors(training)
+            tensors |= {f"history.{k}": v for k, v in training.history.items()}
+            tensors["rng"] = training.rng.get_state()
+            iteration = training.iteration
+        described = {
+            "fingerprint": self.fingerprint,
+            "n_done": len(done),
+            "iteration": iteration,
+            "seconds": seconds,
+        }
+        write_directory(self.folder, tensors, described, history)
+
+    def restore_done(self, scale: Scale, n: int) -> bool:
+        """Fill scale n if it was finished; returns whether it was."""
+        if n >= self.n_done:
+            return False
+        load_scale(scale, n, self.tensors)
+        return True
+
+    def restore_training(self, training: ScaleTraining) -> float:
+        """Bring a scale that had been begun to where it stood; returns the seconds it had taken."""
+        n = len(training.coarser)
+        if n != self.n_done or self.iteration == 0:
+            return 0.0
+        load_scale(training.scale, n, self.tensors)
+        for name, adam in (("adam_d", training.adam_d), ("adam_g", training.adam_g)):
+            state = {
+                i: {
+                    key: self.tensors[f"{name}.{i}.{key}"]
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+                for i, _ in enumerate(adam.param_groups[0]["params"])
+            }
+            groups = adam.state_dict()["param_groups"]
+            adam.load_state_dict({"state": state, "param_groups": groups})
+        training.history = {
+            k: self.tensors[f"history.{k}"].to(v) for k, v in training.history.items()
+        }
+        training.rng.set_state(self.tensors["rng"])
+        training.iteration = self.iteration
+        return self.seconds
+
+
+def _optimiser_tensors(training: ScaleTraining) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, adam in (("adam_d", training.adam_d), ("adam_g", training.adam_g)):
+        for i, state in adam.state_dict()["state"].items():
+            for key, value in state.items():
+                tensors[f"{name}.{i}.{key}"] = torch.as_tensor(value)
+    return tensors

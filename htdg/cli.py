@@ -1,0 +1,266 @@
+"""The command line: ``htdg train``, ``score``, ``sample`` and ``info``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import htdg
+from htdg.config import PRESETS, ConfigError, HTDGConfig
+from htdg.detector import HTDGDetector
+from htdg.images import ImageError, list_images, to_uint8
+from htdg.storage import ModelError, write_text
+
+
+class UsageError(ValueError):
+    """The command cannot be carried out as given; the message says what to change."""
+
+
+#: What a user can cause: shown as one sentence, exit code 2.
+USER_ERRORS = (UsageError, ConfigError, ImageError, ModelError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, or 2 after a mistake of the user's."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.command(options)
+    except USER_ERRORS as error:
+        print(f"htdg: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nhtdg: stopped; a training goes on when started again.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all its commands."""
+    parser = argparse.ArgumentParser(
+        prog="htdg", description="Few-shot anomaly detection from one to ten normal images (HTDG)."
+    )
+    parser.add_argument("--version", action="version", version=f"htdg {htdg.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_score(commands)
+    _add_sample(commands)
+    _add_info(commands)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction, name: str, summary: str, example: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+# --- train --------------------------------------------------------------------------------------
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands,
+        "train",
+        "Train a model on one or a few normal images.",
+        "htdg train good.png --out runs/model --preset tutorial --niter 100",
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="normal images")
+    parser.add_argument("--out", required=True, type=Path, help="model directory to write")
+    parser.add_argument("--preset", default="tutorial", choices=PRESETS, help="default: tutorial")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a model that is there under this name"
+    )
+    group = parser.add_argument_group("options of the method, in place of the preset's")
+    for field in fields(HTDGConfig):
+        kind = {"int": int, "float": float}.get(str(field.type), str)
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper()
+        )
+    parser.set_defaults(command=_train)
+
+
+def config_from(options: argparse.Namespace) -> HTDGConfig:
+    """The preset with the options that were given. ConfigError if one is not allowed."""
+    given = {f.name: getattr(options, f.name) for f in fields(HTDGConfig)}
+    return HTDGConfig.preset(options.preset, **{k: v for k, v in given.items() if v is not None})
+
+
+def _train(options: argparse.Namespace) -> None:
+    config = config_from(options)
+    if options.out.exists() and not options.overwrite:
+        raise UsageError(f"{options.out} is there already: choose another --out or --overwrite it.")
+    for path in options.images:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder: name the image files to train on.")
+    unfinished = options.out.with_name(f"{options.out.name}.unfinished")
+    if unfinished.exists():
+        print(f"going on with {unfinished}", file=sys.stderr)
+    detector = HTDGDetector(config).fit(options.images, checkpoint=unfinished)
+    detector.save(options.out)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    print(options.out)
+
+
+# --- score --------------------------------------------------------------------------------------
+
+
+def _add_score(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands,
+        "score",
+        "Anomaly scores in [0, 1] of images or folders, higher is more anomalous, as CSV.",
+        "htdg score runs/model photos/ --csv scores.csv --defect-fraction 0.05",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model directory")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write there, not to the screen")
+    parser.add_argument(
+        "--defect-fraction",
+        type=float,
+        metavar="F",
+        help="average only this share of the lowest votes, for small defects (0.05 is the paper's)",
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--strict", action="store_true", help="refuse files that are no images")
+    parser.set_defaults(command=_score)
+
+
+def _score(options: argparse.Namespace) -> None:
+    detector = HTDGDetector.load(options.model, device=options.device)
+    paths = collect_images(options.images, options.strict)
+    fraction = options.defect_fraction
+    if fraction is not None and not 0 < fraction <= 1:
+        raise UsageError(f"--defect-fraction is {fraction}, but it must be above 0 and at most 1.")
+    rows = detector.score_scales(paths, fraction, options.batch_size, progress=True)
+    table = score_table([str(p) for p in paths], None, rows, len(detector.transformations))
+    if options.csv is None:
+        print(table, end="")
+    else:
+        write_text(options.csv, table)
+        print(options.csv)
+
+
+def collect_images(places: Sequence[Path], strict: bool = False) -> list[Path]:
+    """The image files among ``places`` and below the folders in it, in order.
+
+    Other files in folders are named on standard error and passed over, or refused if ``strict``.
+    UsageError if nothing is left.
+    """
+    found: list[Path] = []
+    for place in places:
+        if not place.is_dir():
+            found.append(place)
+            continue
+        inside, skipped = list_images(place, strict)
+        for path in skipped:
+            print(f"htdg: {path} is no image: skipped.", file=sys.stderr)
+        if not inside:
+            raise UsageError(f"{place} holds no image: name a folder with images in it.")
+        found += inside
+    return found
+
+
+def score_table(
+    names: Sequence[str], labels: Sequence[int] | None, rows: np.ndarray, n_transformations: int
+) -> str:
+    """The CSV text ``image,label,anomaly_score,scale_0,...``, one row an image.
+
+    Args:
+        names: of the images.
+        labels: 0 normal, 1 anomalous; None leaves the column out.
+        rows: (B, N + 1) normality of each scale in [0, M].
+        n_transformations: M.
+    """
+    per_scale = 1 - rows / n_transformations  # anomaly scores in [0, 1]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    label_column = [] if labels is None else ["label"]
+    scales = [f"scale_{n}" for n in range(rows.shape[1])]
+    writer.writerow(["image", *label_column, "anomaly_score", *scales])
+    for i, name in enumerate(names):
+        label = [] if labels is None else [labels[i]]
+        writer.writerow([name, *label, *(f"{v:.8f}" for v in (per_scale[i].mean(), *per_scale[i]))])
+    return text.getvalue()
+
+
+# --- sample and info ----------------------------------------------------------------------------
+
+
+def _add_sample(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands,
+        "sample",
+        "Draw random images from a model, to see what it has learnt.",
+        "htdg sample runs/model -n 8 --out samples",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model directory")
+    parser.add_argument("-n", type=int, default=8, help="how many (default: 8)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the PNG files")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.set_defaults(command=_sample)
+
+
+def _sample(options: argparse.Namespace) -> None:
+    if options.n < 1:
+        raise UsageError(f"-n is {options.n}, but it must be at least 1.")
+    detector = HTDGDetector.load(options.model, device=options.device)
+    samples = to_uint8(detector.sample(options.n, options.seed))  # (n, H, W, 3)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {options.out} cannot be a folder: {error.strerror}.") from None
+    for i, sample in enumerate(samples):
+        path = options.out / f"sample_{i:03d}.png"
+        temporary = path.with_suffix(".tmp")
+        Image.fromarray(sample).save(temporary, format="PNG")
+        temporary.replace(path)
+        print(path)
+
+
+def _add_info(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands, "info", "Say what a model is and how it was trained.", "htdg info runs/model"
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model directory")
+    parser.set_defaults(command=_info)
+
+
+def _info(options: argparse.Namespace) -> None:
+    detector = HTDGDetector.load(options.model, device="cpu")
+    config = detector.config
+    described = json.loads((options.model / "config.json").read_text())
+    seconds = sum(scale["seconds"] for scale in detector.history)
+    print(f"model            {options.model} (format {described['format']})")
+    print(f"trained on       {', '.join(detector.image_names)}")
+    print(
+        f"                 with htdg {described['htdg']}, torch {described['torch']}, on "
+        f"{described['trained_on']} in {seconds:.0f} s"
+    )
+    print(f"scales           {' '.join(str(s) for s in config.sides)} pixels")
+    print(f"transformations  {len(detector.transformations)}, translation {config.translation}")
+    for name, value in described["config"].items():
+        if name not in ("transformations", "translation"):
+            print(f"{name:<16} {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""Every option of the method in one frozen, validated dataclass, and the named presets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from htdg.pyramid import pyramid_sides
+from htdg.transformations import Transformation, transformation_names, transformations_named
+
+
+class ConfigError(ValueError):
+    """An option has a value that is not allowed; the message names option, value and rule."""
+
+
+@dataclass(frozen=True)
+class HTDGConfig:
+    """The options of HTDG. The defaults are the paper's for RGB images (its section 4).
+
+    The symbols in brackets are the paper's. Construction validates every value and raises
+    ``ConfigError`` with one sentence naming the option, the value and what is allowed.
+
+    Attributes:
+        image_size: side s of the square that every image is first resized to, pixels.
+        min_size: side of the coarsest scale, pixels.
+        max_size: side of the finest scale at most, pixels.
+        scale_factor: wanted ratio between neighbouring scales, in (0, 1).
+        transformations: ``"auto"`` (54 for colour images, 42 for grey ones), ``"rgb54"``,
+            ``"grey42"``, ``"rotations"``, or a tuple of (grey, flip, tx, ty, k) [T_1 .. T_M].
+        translation: ``"resampled"`` as the official code does, or ``"pixel"``, whole pixels.
+        channels: width of the coarsest networks; doubles every four scales.
+        layers: 3 x 3 convolutions in each network; the receptive field is 2 * layers + 1.
+        niter: training iterations at each scale.
+        d_steps: discriminator steps in an iteration.
+        g_steps: generator steps in an iteration.
+        lr_d: learning rate of the discriminators (Adam).
+        lr_g: learning rate of the generators (Adam).
+        beta1: Adam's decay rate of the first moment.
+        beta2: Adam's decay rate of the second moment.
+        milestone_d: iteration after which lr_d is multiplied by ``gamma``.
+        milestone_g: iteration after which lr_g is multiplied by ``gamma``.
+        gamma: that factor, in (0, 1].
+        alpha: weight of the reconstruction loss of the generator [alpha].
+        noise_amplitude: noise above scale 0 relative to the reconstruction error [sigma_n].
+        seed: seed of everything random: weights, noise.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` ...
+        precision: ``"float32"``, ``"bf16"`` (autocast) or ``"auto"`` (bf16 on CUDA devices that
+            have it, float32 elsewhere).
+    """
+
+    image_size: int = 128
+    min_size: int = 25
+    max_size: int = 64
+    scale_factor: float = 0.75
+    transformations: str | tuple[tuple[int, int, int, int, int], ...] = "rgb54"
+    translation: str = "resampled"
+    channels: int = 32
+    layers: int = 5
+    niter: int = 1000
+    d_steps: int = 3
+    g_steps: int = 3
+    lr_d: float = 5e-4
+    lr_g: float = 5e-4
+    beta1: float = 0.5
+    beta2: float = 0.999
+    milestone_d: int = 500
+    milestone_g: int = 1000
+    gamma: float = 0.1
+    alpha: float = 100.0
+    noise_amplitude: float = 0.1
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Validate every option."""
+        for name in _INTEGERS:
+            _check_number(name, getattr(self, name), int, _INTEGERS[name])
+        for name in _REALS:
+            low, high, low_open, high_open = _REALS[name]
+            _check_number(name, getattr(self, name), float, low, high, low_open, high_open)
+        self._check_sizes()
+        self._check_words()
+
+    def _check_sizes(self) -> None:
+        if self.max_size < self.min_size:
+            _refuse("max_size", self.max_size, f"at least min_size, which is {self.min_size}")
+        if self.image_size < self.min_size:
+            _refuse("image_size", self.image_size, f"at least min_size, which is {self.min_size}")
+        if self.min_size <= self.receptive_field:
+            rule = f"above the receptive field of {self.layers} layers, {self.receptive_field}"
+            _refuse("min_size", self.min_size, rule)
+
+    def _check_words(self) -> None:
+        if self.translation not in ("pixel", "resampled"):
+            _refuse("translation", self.translation, "'pixel' or 'resampled'")
+        if self.precision not in ("float32", "bf16", "auto"):
+            _refuse("precision", self.precision, "'float32', 'bf16' or 'auto'")
+        kind, _, index = str(self.device).partition(":")
+        if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
+            _refuse("device", self.device, "'auto', 'cpu', 'cuda', 'cuda:<number>' or 'mps'")
+        if isinstance(self.transformations, str):
+            names = ("auto", *transformation_names())
+            if self.transformations not in names:
+                rule = f"one of {', '.join(names)}, or a list of (grey, flip, tx, ty, k)"
+                _refuse("transformations", self.transformations, rule)
+        else:
+            object.__setattr__(self, "transformations", _as_catalogue(self.transformations))
+
+    @property
+    def receptive_field(self) -> int:
+        """Side of the patch that one logit sees, pixels (11 for five layers)."""
+        return 2 * self.layers + 1
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Sides of the scales, coarsest first: the pyramid plan, pixels."""
+        return pyramid_sides(self.image_size, self.min_size, self.max_size, self.scale_factor)
+
+    def width(self, scale: int) -> int:
+        """Channels of the hidden layers of both networks at ``scale`` (0 is the coarsest)."""
+        return min(self.channels * 2 ** (scale // 4), self.image_size)
+
+    def resolve_transformations(self, coloured: bool) -> tuple[Transformation, ...]:
+        """The transformations T_1 .. T_M; ``coloured`` decides what ``"auto"`` means."""
+        chosen = self.transformations
+        if isinstance(chosen, str):
+            if chosen == "auto":
+                chosen = "rgb54" if coloured else "grey42"
+            return transformations_named(chosen)
+        return tuple(Transformation(*row) for row in chosen)
+
+    @classmethod
+    def preset(cls, name: str, **options: Any) -> HTDGConfig:  # noqa: ANN401
+        """The preset called ``name`` with ``options`` changed. ConfigError if there is none."""
+        if name not in PRESETS:
+            _refuse("preset", name, f"one of {', '.join(PRESETS)}")
+        return PRESETS[name].with_options(**options)
+
+    def with_options(self, **options: Any) -> HTDGConfig:  # noqa: ANN401
+        """A copy with ``options`` changed. ConfigError for an option that does not exist."""
+        known = [field.name for field in fields(self)]
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"There is no option {name!r}: choose from {', '.join(known)}.")
+        return replace(self, **options)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All options as plain JSON values; ``HTDGConfig(**d)`` turns them back."""
+        return asdict(self)
+
+
+_INTEGERS = {
+    "image_size": 1,
+    "min_size": 1,
+    "max_size": 1,
+    "channels": 1,
+    "layers": 1,
+    "niter": 1,
+    "d_steps": 1,
+    "g_steps": 1,
+    "milestone_d": 1,
+    "milestone_g": 1,
+    "seed": 0,
+}
+_REALS = {  # name: (low, high, low excluded, high excluded)
+    "scale_factor": (0.0, 1.0, True, True),
+    "lr_d": (0.0, math.inf, True, True),
+    "lr_g": (0.0, math.inf, True, True),
+    "beta1": (0.0, 1.0, False, True),
+    "beta2": (0.0, 1.0, False, True),
+    "gamma": (0.0, 1.0, True, False),
+    "alpha": (0.0, math.inf, False, True),
+    "noise_amplitude": (0.0, math.inf, False, True),
+}
+
+
+def _refuse(name: str, value: object, rule: str) -> None:
+    raise ConfigError(f"Option {name} is {value!r}, but it must be {rule}.")
+
+
+def _check_number(
+    name: str,
+    value: object,
+    kind: type,
+    low: float,
+    high: float = math.inf,
+    low_open: bool = False,
+    high_open: bool = True,
+) -> None:
+    wanted = "a whole number" if kind is int else "a number"
+    accepted = (int,) if kind is int else (int, float)
+    below = f"{'above' if low_open else 'at least'} {low:g}"
+    above = "" if high == math.inf else f" and {'below' if high_open else 'at most'} {high:g}"
+    rule = f"{wanted}, {below}{above}"
+    if isinstance(value, bool) or not isinstance(value, accepted) or not math.isfinite(value):
+        _refuse(name, value, rule)
+    too_low = value <= low if low_open else value < low
+    too_high = value >= high if high_open else value > high
+    if too_low or too_high:
+        _refuse(name, value, rule)
+
+
+def _as_catalogue(rows: object) -> tuple[tuple[int, int, int, int, int], ...]:
+    """Own transformations as a tuple of five-tuples of ints, checked."""
+    rule = "a list of different (grey, flip, tx, ty, k), grey and flip 0 or 1, tx and ty -1, 0 "
+    rule += "or 1, k 0 to 3"
+    try:
+        found = tuple(tuple(int(v) for v in row) for row in rows)  # type: ignore[attr-defined]
+        checked = tuple(Transformation(*row) for row in found)
+    except (TypeError, ValueError):
+        raise ConfigError(f"Option transformations is {rows!r}, but it must be {rule}.") from None
+    if not checked or len(set(checked)) < len(checked):
+        _refuse("transformations", rows, rule)
+    return found  # type: ignore[return-value]
+
+
+PRESETS: dict[str, HTDGConfig] = {
+    # The paper's settings (supplementary material, and the official code's defaults).
+    "paper_rgb": HTDGConfig(),
+    "paper_grey": HTDGConfig(transformations="grey42", niter=500),
+    # Minutes on two CPU cores.
+    "tutorial": HTDGConfig(
+        image_size=48, max_size=48, transformations="auto", niter=60, translation="resampled"
+    ),
+    # Seconds: for tests and for trying the code out; not a good detector.
+    "tiny": HTDGConfig(
+        image_size=20, min_size=14, max_size=20, channels=8, niter=3, transformations="rotations"
+    ),
+}

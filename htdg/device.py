@@ -1,0 +1,44 @@
+"""Where the arithmetic runs and how precisely: ``auto`` resolved, and checked before use."""
+
+from __future__ import annotations
+
+import torch
+
+from htdg.config import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called ``name``; ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ConfigError: this machine does not have it.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    there = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }[device.type]
+    if (device.index or 0) >= there:
+        raise ConfigError(
+            f"Option device is {name!r}, but PyTorch finds no such device here: "
+            "use 'cpu', or 'auto' to take the best there is."
+        )
+    return device
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """``float32`` or ``bf16`` for a device: ``auto`` is bf16 on CUDA devices that have it.
+
+    On MPS it is float32 throughout, whatever was asked for.
+    """
+    if device.type == "mps":
+        return "float32"
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return "bf16" if fast else "float32"
+    return precision

@@ -1,0 +1,147 @@
+"""A progress bar that reads well wherever it is shown.
+
+In a terminal it is one line that moves; in a notebook one line that is replaced, so that the saved
+notebook keeps only the last; in a pipe or a log file a fresh line now and then. (tqdm, the usual
+choice, fills logs with carriage returns, and its notebook widget stays at 0 % in a saved page.)
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from htdg.training import TrainingProgress
+
+#: Metadata key that marks a notebook output as a progress line (see ``notebook_run``).
+PROGRESS_MARK = "htdg_progress"
+_SECONDS_BETWEEN = {"terminal": 0.1, "notebook": 0.3, "lines": 10.0}
+
+
+class ProgressBar:
+    """One line of text, redrawn. Use as a context manager, so that its last state stays.
+
+    Attributes:
+        look: ``"terminal"``, ``"notebook"``, ``"lines"`` or ``"silent"``.
+    """
+
+    def __init__(self, look: str, label: str = "", total: int | None = None) -> None:
+        """A bar of ``total`` steps (None when unknown) called ``label``."""
+        self.look, self.label, self.total = look, label, total
+        self.done = 0
+        self._started = time.monotonic()
+        self._last_shown = self._started if look == "lines" else 0.0
+        self._text = ""
+        self._width = 0
+        self._handle: Any = None
+
+    @classmethod
+    def for_scoring(cls, progress: bool, total: int | None) -> ProgressBar:
+        """The bar of a scoring run over ``total`` images."""
+        return cls(suitable_look() if progress else "silent", "scoring", total)
+
+    def __enter__(self) -> ProgressBar:
+        """Start the clock."""
+        self._started = time.monotonic()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Show the last state, finished or not, and leave the line."""
+        if self._text:
+            self._emit(self._text)
+            if self.look == "terminal":
+                sys.stderr.write("\n")
+
+    def advance(self, steps: int) -> None:
+        """``steps`` more are done."""
+        self.done += steps
+        seconds = time.monotonic() - self._started
+        if self.total is None:
+            text = f"{self.label}  {self.done} images  {clock(seconds)}"
+            self._update(text, last=False)
+            return
+        left = seconds / self.done * (self.total - self.done)
+        last = self.done >= self.total
+        tail = f"{clock(seconds)}" if last else f"{clock(left)} left"
+        bar = draw_bar(self.done, self.total)
+        self._update(f"{self.label}  {bar} {self.done}/{self.total}  {tail}", last)
+
+    def show(self, state: TrainingProgress) -> None:
+        """Show where a training stands: scale, iteration, time left."""
+        bar = draw_bar(state.iteration, state.niter)
+        last = state.iteration == state.niter
+        text = (
+            f"scale {state.scale + 1}/{state.n_scales} ({state.side} px)  {bar} "
+            f"{state.iteration}/{state.niter}  {clock(state.seconds_left)} left"
+        )
+        if last and state.scale + 1 == state.n_scales:
+            total = time.monotonic() - self._started
+            text = f"{state.n_scales} scales of {state.niter} iterations trained in {clock(total)}"
+        self._update(text, last)
+
+    def _update(self, text: str, last: bool) -> None:
+        if self.look == "silent":
+            return
+        now = time.monotonic()
+        self._text = text
+        if last or now - self._last_shown >= _SECONDS_BETWEEN[self.look]:
+            self._emit(text)
+            self._last_shown = now
+            self._text = "" if self.look == "lines" else text
+
+    def _emit(self, text: str) -> None:
+        if self.look == "terminal":
+            sys.stderr.write("\r" + text.ljust(self._width))
+            self._width = len(text)
+            sys.stderr.flush()
+        elif self.look == "lines":
+            print(text, file=sys.stderr, flush=True)
+        elif self.look == "notebook":
+            self._show_in_notebook(text)
+
+    def _show_in_notebook(self, text: str) -> None:
+        from IPython.display import display
+
+        content = {"text/plain": text}
+        marks = {PROGRESS_MARK: True}
+        if self._handle is None:
+            self._handle = display(content, raw=True, display_id=True, metadata=marks)
+        else:
+            self._handle.update(content, raw=True, metadata=marks)
+
+
+def training_bar(progress: bool | ProgressBar) -> ProgressBar:
+    """The bar of a training: one that suits the place for True, a silent one, or the one given."""
+    if isinstance(progress, ProgressBar):
+        return progress
+    return ProgressBar(suitable_look() if progress else "silent")
+
+
+def suitable_look() -> str:
+    """``notebook`` in a Jupyter kernel, ``terminal`` on a terminal, else ``lines``."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is not None and hasattr(shell, "kernel"):
+        return "notebook"
+    return "terminal" if sys.stderr.isatty() else "lines"
+
+
+def draw_bar(done: int, total: int, width: int = 20) -> str:
+    """``[########............]``, plain characters so that every terminal and log shows it."""
+    filled = width * done // max(total, 1)
+    return "[" + "#" * filled + "." * (width - filled) + "]"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``0:07``, ``12:34`` or ``1:02:03``."""
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    tail = f"{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+    return f"{hours}:{tail}" if hours else tail

@@ -1,0 +1,61 @@
+"""The pyramid: how many scales, how large each is, and an image at all of them.
+
+Paper section 3.1: a generator and a discriminator at each scale see the same 11 x 11 pixels, so
+the coarsest scale sees the whole object in a few patches and the finest sees its texture.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+
+def pyramid_sides(
+    image_size: int, min_size: int = 25, max_size: int = 64, scale_factor: float = 0.75
+) -> tuple[int, ...]:
+    """Sides of the scales n = 0 .. N in pixels, coarsest first.
+
+    The number of scales follows from the wanted ratio ``scale_factor`` between neighbours; the
+    ratio r actually used is then chosen so that the coarsest side is ``min_size`` and the finest
+    ``min(max_size, image_size)``.
+
+    >>> pyramid_sides(28)
+    (25, 27, 28)
+    """
+    top = min(max_size, image_size)
+    if top == min_size:
+        return (top,)
+    levels = math.ceil(math.log(min_size / image_size) / math.log(scale_factor)) + 1
+    cut = math.ceil(math.log(top / image_size) / math.log(scale_factor))
+    steps = levels - cut  # N, so N + 1 scales
+    r = (min_size / top) ** (1 / steps)
+    # Rounding first: 64 * r ** 4 is 25.000000000000007 in floating point, and its ceil 26.
+    return tuple(math.ceil(round(top * r ** (steps - n), 9)) for n in range(steps + 1))
+
+
+def resize(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Images (B, C, H, W) in [-1, 1] resized to (B, C, side, side), again in [-1, 1].
+
+    Bicubic with antialiasing: when shrinking, the kernel widens so that detail finer than the new
+    pixels is averaged away instead of turning up as false patterns. A bicubic kernel has negative
+    lobes and overshoots at edges; what leaves [-1, 1] is cut off.
+    """
+    if images.shape[-2:] == (side, side):
+        return images
+    # Not every version has this kernel on Apple's devices.
+    source = images.cpu() if images.device.type == "mps" else images
+    resized = F.interpolate(
+        source, size=(side, side), mode="bicubic", antialias=True, align_corners=False
+    )
+    return resized.clamp(-1, 1).to(images.device)  # (B, C, side, side)
+
+
+def build_pyramid(images: torch.Tensor, sides: tuple[int, ...]) -> list[torch.Tensor]:
+    """The images (B, 3, H, W) at every scale: a list of (B, 3, side, side), coarsest first.
+
+    Each scale is made from the full image, not from the scale above it, so that no scale inherits
+    another's blur.
+    """
+    return [resize(images, side) for side in sides]

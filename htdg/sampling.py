@@ -1,0 +1,96 @@
+"""Sampling: noise through the generators, coarsest scale first.
+
+Paper section 3.1: the coarsest generator turns noise into a rough image, and every finer one adds
+the detail of its own scale to the upsampled image of the one before. With fresh noise the result
+is a new arrangement of the training image's patches; with the fixed noise z* it is the training
+image itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from htdg.networks import Discriminator, Generator
+from htdg.pyramid import resize
+
+
+@dataclass
+class Scale:
+    """What a trained scale n consists of.
+
+    Attributes:
+        side: side of its images in pixels.
+        generator: G^n.
+        discriminator: D^n.
+        z_star: (1, 1, side, side), the fixed noise of the reconstruction [z*].
+        sigma: (K,), the amplitude of the noise for each training image [sigma_n].
+    """
+
+    side: int
+    generator: Generator
+    discriminator: Discriminator
+    z_star: torch.Tensor
+    sigma: torch.Tensor
+
+
+#: Draws standard normal noise: (scale number, side) -> (B, 3, side, side).
+DrawNoise = Callable[[int, int], torch.Tensor]
+
+
+def random_noise(index: torch.Tensor, generator: torch.Generator) -> DrawNoise:
+    """Fresh noise for the images ``index`` (B,): one channel shared by all at scale 0, else three.
+
+    At scale 0 the noise *is* the image that the generator starts from, hence grey; above, it only
+    asks for variation of what is already there.
+    """
+
+    def draw(scale: int, side: int) -> torch.Tensor:
+        shape = (len(index), 1 if scale == 0 else 3, side, side)
+        noise = torch.randn(shape, generator=generator, device=generator.device)
+        return noise.expand(-1, 3, -1, -1)  # (B, 3, side, side)
+
+    return draw
+
+
+def reconstruction_noise(scales: Sequence[Scale]) -> DrawNoise:
+    """The fixed noise z* of every scale, the same for all colours and all training images."""
+    return lambda scale, side: scales[scale].z_star.expand(-1, 3, -1, -1)
+
+
+def generate(
+    scales: Sequence[Scale],
+    draw: DrawNoise,
+    index: torch.Tensor,
+    start: torch.Tensor | None = None,
+    first: int = 0,
+) -> list[torch.Tensor]:
+    """Run the generators of ``scales`` one after another.
+
+    Args:
+        scales: the scales from the coarsest on.
+        draw: gives the noise of a scale.
+        index: (B,) number of the training image that each output is made from.
+        start: (B, 3, h, h) to start from instead of zeros (for ``first`` > 0).
+        first: number of the scale to start at; those below are passed over.
+
+    Returns:
+        The image (B, 3, side, side) of every scale from ``first`` on, coarsest first.
+    """
+    images = []
+    previous = start
+    for n, scale in enumerate(scales[first:], start=first):
+        if previous is None:
+            previous = scale.z_star.new_zeros(len(index), 3, scale.side, scale.side)
+        previous = resize(previous, scale.side)  # (B, 3, side, side)
+        noise = scale.sigma[index].view(-1, 1, 1, 1) * draw(n, scale.side)
+        previous = scale.generator(noise, previous, index)
+        images.append(previous)
+    return images
+
+
+def upsampled(images: list[torch.Tensor], side: int, like: torch.Tensor) -> torch.Tensor:
+    """The last of ``images`` at ``side``, or zeros in the shape of ``like`` if there is none."""
+    return resize(images[-1], side) if images else torch.zeros_like(like)

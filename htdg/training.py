@@ -1,0 +1,290 @@
+"""Training one scale: generator and discriminator against each other on one pyramid level.
+
+Paper section 3.2 and supplementary material. The discriminator learns to say of every patch
+through which transformation it went, or that it is generated; the generator learns patches that
+pass for real ones under every transformation, and to give the training image back for z*.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from htdg.config import HTDGConfig
+from htdg.networks import Discriminator, Generator, initialise
+from htdg.sampling import Scale, generate, random_noise, reconstruction_noise, upsampled
+from htdg.transformations import Transformation, transform_all
+
+#: What a scale's history records at every iteration (the last of its D and G steps).
+LOSSES = ("d_real", "d_fake", "g_adversarial", "g_reconstruction")
+
+
+# --- The losses ---------------------------------------------------------------------------------
+
+
+def real_loss(discriminator: Discriminator, copies: torch.Tensor) -> torch.Tensor:
+    """-log p(m | patch of T_m(x)), averaged over m, images and patches.
+
+    Args:
+        discriminator: D.
+        copies: (M, B, 3, H, W), row m holding the images under T_m. D learns from real images
+            with it, and G from generated ones: it wants them named as if they were real.
+    """
+    logits = discriminator(copies.flatten(0, 1))  # (M * B, M + 1, h, w)
+    true = torch.arange(len(copies), device=copies.device).repeat_interleave(copies.shape[1])
+    return F.cross_entropy(logits, true.view(-1, 1, 1).expand(-1, *logits.shape[-2:]))
+
+
+def generated_loss(discriminator: Discriminator, copies: torch.Tensor) -> torch.Tensor:
+    """-log p(generated | patch of T_m(G(z))), averaged likewise; ``copies`` (M, B, 3, H, W)."""
+    logits = discriminator(copies.flatten(0, 1))  # (M * B, M + 1, h, w)
+    true = logits.new_full((len(logits), *logits.shape[-2:]), len(copies), dtype=torch.long)
+    return F.cross_entropy(logits, true)
+
+
+# --- One scale in training ----------------------------------------------------------------------
+
+
+@dataclass
+class ScaleTraining:
+    """Everything that training scale n needs, and its two kinds of steps.
+
+    Attributes:
+        config: the options.
+        transformations: T_1 .. T_M.
+        coarser: the trained scales below, frozen, in evaluation mode.
+        scale: the scale in training.
+        real: (K, 3, H, H) the training images at this scale [x^n].
+        rng: the only source of noise.
+    """
+
+    config: HTDGConfig
+    transformations: Sequence[Transformation]
+    coarser: Sequence[Scale]
+    scale: Scale
+    real: torch.Tensor
+    rng: torch.Generator
+    iteration: int = 0
+    history: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Create optimisers and everything that stays constant during the scale."""
+        config, scale = self.config, self.scale
+        betas = (config.beta1, config.beta2)
+        self.adam_d = torch.optim.Adam(scale.discriminator.parameters(), config.lr_d, betas)
+        self.adam_g = torch.optim.Adam(scale.generator.parameters(), config.lr_g, betas)
+        self.index = torch.arange(len(self.real), device=self.real.device)  # (K,)
+        self.real_copies = self.transformed(self.real)  # (M, K, 3, H, H)
+        with torch.no_grad():
+            rebuilt = generate(self.coarser, reconstruction_noise(self.coarser), self.index)
+        self.rec_previous = upsampled(rebuilt, scale.side, self.real)  # (K, 3, H, H)
+        self.rec_noise = self.amplified(scale.z_star.expand(-1, 3, -1, -1))
+        if not self.history:
+            # On the device, so that no iteration waits to hand its losses over.
+            blank = torch.zeros(config.niter, device=self.real.device)
+            self.history = {name: blank.clone() for name in LOSSES}
+
+    def transformed(self, images: torch.Tensor) -> torch.Tensor:
+        """All copies: (B, 3, H, H) -> (M, B, 3, H, H)."""
+        return transform_all(images, self.transformations, self.config.translation)
+
+    def amplified(self, noise: torch.Tensor) -> torch.Tensor:
+        """sigma_n * z for each training image: (K or 1, 3, H, H) -> (K, 3, H, H)."""
+        return self.scale.sigma.view(-1, 1, 1, 1) * noise
+
+    def draw_noise(self) -> torch.Tensor:
+        """sigma_n * z with fresh z, (K, 3, H, H)."""
+        z = random_noise(self.index, self.rng)(len(self.coarser), self.scale.side)
+        return self.amplified(z)
+
+    @torch.no_grad()
+    def draw_previous(self) -> torch.Tensor:
+        """A fresh random image through the frozen scales, upsampled to this one: (K, 3, H, H)."""
+        images = generate(self.coarser, random_noise(self.index, self.rng), self.index)
+        return upsampled(images, self.scale.side, self.real)
+
+    def d_step(self, noise: torch.Tensor, previous: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One step of D: name the transformation of real patches, and the generated ones."""
+        d, g = self.scale.discriminator, self.scale.generator
+        with torch.no_grad():
+            fake = g(noise, previous, self.index)  # (K, 3, H, H)
+        on_real = real_loss(d, self.real_copies)
+        # A forward pass of its own, so that BatchNorm sees generated patches apart from real ones.
+        on_fake = generated_loss(d, self.transformed(fake))
+        self.adam_d.zero_grad()
+        (on_real + on_fake).backward()
+        self.adam_d.step()
+        return {"d_real": on_real.detach(), "d_fake": on_fake.detach()}
+
+    def g_step(self, noise: torch.Tensor, previous: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One step of G: pass for real under every T_m, and rebuild the training images from z*.
+
+        D stays in training mode (batch statistics, as when it learnt) but its weights are fixed.
+        """
+        d, g = self.scale.discriminator, self.scale.generator
+        d.requires_grad_(False)
+        fake = g(noise, previous, self.index)  # (K, 3, H, H)
+        adversarial = real_loss(d, self.transformed(fake))
+        rebuilt = g(self.rec_noise, self.rec_previous, self.index)
+        reconstruction = F.mse_loss(rebuilt, self.real)
+        self.adam_g.zero_grad()
+        (adversarial + self.config.alpha * reconstruction).backward()
+        self.adam_g.step()
+        d.requires_grad_(True)
+        return {
+            "g_adversarial": adversarial.detach(),
+            "g_reconstruction": reconstruction.detach(),
+        }
+
+    def step(self) -> None:
+        """One iteration: the D steps, then the G steps, which reuse the last ``previous``."""
+        lr_d, lr_g = learning_rates(self.config, self.iteration)
+        self.adam_d.param_groups[0]["lr"] = lr_d
+        self.adam_g.param_groups[0]["lr"] = lr_g
+        losses: dict[str, torch.Tensor] = {}
+        noise = self.draw_noise()  # once for all the steps
+        with autocast(self.real.device, self.config.precision):
+            for _ in range(self.config.d_steps):
+                previous = self.draw_previous()
+                losses |= self.d_step(noise, previous)
+            for _ in range(self.config.g_steps):
+                losses |= self.g_step(noise, previous)
+        for name, value in losses.items():
+            self.history[name][self.iteration] = value
+        self.iteration += 1
+
+
+def learning_rates(config: HTDGConfig, iteration: int) -> tuple[float, float]:
+    """Learning rates of D and G at an iteration, counted from 0: gamma times as large later on."""
+    lr_d = config.lr_d if iteration < config.milestone_d else config.lr_d * config.gamma
+    lr_g = config.lr_g if iteration < config.milestone_g else config.lr_g * config.gamma
+    return lr_d, lr_g
+
+
+def start_scale(
+    config: HTDGConfig,
+    transformations: Sequence[Transformation],
+    coarser: Sequence[Scale],
+    real: torch.Tensor,
+) -> ScaleTraining:
+    """Set up the training of the next scale on the images (K, 3, H, H) [x^n].
+
+    Weights start from the coarser scale's where the widths agree, else afresh. Every scale has a
+    random stream of its own, so that it can be trained again without those below.
+    """
+    n, side = len(coarser), real.shape[-1]
+    seeds = torch.Generator().manual_seed(config.seed * 1_000 + n)
+    generator = Generator(config.width(n), config.layers)
+    discriminator = Discriminator(config.width(n), len(transformations), config.layers)
+    initialise(generator, seeds)
+    initialise(discriminator, seeds)
+    if coarser and config.width(n) == config.width(n - 1):
+        generator.load_state_dict(coarser[-1].generator.state_dict())
+        discriminator.load_state_dict(coarser[-1].discriminator.state_dict())
+    z_star = torch.randn(1, 1, side, side, generator=seeds)
+    scale = Scale(
+        side=side,
+        generator=generator.to(real.device).train(),
+        discriminator=discriminator.to(real.device).train(),
+        z_star=z_star.to(real.device),
+        sigma=noise_amplitudes(config, coarser, real),
+    )
+    rng = torch.Generator(real.device).manual_seed(int(torch.randint(2**62, (), generator=seeds)))
+    return ScaleTraining(config, transformations, coarser, scale, real, rng)
+
+
+def noise_amplitudes(
+    config: HTDGConfig, coarser: Sequence[Scale], real: torch.Tensor
+) -> torch.Tensor:
+    """sigma_n (K,): 1 at scale 0, above it relative to what the reconstruction still misses."""
+    if not coarser:
+        return real.new_ones(len(real))
+    index = torch.arange(len(real), device=real.device)
+    with torch.no_grad():
+        rebuilt = generate(coarser, reconstruction_noise(coarser), index)
+        missing = (real - upsampled(rebuilt, real.shape[-1], real)).abs().mean((1, 2, 3))
+    return config.noise_amplitude * missing
+
+
+def freeze(scale: Scale) -> Scale:
+    """The scale in evaluation mode with fixed weights, ready for the finer ones."""
+    for network in (scale.generator, scale.discriminator):
+        network.eval().requires_grad_(False)
+    return scale
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 for the convolutions where ``precision`` asks for it; weights stay float32."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+# --- All scales ---------------------------------------------------------------------------------
+
+
+@dataclass
+class TrainingProgress:
+    """Handed to the callback after every iteration.
+
+    Attributes:
+        scale: number of the scale in training, 0 is the coarsest.
+        n_scales: how many there are.
+        side: its side in pixels.
+        iteration: how many iterations of it are done, 1 .. niter.
+        niter: how many it will have.
+        training: the scale in training, for those who want to look inside (samples, weights).
+        seconds: spent on this scale so far.
+        seconds_left: estimate for the whole rest, from the patches still to be seen.
+    """
+
+    scale: int
+    n_scales: int
+    side: int
+    iteration: int
+    niter: int
+    training: ScaleTraining
+    seconds: float
+    seconds_left: float
+
+    def losses(self) -> dict[str, float]:
+        """The four losses of the iteration just done; reading them waits for the device."""
+        return {k: float(v[self.iteration - 1]) for k, v in self.training.history.items()}
+
+
+TrainingCallback = Callable[[TrainingProgress], None]
+
+
+def train_scale(
+    training: ScaleTraining, sides: Sequence[int], callback: TrainingCallback | None
+) -> float:
+    """Run the remaining iterations of a scale; returns the seconds they took."""
+    config, n = training.config, len(training.coarser)
+    started, done_before = time.perf_counter(), training.iteration
+    cost = [side**2 * config.width(i) ** 2 for i, side in enumerate(sides)]
+    while training.iteration < config.niter:
+        training.step()
+        if callback is None:
+            continue
+        seconds = time.perf_counter() - started
+        each = seconds / (training.iteration - done_before)
+        to_do = config.niter - training.iteration + config.niter * sum(cost[n + 1 :]) / cost[n]
+        callback(
+            TrainingProgress(
+                scale=n,
+                n_scales=len(sides),
+                side=sides[n],
+                iteration=training.iteration,
+                niter=config.niter,
+                training=training,
+                seconds=seconds,
+                seconds_left=each * to_do,
+            )
+        )
+    return time.perf_counter() - started

@@ -1,0 +1,212 @@
+"""The transformations T_1 .. T_M: flip, translation, quarter turns, greyscale, and their undoing.
+
+Paper section 3.2 and supplementary material: the discriminator learns to name which of them a
+patch went through. They are data, so a model can use any subset.
+
+Translation by t (-1, 0 or 1) along an axis of n pixels has two modes, with s = int(0.15 * n):
+
+- ``pixel``: by t * s, whole pixels, exact.
+- ``resampled``: by t * s * n / (n - 1), interpolated linearly. That is what the official
+  implementation does (its coordinates are scaled by n - 1 in one place and by n in another): the
+  copy lies between the pixels, so it is slightly blurred along the axis, which marks it even where
+  no border is in sight.
+
+In both, what comes in over the border is the reflected image, the edge pixel repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from functools import lru_cache
+
+import torch
+
+#: ITU-R 601 weights of red, green and blue.
+LUMA = (0.299, 0.587, 0.114)
+SHIFT = 0.15  # of the side
+
+
+@dataclass(frozen=True)
+class Transformation:
+    """One member of the catalogue: flip, then translation, then rotation, then greyscale.
+
+    Attributes:
+        grey: 1 replaces the three channels by their luma.
+        flip: 1 mirrors left and right.
+        tx: -1, 0, 1: content moves by tx * int(0.15 * side) pixels along x (right is positive).
+        ty: the same along y (down is positive).
+        k: quarter turns, counter-clockwise.
+    """
+
+    grey: int
+    flip: int
+    tx: int
+    ty: int
+    k: int
+
+    def __post_init__(self) -> None:
+        """Refuse values outside the family."""
+        ranges = {"grey": (0, 1), "flip": (0, 1), "tx": (-1, 0, 1), "ty": (-1, 0, 1)}
+        ranges["k"] = (0, 1, 2, 3)
+        for name, allowed in ranges.items():
+            if getattr(self, name) not in allowed:
+                value = getattr(self, name)
+                raise ValueError(f"Transformation {name} is {value!r}, but must be in {allowed}.")
+
+    @property
+    def translated(self) -> bool:
+        """Whether the copy is shifted along any axis."""
+        return self.tx != 0 or self.ty != 0
+
+    def apply(self, images: torch.Tensor, translation: str = "pixel") -> torch.Tensor:
+        """The transformed copies of square images: (B, 3, H, H) -> (B, 3, H, H)."""
+        x = images.flip(-1) if self.flip else images
+        if self.translated:
+            x = translate(x, self.tx, self.ty, translation)
+        x = torch.rot90(x, self.k, (-2, -1))
+        if self.grey:
+            x = luma(x).expand_as(x)
+        return x
+
+    def undo(
+        self, maps: torch.Tensor, side: int, translation: str = "pixel"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bring maps over the transformed copy back to the places of the image.
+
+        Args:
+            maps: (..., h, h), one value for each patch of the copy; ``side - h`` is even and the
+                value at (i, j) belongs to the pixel ``(side - h) / 2`` further down and right. An
+                image itself is the case h = side.
+            side: side of the image in pixels.
+            translation: the mode that the copy was made with.
+
+        Returns:
+            The maps (..., h, h) in image coordinates, and the (h, h) boolean mask of where they
+            are defined: a patch that saw the reflected border has no place in the image. Undefined
+            places hold 0. Exact in ``pixel`` mode; ``resampled`` copies lie between pixels and are
+            interpolated linearly.
+        """
+        maps = torch.rot90(maps, -self.k, (-2, -1))
+        rows, rows_defined = _undo_matrix(maps.shape[-1], side, self.ty, translation)
+        cols, cols_defined = _undo_matrix(maps.shape[-1], side, self.tx, translation)
+        if self.translated:
+            maps = rows.to(maps) @ maps @ cols.to(maps).T  # (..., h, h)
+        defined = rows_defined[:, None] & cols_defined[None, :]
+        if self.flip:
+            maps, defined = maps.flip(-1), defined.flip(-1)
+        return maps, defined.to(maps.device)
+
+    def __str__(self) -> str:
+        """In words, such as ``flip, shift (+1, 0), turn 90``."""
+        words = ["flip"] if self.flip else []
+        words += [f"shift ({self.tx:+d}, {self.ty:+d})"] if self.translated else []
+        words += [f"turn {90 * self.k}"] if self.k else []
+        words += ["grey"] if self.grey else []
+        return ", ".join(words) or "identity"
+
+
+def shift_pixels(side: int) -> int:
+    """By how many pixels a translation moves an image of this side."""
+    return int(SHIFT * side)
+
+
+def luma(images: torch.Tensor) -> torch.Tensor:
+    """ITU-R 601 luma of (..., 3, H, W) as (..., 1, H, W)."""
+    weights = images.new_tensor(LUMA).view(3, 1, 1)
+    return (images * weights).sum(-3, keepdim=True)
+
+
+def translate(images: torch.Tensor, tx: int, ty: int, translation: str) -> torch.Tensor:
+    """Images (..., n, n) with their content moved by (tx, ty): right and down are positive.
+
+    Both modes are one small matrix along each axis, so they are differentiable and run anywhere.
+    """
+    rows = _shift_matrix(images.shape[-1], ty, translation).to(images)
+    cols = _shift_matrix(images.shape[-1], tx, translation).to(images)
+    return rows @ images @ cols.T
+
+
+def transform_all(
+    images: torch.Tensor, transformations: Sequence[Transformation], translation: str
+) -> torch.Tensor:
+    """All transformed copies: (B, 3, H, H) -> (M, B, 3, H, H). This is the plain way."""
+    return torch.stack([t.apply(images, translation) for t in transformations])
+
+
+def _shift(side: int, t: int, translation: str) -> float:
+    """How far a translation moves the content, in pixels."""
+    return t * shift_pixels(side) * (side / (side - 1) if translation == "resampled" else 1)
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)  # kept for training, whoever asks first
+def _shift_matrix(side: int, t: int, translation: str) -> torch.Tensor:
+    """(side, side): row u holds the weights of the pixels that pixel u of the copy is made of."""
+    x = torch.arange(side, dtype=torch.float64) - _shift(side, t, translation)
+    # Reflect about the outer edges -0.5 and side - 0.5: the edge pixel is repeated.
+    x = (x + 0.5) % (2 * side)
+    x = torch.where(x > side, 2 * side - x, x) - 0.5
+    return _linear_weights(x.clamp(0, side - 1), side)
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _undo_matrix(h: int, side: int, t: int, translation: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(h, h) weights that bring a map over the copy back along one axis, and where it is defined.
+
+    Entry i of a map belongs to the patch of the pixels i .. i + side - h of the copy. It counts if
+    all of them show the image and not its reflection.
+    """
+    shift = _shift(side, t, translation)
+    patches = torch.arange(h, dtype=torch.float64)
+    first, last = patches - shift, patches + (side - h) - shift  # the pixels it shows
+    counts = (first >= -1e-9) & (last <= side - 1 + 1e-9)
+    wanted = patches + shift  # where in the copy's map the patches of the image lie
+    weights = _linear_weights(wanted.clamp(0, h - 1), h) * counts
+    weights[(wanted < -1e-9) | (wanted > h - 1 + 1e-9)] = 0
+    defined = weights.sum(1) > 1 - 1e-6  # every patch interpolated between counts
+    weights[~defined] = 0
+    return weights, defined
+
+
+def _linear_weights(positions: torch.Tensor, side: int) -> torch.Tensor:
+    """(len(positions), side) weights of linear interpolation at positions in [0, side - 1]."""
+    pixels = torch.arange(side, dtype=torch.float64)
+    return (1 - (positions[:, None] - pixels[None, :]).abs()).clamp(min=0).float()
+
+
+def _catalogue() -> tuple[Transformation, ...]:
+    """T_1 .. T_54 in the order of the paper's supplementary material."""
+    rows = [(0, f, tx, ty, k) for f in (0, 1) for tx in (0, 1) for ty in (0, 1) for k in range(4)]
+    rows += [(0, f, tx, -1, 0) for f in (0, 1) for tx in (-1, 1, 0)]  # T_33 .. T_38
+    rows += [(0, f, -1, ty, 0) for f in (0, 1) for ty in (0, 1)]  # T_39 .. T_42
+    rows += [(1, f, 0, 0, k) for f in (0, 1) for k in range(4)]  # T_43 .. T_50
+    rows += [(1, 0, tx, 0, 0) for tx in (-1, 1)]  # T_51, T_52
+    rows += [(1, 0, 0, ty, 0) for ty in (-1, 1)]  # T_53, T_54
+    return tuple(Transformation(*row) for row in rows)
+
+
+#: T_1 .. T_54 (index 0 is T_1).
+CATALOGUE = _catalogue()
+
+_NAMED = {
+    "rgb54": CATALOGUE,
+    "grey42": CATALOGUE[:42],
+    "rotations": CATALOGUE[:4],
+}
+
+
+def transformation_names() -> tuple[str, ...]:
+    """Names of the ready-made subsets of the catalogue."""
+    return tuple(_NAMED)
+
+
+def transformations_named(name: str) -> tuple[Transformation, ...]:
+    """The subset called ``name``: ``rgb54``, ``grey42`` or ``rotations``. KeyError otherwise."""
+    return _NAMED[name]
+
+
+def as_rows(transformations: Sequence[Transformation]) -> list[list[int]]:
+    """The transformations as rows (grey, flip, tx, ty, k) of plain integers, for JSON."""
+    return [list(astuple(t)) for t in transformations]
