@@ -1,10 +1,8 @@
-"""The command line: ``htdg train``, ``score``, ``sample`` and ``info``."""
+"""The command line: ``htdg train``, ``score``, ``sample``, ``info`` and ``run``."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import shutil
 import sys
@@ -12,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 import htdg
 from htdg.config import PRESETS, ConfigError, HTDGConfig
 from htdg.detector import HTDGDetector
 from htdg.images import ImageError, list_images, to_uint8
+from htdg.notebook_run import NotebookError, run_notebook, summary
+from htdg.scores import score_table
 from htdg.storage import ModelError, write_text
 
 
@@ -27,7 +26,7 @@ class UsageError(ValueError):
 
 
 #: What a user can cause: shown as one sentence, exit code 2.
-USER_ERRORS = (UsageError, ConfigError, ImageError, ModelError)
+USER_ERRORS = (UsageError, ConfigError, ImageError, ModelError, NotebookError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_score(commands)
     _add_sample(commands)
     _add_info(commands)
+    _add_run(commands)
     return parser
 
 
@@ -178,29 +178,6 @@ def collect_images(places: Sequence[Path], strict: bool = False) -> list[Path]:
     return found
 
 
-def score_table(
-    names: Sequence[str], labels: Sequence[int] | None, rows: np.ndarray, n_transformations: int
-) -> str:
-    """The CSV text ``image,label,anomaly_score,scale_0,...``, one row an image.
-
-    Args:
-        names: of the images.
-        labels: 0 normal, 1 anomalous; None leaves the column out.
-        rows: (B, N + 1) normality of each scale in [0, M].
-        n_transformations: M.
-    """
-    per_scale = 1 - rows / n_transformations  # anomaly scores in [0, 1]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    label_column = [] if labels is None else ["label"]
-    scales = [f"scale_{n}" for n in range(rows.shape[1])]
-    writer.writerow(["image", *label_column, "anomaly_score", *scales])
-    for i, name in enumerate(names):
-        label = [] if labels is None else [labels[i]]
-        writer.writerow([name, *label, *(f"{v:.8f}" for v in (per_scale[i].mean(), *per_scale[i]))])
-    return text.getvalue()
-
-
 # --- sample and info ----------------------------------------------------------------------------
 
 
@@ -262,5 +239,29 @@ def _info(options: argparse.Namespace) -> None:
             print(f"{name:<16} {value}")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+# --- run ----------------------------------------------------------------------------------------
+
+
+def _add_run(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands,
+        "run",
+        "Execute a notebook of the course with parameters and keep its results.",
+        "htdg run 00_quickstart --out runs/grass -p texture grass",
+    )
+    parser.add_argument("notebook", metavar="NOTEBOOK", help="its name, or a path")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter of the notebook, in the type of its default",
+    )
+    parser.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    result = run_notebook(options.notebook, options.out, dict(options.p))
+    print(summary(result, options.out))

@@ -220,10 +220,8 @@ PRESETS: dict[str, HTDGConfig] = {
     # The paper's settings (supplementary material, and the official code's defaults).
     "paper_rgb": HTDGConfig(),
     "paper_grey": HTDGConfig(transformations="grey42", niter=500),
-    # Minutes on two CPU cores.
-    "tutorial": HTDGConfig(
-        image_size=48, max_size=48, transformations="auto", niter=60, translation="resampled"
-    ),
+    # Minutes on two CPU cores: four scales, all of them narrow, and few iterations.
+    "tutorial": HTDGConfig(image_size=64, max_size=41, transformations="auto", niter=30),
     # Seconds: for tests and for trying the code out; not a good detector.
     "tiny": HTDGConfig(
         image_size=20, min_size=14, max_size=20, channels=8, niter=3, transformations="rotations"

@@ -73,6 +73,10 @@ class ProgressBar:
         bar = draw_bar(self.done, self.total)
         self._update(f"{self.label}  {bar} {self.done}/{self.total}  {tail}", last)
 
+    def say(self, text: str) -> None:
+        """Show a line made elsewhere."""
+        self._update(text, last=False)
+
     def show(self, state: TrainingProgress) -> None:
         """Show where a training stands: scale, iteration, time left."""
         bar = draw_bar(state.iteration, state.niter)

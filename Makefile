@@ -1,0 +1,50 @@
+# make quickstart: everything from a bare Python 3.11 to a detector at work.
+# make test:       everything from a bare Python 3.11 to tested code.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-code test-notebooks lab lint bench notebooks clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## make the environment in .venv (about 5 GB with PyTorch)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "htdg needs Python 3.11 or newer: make setup PYTHON=python3.11"; exit 2; }
+	@test -x $(BIN)/python || { echo "making the environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebooks,tests]'
+	@touch $@
+
+quickstart: $(STAMP) ## one normal image in, the odd ones out: results in runs/quickstart
+	@$(BIN)/htdg run 00_quickstart --out runs/quickstart
+
+test: lint test-code test-notebooks ## all tests
+
+test-code: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-notebooks: $(STAMP)
+	$(BIN)/python -m pytest -x --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+lint: $(STAMP) ## style and types of names, with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lab: $(STAMP) ## open the first notebook in JupyterLab
+	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb
+
+notebooks: $(STAMP) ## execute all notebooks again and save their outputs
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+bench: $(STAMP) ## measure speed (a few minutes)
+	$(BIN)/python -m benchmarks.speed
+
+clean: ## remove what the targets above made, except the environment
+	rm -rf runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,186 @@
+"""Run a notebook from start to end with parameters, through papermill.
+
+``htdg run`` and ``make quickstart`` come here. Papermill only warns about a parameter that the
+notebook does not have and passes '5' for 5; here both are refused before anything runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import htdg
+from htdg.progress import PROGRESS_MARK, ProgressBar, suitable_look
+
+#: Where the course's notebooks are when the package is installed from its repository.
+NOTEBOOKS = Path(htdg.__file__).resolve().parents[1] / "notebooks"
+
+
+class NotebookError(ValueError):
+    """A notebook run that cannot start or did not finish; the message says why."""
+
+
+def run_notebook(
+    notebook: str | Path, out: Path, parameters: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Execute a notebook and leave its results in a folder.
+
+    Args:
+        notebook: a path, or the name of one of the course's notebooks (``00_quickstart``).
+        out: the folder; given to the notebook as its parameter ``out``. It gets ``<name>.ipynb``
+            and ``<name>.html``, and what the notebook writes, with ``result.json`` last.
+        parameters: other parameters as text; each is read as the type of its default.
+
+    Returns:
+        What the notebook wrote to ``result.json``, with ``total_seconds`` added.
+
+    Raises:
+        NotebookError: papermill is missing, there is no such notebook or parameter, a value has
+            the wrong type, or a cell failed.
+    """
+    try:
+        import papermill
+    except ImportError:
+        raise NotebookError("papermill is missing: pip install 'htdg[notebooks]'.") from None
+    path = find_notebook(notebook)
+    given = check_parameters(path, parameters or {})
+    started = time.monotonic()
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    result = out / "result.json"
+    result.unlink(missing_ok=True)  # a run is finished when it is there
+    executed, unfinished = out / f"{path.stem}.ipynb", out / f"{path.stem}.unfinished.ipynb"
+    _register_engine()
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(unfinished),
+            parameters={**given, "out": str(out)},
+            engine_name="htdg",
+            kernel_name="python3",
+            cwd=str(path.parent),
+            progress_bar=False,
+        )
+    except papermill.PapermillExecutionError as error:
+        raise NotebookError(
+            f"{path.name} failed in cell {error.cell_index}: {error.ename}: {error.evalue} "
+            f"(see {unfinished})."
+        ) from None
+    unfinished.replace(executed)
+    _write_html(executed)
+    if not result.is_file():
+        raise NotebookError(f"{path.name} ran but wrote no result.json into {out}.")
+    return {**json.loads(result.read_text()), "total_seconds": time.monotonic() - started}
+
+
+def find_notebook(notebook: str | Path) -> Path:
+    """The path of a notebook given by path or by name; NotebookError if there is none."""
+    for candidate in (Path(notebook), NOTEBOOKS / f"{notebook}.ipynb"):
+        if candidate.suffix == ".ipynb" and candidate.is_file():
+            return candidate.resolve()
+    names = [
+        str(p.relative_to(NOTEBOOKS).with_suffix("")) for p in sorted(NOTEBOOKS.rglob("*.ipynb"))
+    ]
+    names = [n for n in names if ".ipynb_checkpoints" not in n]
+    raise NotebookError(f"There is no notebook {notebook}: choose from {', '.join(names)}.")
+
+
+def check_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
+    """The values of ``given`` in the types of the notebook's defaults.
+
+    Raises:
+        NotebookError: the notebook has no such parameter, or the value is not of its type.
+    """
+    import papermill
+
+    known = papermill.inspect_notebook(str(path))
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        if name not in known or name == "out":
+            names = ", ".join(n for n in known if n != "out")
+            raise NotebookError(f"{path.name} has no parameter {name!r}: choose from {names}.")
+        default = ast.literal_eval(known[name]["default"])
+        values[name] = _as_type_of(default, text, name)
+    return values
+
+
+def _as_type_of(default: object, text: str, name: str) -> object:
+    """``text`` as the type of ``default`` (whole numbers also where the default is a float)."""
+    if isinstance(default, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    wanted = type(default)
+    if wanted is float and type(value) is int:
+        return float(value)
+    if default is not None and type(value) is not wanted:
+        raise NotebookError(
+            f"Parameter {name} is {text!r}, but must be of type {wanted.__name__}, as its default "
+            f"{default!r} is."
+        )
+    return value
+
+
+def _register_engine() -> None:
+    """Teach papermill an engine that shows the notebook's progress lines in the terminal."""
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    bar = ProgressBar("lines" if suitable_look() == "notebook" else suitable_look())
+
+    class Client(PapermillNotebookClient):
+        """Hands on the outputs that are marked as progress."""
+
+        def process_message(self, msg: dict, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            """Show a progress line, then do as usual."""
+            content = msg.get("content", {})
+            if PROGRESS_MARK in content.get("metadata", {}):
+                bar.say(content["data"]["text/plain"])
+            return super().process_message(msg, *args, **kwargs)
+
+    class Engine(NBClientEngine):
+        """Executes with the client above."""
+
+        @classmethod
+        def execute_managed_notebook(
+            cls,
+            nb_man: Any,  # noqa: ANN401
+            kernel_name: str,
+            **kwargs: Any,  # noqa: ANN401
+        ) -> Any:  # noqa: ANN401
+            """Run all cells, without a time limit."""
+            with bar:
+                # The kernel's own warnings would break up the progress line.
+                quiet = ["--log-level=ERROR"]
+                client = Client(
+                    nb_man, kernel_name=kernel_name, timeout=None, extra_arguments=quiet
+                )
+                return client.execute()
+
+    papermill_engines.register("htdg", Engine)
+
+
+def _write_html(executed: Path) -> None:
+    from nbconvert import HTMLExporter
+
+    page, _ = HTMLExporter(embed_images=True).from_filename(str(executed))
+    temporary = executed.with_suffix(".html.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(executed.with_suffix(".html"))
+
+
+def summary(result: Mapping[str, Any], out: Path) -> str:
+    """A few lines that tell how a run went and where to look."""
+    lines = [f"{key.replace('_', ' ')}: {_short(value)}" for key, value in result.items()]
+    pages = sorted(out.glob("*.html"))
+    return "\n".join([*lines, f"look at: {pages[0] if pages else out}"])
+
+
+def _short(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

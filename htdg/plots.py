@@ -1,0 +1,130 @@
+"""The figures, in one style. Every function returns a new figure and shows nothing by itself.
+
+Blue is normal, vermillion anomalous (Okabe and Ito's palette, told apart by colour-blind readers
+too); shape or position always says the same as the colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score, roc_curve
+
+NORMAL, ANOMALOUS, GREY = "#0072B2", "#D55E00", "#666666"
+OTHERS = ("#009E73", "#CC79A7")
+
+
+def show_image(ax: Axes, image: np.ndarray, title: str = "", colour: str | None = None) -> None:
+    """Draw an image (H, W) or (H, W, 3), uint8, in pixels as they are, framed in ``colour``."""
+    ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.set_title(title, fontsize=8)
+    for spine in ax.spines.values():
+        spine.set(color=colour or GREY, linewidth=2.5 if colour else 0.5)
+
+
+def plot_samples(
+    training: np.ndarray, reconstruction: np.ndarray, samples: Sequence[np.ndarray]
+) -> Figure:
+    """A training image, its reconstruction, and random samples, all uint8 (H, W, 3)."""
+    count = 2 + len(samples)
+    figure = Figure(figsize=(1.5 * count, 1.9), layout="constrained")
+    axes = figure.subplots(1, count)
+    show_image(axes[0], training, "training image")
+    show_image(axes[1], reconstruction, "rebuilt from z*")
+    for number, (ax, sample) in enumerate(zip(axes[2:], samples, strict=True), start=1):
+        show_image(ax, sample, f"random sample {number}")
+    return figure
+
+
+def plot_losses(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """The losses of every scale over the iterations; the history is ``HTDGDetector.history``."""
+    figure = Figure(figsize=(2.1 * len(history) + 1, 2.6), layout="constrained")
+    axes = figure.subplots(1, len(history), sharey=True, squeeze=False)[0]
+    lines = (
+        ("d_real", "D, real patches", NORMAL, "-"),
+        ("d_fake", "D, generated patches", ANOMALOUS, "--"),
+        ("g_adversarial", "G, adversarial", OTHERS[0], ":"),
+    )
+    for n, (ax, scale) in enumerate(zip(axes, history, strict=True)):
+        for key, label, colour, style in lines:
+            iterations = np.arange(1, len(scale[key]) + 1)
+            ax.plot(iterations, scale[key], style, color=colour, label=label, linewidth=1.2)
+        ax.set_title(f"scale {n}, {scale['side']} px", fontsize=9)
+        ax.set_xlabel("iteration")
+    axes[0].set_ylabel("cross-entropy (nats)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def plot_histogram(labels: Sequence[int], scores: Sequence[float]) -> Figure:
+    """How the anomaly scores of normal (0) and anomalous (1) images are distributed."""
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    figure = Figure(figsize=(5.5, 2.8), layout="constrained")
+    ax = figure.subplots()
+    edges = np.linspace(scores.min(), scores.max(), 25)
+    for label, name, colour, hatch in (
+        (0, "normal", NORMAL, None),
+        (1, "anomalous", ANOMALOUS, "///"),
+    ):
+        mine = scores[labels == label]
+        ax.hist(
+            mine, edges, color=colour, alpha=0.55, hatch=hatch, label=f"{name} ({len(mine)} images)"
+        )
+    ax.set_xlabel("anomaly score (0 normal, 1 anomalous)")
+    ax.set_ylabel("images")
+    ax.legend(frameon=False)
+    return figure
+
+
+def plot_roc(labels: Sequence[int], scores: Sequence[float]) -> Figure:
+    """The ROC curve: which share of anomalous images is found at which share of false alarms."""
+    false_positives, true_positives, _ = roc_curve(labels, scores)
+    auroc = roc_auc_score(labels, scores)
+    figure = Figure(figsize=(4.2, 3.8), layout="constrained")
+    ax = figure.subplots()
+    ax.plot([0, 1], [0, 1], ":", color=GREY, label="guessing (0.50)")
+    ax.plot(false_positives, true_positives, color=NORMAL, label=f"HTDG (AUROC {auroc:.3f})")
+    ax.set_xlabel("false positive rate (normal images flagged)")
+    ax.set_ylabel("true positive rate\n(anomalous images found)")
+    ax.set_aspect("equal")
+    ax.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def plot_ranking(
+    images: Sequence[np.ndarray],
+    kinds: Sequence[str],
+    labels: Sequence[int],
+    scores: Sequence[float],
+    count: int = 8,
+) -> Figure:
+    """The ``count`` most anomalous images above, the least anomalous below, with their scores.
+
+    Frames tell the truth: vermillion and "!" for anomalous images, blue for normal ones, so a blue
+    frame above is a false alarm and a vermillion one below a miss.
+    """
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    rows = (("most anomalous", order[:count]), ("least anomalous", order[::-1][:count]))
+    figure = Figure(figsize=(1.35 * count, 3.6), layout="constrained")
+    for (name, chosen), band in zip(rows, figure.subfigures(2, 1), strict=True):
+        band.suptitle(name, fontsize=9, x=0.01, ha="left")
+        for ax, i in zip(band.subplots(1, count), chosen, strict=False):
+            wrong = labels[i] == 1
+            title = f"{'! ' if wrong else ''}{kinds[i]}\n{scores[i]:.3f}"
+            show_image(ax, images[i], title, ANOMALOUS if wrong else NORMAL)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG under a temporary name and rename it into place."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(temporary, format="png", dpi=120)
+    temporary.replace(path)

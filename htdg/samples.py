@@ -1,0 +1,168 @@
+"""Sample sets of real images that the package's dependencies already ship: no download needed.
+
+- ``textures``: scikit-image's photographs of brick, grass and gravel. Crops are the normal images;
+  the defective ones carry defects drawn by ``htdg.defects``.
+- ``digits``: scikit-learn's handwritten digits, 8 x 8 pixels.
+- ``faces``: scikit-image's face and non-face patches, 25 x 25 pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from htdg.defects import DEFECTS, foreign_patch
+
+TEXTURES = ("brick", "grass", "gravel")
+KINDS = (*DEFECTS, "patch")
+#: A crop covers this many pixels of a photograph and is resized to this many.
+CROP, SIDE = 240, 96
+#: Training crops start at this row of the photograph, test crops end above it.
+TRAIN_ROW = 512 - CROP
+TRAIN_COLUMNS = (96, 176)
+
+
+@dataclass
+class SampleSet:
+    """Images for training and testing, grey (H, W) uint8.
+
+    Attributes:
+        train: normal images to train on, with ``train_names``.
+        test: images to score.
+        labels: 0 normal, 1 anomalous, one for each test image.
+        masks: (H, W) bool for each test image, True on the defect; None where nothing is marked.
+        names: of the test images.
+        kinds: ``"good"``, or what is wrong with the test image.
+    """
+
+    train: list[np.ndarray] = field(default_factory=list)
+    train_names: list[str] = field(default_factory=list)
+    test: list[np.ndarray] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    masks: list[np.ndarray | None] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+
+    def add_test(self, image: np.ndarray, kind: str, name: str, mask: np.ndarray | None) -> None:
+        """Append a test image; every kind but ``good`` is anomalous."""
+        self.test.append(image)
+        self.labels.append(int(kind != "good"))
+        self.masks.append(mask)
+        self.names.append(name)
+        self.kinds.append(kind)
+
+
+def texture_set(
+    texture: str, train: int = 10, good: int = 20, per_defect: int = 8, seed: int = 0
+) -> SampleSet:
+    """Crops of one photograph, 96 x 96 pixels, normal and with drawn defects.
+
+    Training crops come from the lower part of the photograph, near its middle, and test crops from
+    anywhere in the upper part, so that no pixel that trains also tests. Crops of one part overlap
+    each other. Every image has a
+    random stream of its own: with more images, the first stay the same.
+
+    Args:
+        texture: ``brick``, ``grass`` or ``gravel``.
+        train: how many training crops.
+        good: how many normal test crops.
+        per_defect: how many test crops with each of scratch, hole, stain and patch.
+        seed: of places and defects.
+
+    Raises:
+        ValueError: there is no such texture.
+    """
+    photo = texture_photo(texture)
+    others = [_shrunk(texture_photo(name)) for name in TEXTURES if name != texture]
+    sample = SampleSet()
+    for i in range(train):
+        rng = np.random.default_rng([seed, TEXTURES.index(texture), 0, i])
+        sample.train.append(_crop(photo, (TRAIN_ROW, TRAIN_ROW), TRAIN_COLUMNS, rng))
+        sample.train_names.append(f"train/good/{i:03d}")
+    for number, kind in enumerate(("good", *KINDS), start=1):
+        for i in range(good if kind == "good" else per_defect):
+            rng = np.random.default_rng([seed, TEXTURES.index(texture), number, i])
+            image, mask = _crop(photo, (0, TRAIN_ROW - CROP), (0, 512 - CROP), rng), None
+            if kind == "patch":
+                image, mask = foreign_patch(image, rng, others[i % len(others)])
+            elif kind != "good":
+                image, mask = DEFECTS[kind](image, rng)
+            sample.add_test(image, kind, f"test/{kind}/{i:03d}", mask)
+    return sample
+
+
+def texture_photo(texture: str) -> np.ndarray:
+    """The photograph (512, 512) uint8 called ``brick``, ``grass`` or ``gravel``."""
+    from skimage import data
+
+    if texture not in TEXTURES:
+        raise ValueError(f"There is no texture {texture!r}: choose from {', '.join(TEXTURES)}.")
+    return getattr(data, texture)()
+
+
+def _shrunk(photo: np.ndarray) -> np.ndarray:
+    """A whole photograph at the resolution of the crops."""
+    side = photo.shape[0] * SIDE // CROP
+    return np.asarray(Image.fromarray(photo).resize((side, side), Image.Resampling.LANCZOS))
+
+
+def digit_set(normal_class: int, train: int = 10) -> SampleSet:
+    """Handwritten digits, 8 x 8, one class normal: its first ``train`` train, all others test.
+
+    Raises:
+        ValueError: the class is not 0 to 9, or has fewer images.
+    """
+    from sklearn.datasets import load_digits
+
+    if normal_class not in range(10):
+        raise ValueError(f"There is no digit {normal_class!r}: choose from 0 to 9.")
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    normal = [i for i, target in enumerate(digits.target) if target == normal_class]
+    sample = SampleSet()
+    _take_training(sample, images, normal, train, f"digit {normal_class}")
+    chosen = set(normal[:train])
+    for i, target in enumerate(digits.target):
+        if i not in chosen:
+            kind = "good" if target == normal_class else f"digit {target}"
+            sample.add_test(images[i], kind, f"{i:04d}", None)
+    return sample
+
+
+def face_set(train: int = 10) -> SampleSet:
+    """Faces against other patches, 25 x 25: 100 of each, the first ``train`` faces train.
+
+    Raises:
+        ValueError: more training images are asked for than there are.
+    """
+    from skimage import data
+
+    images = np.round(data.lfw_subset() * 255).astype(np.uint8)  # 100 faces, then 100 others
+    sample = SampleSet()
+    _take_training(sample, images, list(range(100)), train, "face")
+    for i in range(train, 200):
+        sample.add_test(images[i], "good" if i < 100 else "no face", f"{i:03d}", None)
+    return sample
+
+
+def _take_training(
+    sample: SampleSet, images: np.ndarray, normal: list[int], train: int, what: str
+) -> None:
+    if not 1 <= train < len(normal):
+        raise ValueError(
+            f"{train} training images of class {what} are asked for, but it must be 1 to "
+            f"{len(normal) - 1}, so that one is left to test."
+        )
+    sample.train = [images[i] for i in normal[:train]]
+    sample.train_names = [f"{i:04d}" for i in normal[:train]]
+
+
+def _crop(
+    photo: np.ndarray, rows: tuple[int, int], columns: tuple[int, int], rng: np.random.Generator
+) -> np.ndarray:
+    """A crop whose upper left corner lies in these ranges, ends included, resized to 96 x 96."""
+    top, left = (int(rng.integers(first, last + 1)) for first, last in (rows, columns))
+    crop = Image.fromarray(photo[top : top + CROP, left : left + CROP])
+    return np.asarray(crop.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
