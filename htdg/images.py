@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 #: Larger images are refused: they would be shrunk to a few dozen pixels anyway.
 MAX_PIXELS = 100_000_000
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
@@ -40,10 +41,15 @@ def load_image(image: Any, name: str | None = None) -> torch.Tensor:  # noqa: AN
     """
     if isinstance(image, (str, Path)):
         name = name or str(image)
-        return _from_array(_read_file(Path(image), name), name)
+        return _from_array(read_image(image, name), name)
     name = name or "the image"
     if isinstance(image, Image.Image):
-        return _from_array(_pil_array(image, name), name)
+        try:
+            return _from_array(_pil_array(image, name), name)
+        except ImageError:
+            raise
+        except _IMAGE_ERRORS as error:  # PIL reads a file's pixels only now
+            raise ImageError(_damaged(name, error)) from None
     if isinstance(image, torch.Tensor):
         array = image.detach().cpu()
         array = array.float() if array.dtype in (torch.bfloat16, torch.float16) else array
@@ -93,7 +99,7 @@ def load_images(images: Any) -> list[torch.Tensor]:  # noqa: ANN401
     return list(iterate_images(images))
 
 
-def list_images(folder: Path, strict: bool = False) -> tuple[list[Path], list[Path]]:
+def list_images(folder: str | Path, strict: bool = False) -> tuple[list[Path], list[Path]]:
     """The image files below a folder, sorted, and the other files, which are passed over.
 
     Hidden files do not count. Whether a file is an image is seen from its content, not its name.
@@ -101,6 +107,7 @@ def list_images(folder: Path, strict: bool = False) -> tuple[list[Path], list[Pa
     Raises:
         ImageError: the folder is not there, or, if ``strict``, a file in it is no image.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"{folder} is no folder: give one that holds images.")
     images, others = [], []
@@ -134,7 +141,13 @@ def _is_single(images: Any) -> bool:  # noqa: ANN401
     return False
 
 
-def _read_file(path: Path, name: str) -> np.ndarray:
+def read_image(path: str | Path, name: str | None = None) -> np.ndarray:
+    """The pixels of an image file as they are, an array that ``load_image`` takes.
+
+    (H, W), (H, W, 3) or (H, W, 4); uint8, uint16 or float in [0, 1]; turned upright. Colour files
+    of 16 bits are read at 8. ImageError as in ``load_image``.
+    """
+    path, name = Path(path), name or str(path)
     try:
         with Image.open(path) as image:
             return _pil_array(image, name)
@@ -149,11 +162,11 @@ def _read_file(path: Path, name: str) -> np.ndarray:
     except Image.DecompressionBombError:
         raise ImageError(_too_large(name)) from None
     except _IMAGE_ERRORS as error:
-        raise ImageError(f"{name} is damaged or cannot be read ({error}).") from None
+        raise ImageError(_damaged(name, error)) from None
 
 
 def _pil_array(image: Image.Image, name: str) -> np.ndarray:
-    """Pixels as (H, W) or (H, W, 3 or 4), uint8, uint16 or float in [0, 1]."""
+    """Pixels of a PIL image: see ``read_image``."""
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(_too_large(name))
     image = ImageOps.exif_transpose(image)
@@ -166,7 +179,9 @@ def _pil_array(image: Image.Image, name: str) -> np.ndarray:
         return array.astype(np.uint16)
     if image.mode == "F":
         return np.asarray(image)
-    transparent = "A" in image.mode or "a" in image.mode or "transparency" in image.info
+    if image.mode == "L" and "transparency" not in image.info:
+        return np.asarray(image)
+    transparent = image.mode in _WITH_ALPHA or "transparency" in image.info
     return np.asarray(image.convert("RGBA" if transparent else "RGB"))
 
 
@@ -192,6 +207,7 @@ def _from_array(array: np.ndarray, name: str) -> torch.Tensor:
 
 def _in_unit_range(array: np.ndarray, name: str) -> np.ndarray:
     """Any supported type as float32 in [0, 1]."""
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.bool_:
         return array.astype(np.float32)
     if array.dtype == np.uint8:
@@ -208,6 +224,11 @@ def _in_unit_range(array: np.ndarray, name: str) -> np.ndarray:
             )
         return array.astype(np.float32)
     raise ImageError(f"{name} has type {array.dtype}, but must be uint8, uint16, bool or float.")
+
+
+def _damaged(name: str, error: Exception) -> str:
+    reason = str(error).strip().rstrip(".") or type(error).__name__
+    return f"{name} is damaged or cannot be read ({reason}): get it again."
 
 
 def _too_large(name: str) -> str:

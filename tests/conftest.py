@@ -1,0 +1,36 @@
+"""What several test files share: a small image and a detector trained on it in a second."""
+
+import numpy as np
+import pytest
+import torch
+
+from htdg import HTDGConfig, HTDGDetector
+from htdg.samples import texture_set
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def brick():
+    """A training crop (96, 96) uint8 and some test crops of the brick photograph."""
+    sample = texture_set("brick", train=2, good=2, per_defect=1)
+    return sample.train, sample.test
+
+
+@pytest.fixture(scope="session")
+def tiny(brick):
+    """A detector trained on one image with the ``tiny`` preset; not to be changed by a test."""
+    return HTDGDetector("tiny").fit(brick[0][0], progress=False)
+
+
+@pytest.fixture
+def colour_image():
+    """A random colour image (1, 3, 24, 24) in [-1, 1] without any symmetry."""
+    rng = np.random.default_rng(3)
+    return torch.from_numpy(rng.uniform(-1, 1, (1, 3, 24, 24))).float()
+
+
+@pytest.fixture
+def tiny_config():
+    """The options of the ``tiny`` preset."""
+    return HTDGConfig.preset("tiny")
