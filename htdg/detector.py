@@ -20,7 +20,7 @@ import torch
 import htdg
 from htdg.checkpoint import Checkpoint, load_scale, scale_tensors
 from htdg.config import ConfigError, HTDGConfig
-from htdg.device import resolve_device, resolve_precision
+from htdg.device import keep_freed_memory, resolve_device, resolve_precision
 from htdg.images import ImageError, iterate_images, load_images
 from htdg.networks import Discriminator, Generator
 from htdg.progress import ProgressBar, training_bar
@@ -69,6 +69,8 @@ class HTDGDetector:
         """Make a detector with these options, or those of a preset by name."""
         self.config = HTDGConfig.preset(config) if isinstance(config, str) else config
         self.device = resolve_device(self.config.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.scales: list[Scale] = []
         self.transformations: tuple[Transformation, ...] = ()
         self.images = torch.empty(0)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from functools import cache
+
 import torch
 
 from htdg.config import ConfigError
@@ -42,3 +46,24 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return "bf16" if fast else "float32"
     return precision
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next tensor instead of handing it back to the system.
+
+    Training allocates and frees the same tensors of tens of MiB thousands of times. By default each
+    is mapped anew and the system zeroes its pages again, which took half of the time at 64 pixels
+    (16 s an iteration against 7.8 s: RGB, 54 transformations, width 64, two cores). Does nothing
+    where there is no glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(top_pad, 2**28)

@@ -68,6 +68,30 @@ def load_image(image: Any, name: str | None = None) -> torch.Tensor:  # noqa: AN
     )
 
 
+def read_image(path: str | Path, name: str | None = None) -> np.ndarray:
+    """The pixels of an image file as they are, an array that ``load_image`` takes.
+
+    (H, W), (H, W, 3) or (H, W, 4); uint8, uint16 or float in [0, 1]; turned upright. Colour files
+    of 16 bits are read at 8. ImageError as in ``load_image``.
+    """
+    path, name = Path(path), name or str(path)
+    try:
+        with Image.open(path) as image:
+            return _pil_array(image, name)
+    except FileNotFoundError:
+        raise ImageError(f"{name} is not there: check the path.") from None
+    except IsADirectoryError:
+        raise ImageError(f"{name} is a folder: name an image file.") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name} is no image that can be read: give a PNG or JPEG file.") from None
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError(_too_large(name)) from None
+    except _IMAGE_ERRORS as error:
+        raise ImageError(_damaged(name, error)) from None
+
+
 def iterate_images(images: Any) -> Iterator[torch.Tensor]:  # noqa: ANN401
     """The images one by one, each read when its turn comes: see ``load_images``."""
     if _is_single(images):
@@ -139,30 +163,6 @@ def _is_single(images: Any) -> bool:  # noqa: ANN401
     if isinstance(images, torch.Tensor):
         return images.ndim == 2 or (images.ndim == 3 and images.shape[0] in (1, 3, 4))
     return False
-
-
-def read_image(path: str | Path, name: str | None = None) -> np.ndarray:
-    """The pixels of an image file as they are, an array that ``load_image`` takes.
-
-    (H, W), (H, W, 3) or (H, W, 4); uint8, uint16 or float in [0, 1]; turned upright. Colour files
-    of 16 bits are read at 8. ImageError as in ``load_image``.
-    """
-    path, name = Path(path), name or str(path)
-    try:
-        with Image.open(path) as image:
-            return _pil_array(image, name)
-    except FileNotFoundError:
-        raise ImageError(f"{name} is not there: check the path.") from None
-    except IsADirectoryError:
-        raise ImageError(f"{name} is a folder: name an image file.") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{name} is no image that can be read: give a PNG or JPEG file.") from None
-    except ImageError:
-        raise
-    except Image.DecompressionBombError:
-        raise ImageError(_too_large(name)) from None
-    except _IMAGE_ERRORS as error:
-        raise ImageError(_damaged(name, error)) from None
 
 
 def _pil_array(image: Image.Image, name: str) -> np.ndarray:

@@ -242,8 +242,8 @@ def test_undo_returns_the_image_to_interpolation_in_resampled_mode(t, side):
     expected = grey_of(image) if t.grey else image
     worst = (back - expected)[..., defined].abs().max()
     # Interpolating twice with parts p and 1 - p errs by up to p (1 - p) times the second
-    # derivative along each axis, 0.16 * 0.84 * (0.011 + 0.007) = 0.0024 at side 20. The wave changes
-    # by up to 0.1 a pixel, so a place wrong by even a tenth of a pixel would show.
+    # derivative along each axis, 0.16 * 0.84 * (0.011 + 0.007) = 0.0024 at side 20. The wave
+    # changes by up to 0.1 a pixel, so a place wrong by even a tenth of a pixel would show.
     assert worst < (3e-3 if t.translated else 1e-6)
     assert (back[..., ~defined] == 0).all()
 
@@ -307,7 +307,8 @@ def test_undo_on_patch_maps_in_resampled_mode(t):
     image[..., 10:16, 15:21] += 5  # what is spread over patches stays where it is
     back, defined = t.undo(patch_means(t.apply(image, "resampled")), 28, "resampled")
     expected = patch_means(grey_of(image) if t.grey else image)
-    assert (back - expected)[..., defined].abs().max() < (0.1 if t.translated else 1e-5)
+    # A place wrong by half a pixel moves half of 6 of the 121 pixels: 0.12.
+    assert (back - expected)[..., defined].abs().max() < (0.07 if t.translated else 1e-5)
     # By hand above: 12 of 18 patches along a shifted axis.
     assert defined.sum() == (12 if t.tx else 18) * (12 if t.ty else 18)
 

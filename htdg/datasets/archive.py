@@ -1,0 +1,113 @@
+"""Unpack an archive that may come from anyone, so that it can write nothing but its own files."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import shutil
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from htdg.datasets.base import DatasetError
+from htdg.datasets.download import MegabyteBar
+
+SUFFIXES = (".tar.xz", ".tar.gz", ".tgz", ".tar.bz2", ".tar", ".zip")
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    gzip.BadGzipFile,
+    RuntimeError,  # a zip that is encrypted or compressed in an unusual way
+)
+#: A member: its name, and its content, or None for a folder.
+Member = tuple[str, IO[bytes] | None]
+
+
+def unpack(archive: Path, into: Path) -> None:
+    """Unpack a tar (also .gz, .xz, .bz2) or zip archive into a folder.
+
+    Everything is first unpacked beside its place, then moved there by renaming; what is there
+    already under the same name stays. A progress bar counts the archive's megabytes.
+
+    Raises:
+        DatasetError: the archive is missing or damaged, cannot be written, or holds a link, a
+            device, or a name that leads out of the folder. Nothing is left behind then.
+    """
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unpack-", dir=into) as name:
+            temporary = Path(name)
+            _unpack_all(archive, temporary)
+            for item in sorted(temporary.iterdir()):
+                if not (into / item.name).exists():
+                    item.rename(into / item.name)
+    except FileNotFoundError:
+        raise DatasetError(f"{archive} is not there: check the path.") from None
+    except _DAMAGE as error:
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        raise DatasetError(
+            f"{archive} is damaged or no archive ({reason}): get it again."
+        ) from None
+    except OSError as error:
+        raise DatasetError(
+            f"{archive} cannot be unpacked into {into} ({error.strerror or error})."
+        ) from None
+
+
+def _unpack_all(archive: Path, into: Path) -> None:
+    bar = MegabyteBar(f"unpacking {archive.name}", archive.stat().st_size)
+    with archive.open("rb") as raw:
+        before = 0
+        for name, content in _members(archive, raw):
+            target = into / _safe_path(name, archive)
+            if content is None:
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                raise _unsafe(archive, name, "comes twice")
+            with content, target.open("xb") as out:
+                shutil.copyfileobj(content, out, 2**20)
+            bar.update(max(0, raw.tell() - before))
+            before = max(before, raw.tell())
+    bar.close()
+
+
+def _members(archive: Path, raw: IO[bytes]) -> Iterator[Member]:
+    """The files and folders of an archive in order; anything else in it is refused."""
+    if zipfile.is_zipfile(raw):
+        with zipfile.ZipFile(raw) as opened:
+            for info in opened.infolist():
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    raise _unsafe(archive, info.filename, "is a link or a device")
+                yield info.filename, None if info.is_dir() else opened.open(info)
+        return
+    raw.seek(0)
+    with tarfile.open(fileobj=raw) as opened:
+        for info in opened:
+            if not (info.isfile() or info.isdir()):
+                raise _unsafe(archive, info.name, "is a link or a device")
+            yield info.name, None if info.isdir() else opened.extractfile(info)
+
+
+def _safe_path(name: str, archive: Path) -> PurePosixPath:
+    """A member's name as a path that stays inside the folder, on Windows too."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
+        raise _unsafe(archive, name, "leads out of its folder")
+    return path
+
+
+def _unsafe(archive: Path, name: str, why: str) -> DatasetError:
+    return DatasetError(
+        f"{archive} is refused because its member {name!r} {why}: get it from its publisher."
+    )

@@ -1,0 +1,351 @@
+"""What a data set is: which images may train, which test, and how one is read.
+
+A data set of one's own needs a class with three methods, and a name for it:
+
+    @register("squares")
+    class Squares(Dataset):
+        classes = ("dark", "bright")
+
+        def __init__(self, root): ...
+        def training_pool(self, normal_class): ...  # names of the images that may train
+        def test_entries(self, normal_class): ...   # an Entry for each image that may test
+        def read(self, name): ...                   # the image of that name, an array
+
+after which ``load_dataset("squares")`` makes one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from htdg.images import ImageError
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be used as asked; the message says what is wrong, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image of a test set that has not been read yet.
+
+    Attributes:
+        name: identifies it within the data set.
+        kind: its class, ``"good"``, or what is wrong with it.
+        label: 0 normal, 1 anomalous, None unknown.
+    """
+
+    name: str
+    kind: str
+    label: int | None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image of a test set.
+
+    Attributes:
+        image: (H, W), (H, W, 3) or (H, W, 4), uint8, uint16 or float in [0, 1], as
+            ``htdg.images.load_image`` takes it.
+        label: 0 normal, 1 anomalous, None unknown.
+        mask: (H, W) bool, True where the image is anomalous, or None if nothing is marked.
+        name: identifies it within the data set.
+        kind: its class, ``"good"``, or what is wrong with it.
+    """
+
+    image: np.ndarray
+    label: int | None
+    mask: np.ndarray | None
+    name: str
+    kind: str
+
+
+class Dataset(ABC):
+    """A data set. See the module's text for how to write one.
+
+    Attributes:
+        name: what it is registered as.
+        classes: what ``normal_class`` can be.
+        aliases: other names of classes.
+        description: what was found, in one line.
+        colour: False if all images are grey; the paper equalises colour images only.
+        equalise_full_size: whether the paper equalises before it resizes (see ``equalise``).
+        skipped: files that were passed over because they are no images.
+    """
+
+    name: ClassVar[str] = ""
+    classes: Sequence[str] = ()
+    aliases: Mapping[str, str] = {}
+    description: str = ""
+    colour: bool = True
+    equalise_full_size: bool = False
+    skipped: Sequence[Path] = ()
+
+    @abstractmethod
+    def __init__(self, root: Path) -> None:
+        """Find the data below ``root``; further arguments are the data set's options."""
+
+    @abstractmethod
+    def training_pool(self, normal_class: str) -> Sequence[str]:
+        """The names of the images of a class that may train, in file order."""
+
+    @abstractmethod
+    def test_entries(self, normal_class: str) -> Sequence[Entry]:
+        """The images that may test, in file order, when this class is the normal one."""
+
+    @abstractmethod
+    def read(self, name: str) -> np.ndarray:
+        """The image of that name, as in ``Sample``."""
+
+    def read_mask(self, name: str) -> np.ndarray | None:
+        """The mask of a test image, as in ``Sample``."""
+        return None
+
+    def without_training(
+        self, entries: Sequence[Entry], training_names: Collection[str]
+    ) -> Sequence[Entry]:
+        """The entries that are none of the training images."""
+        return [entry for entry in entries if entry.name not in training_names]
+
+    def resolve_class(self, normal_class: str | int | None) -> str:
+        """The class of that name or number, counted from 0; None if there is only one.
+
+        Capitals, spaces and punctuation in names do not matter.
+
+        Raises:
+            DatasetError: there is no such class.
+        """
+        if normal_class is None and len(self.classes) == 1:
+            return self.classes[0]
+        if normal_class in self.classes:
+            return str(normal_class)
+        known = {_plain(name): name for name in self.classes}
+        known |= {_plain(alias): name for alias, name in self.aliases.items()}
+        try:
+            number = int(normal_class) if isinstance(normal_class, str) else normal_class
+            if not isinstance(number, bool) and 0 <= operator.index(number) < len(self.classes):
+                return self.classes[number]
+        except ValueError:  # a string that is no number
+            if _plain(normal_class) in known:
+                return known[_plain(normal_class)]
+        except TypeError:
+            pass
+        raise DatasetError(
+            f"{self.name} has no class {normal_class!r}: choose from {', '.join(self.classes)}, "
+            f"or a number from 0 to {len(self.classes) - 1}."
+        )
+
+    def training_images(
+        self,
+        normal_class: str | int | None,
+        shots: int,
+        index: int | None = None,
+        seed: int | None = None,
+    ) -> tuple[list[np.ndarray], list[str]]:
+        """K normal images to train on, and their names.
+
+        Args:
+            normal_class: name or number of the class that is normal.
+            shots: how many images, K.
+            index: which block of K images in file order, counted from 1; by default the first.
+            seed: instead of ``index``: draw them, as ``choose`` does.
+
+        Raises:
+            DatasetError: there is no such class, there are not that many images, or one of them
+                cannot be read.
+        """
+        found = self.resolve_class(normal_class)
+        pool = self.training_pool(found)
+        names = choose(pool, shots, index, seed, f"Class {found} of {self.name}")
+        return [self._read(name) for name in names], names
+
+    def test_set(
+        self,
+        normal_class: str | int | None,
+        training_names: Collection[str] = (),
+        limit: int | None = None,
+        limit_per_kind: int | None = None,
+    ) -> SampleSequence:
+        """The test images, each read only when its turn comes.
+
+        Args:
+            normal_class: name or number of the class that is normal.
+            training_names: what the model was trained on; these images are left out.
+            limit: keep only the first n images in file order.
+            limit_per_kind: keep only the first n of each class or defect.
+
+        Raises:
+            DatasetError: there is no such class, or no image is left.
+        """
+        found = self.resolve_class(normal_class)
+        entries = self.without_training(self.test_entries(found), frozenset(training_names))
+        if limit_per_kind is not None:
+            entries = _first_of_each_kind(entries, _count("limit_per_kind", limit_per_kind))
+        if limit is not None:
+            entries = entries[: _count("limit", limit)]
+        if not entries:
+            raise DatasetError(f"Class {found} of {self.name} has no images left to test on.")
+        return SampleSequence(self, entries)
+
+    def _read(self, name: str) -> np.ndarray:
+        try:
+            return self.read(name)
+        except ImageError as error:
+            raise DatasetError(str(error)) from None
+
+
+class SampleSequence(Sequence[Sample]):
+    """The images of a test set, read one at a time and not kept.
+
+    Attributes:
+        entries: name, kind and label of each, which need no reading.
+    """
+
+    def __init__(self, dataset: Dataset, entries: Sequence[Entry]) -> None:
+        """The images ``entries`` of a data set."""
+        self._dataset = dataset
+        self.entries = list(entries)
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.entries)
+
+    def __getitem__(self, index: int | slice) -> Any:  # noqa: ANN401
+        """Read the image at that place (a ``Sample``); of a slice, the shorter sequence."""
+        if isinstance(index, slice):
+            return SampleSequence(self._dataset, self.entries[index])
+        entry = self.entries[index]
+        image = self._dataset._read(entry.name)
+        try:
+            mask = self._dataset.read_mask(entry.name)
+        except ImageError as error:
+            raise DatasetError(str(error)) from None
+        if mask is not None and mask.shape != image.shape[:2]:
+            raise DatasetError(
+                f"The mask of {entry.name} has {_size(mask)} pixels but its image {_size(image)}: "
+                "make them the same size."
+            )
+        return Sample(image, entry.label, mask, entry.name, entry.kind)
+
+
+def choose(
+    pool: Sequence[str],
+    shots: int,
+    index: int | None = None,
+    seed: int | None = None,
+    what: str = "This data set",
+) -> list[str]:
+    """Choose K training images among all that may train.
+
+    With ``index`` (1 by default): the index-th block of K in the order of ``pool``, so that
+    ``index=2, shots=3`` is the 4th, 5th and 6th. With ``seed``: the first K of
+    ``numpy.random.default_rng(seed).permutation(len(pool))``, so that with one seed more shots add
+    to what fewer shots choose.
+
+    Raises:
+        DatasetError: there are not that many, or both ``index`` and ``seed`` are given.
+    """
+    shots = _count("shots", shots)
+    if not pool:
+        raise DatasetError(f"{what} has no images to train on.")
+    if shots > len(pool):
+        raise DatasetError(
+            f"{what} has {len(pool)} images to train on, but {shots} are asked for: choose from 1 "
+            f"to {len(pool)} shots."
+        )
+    if seed is not None:
+        if index is not None:
+            raise DatasetError("Training images are chosen by index or by seed: give one of them.")
+        order = np.random.default_rng(_count("seed", seed, least=0)).permutation(len(pool))
+        return [pool[i] for i in order[:shots]]
+    index = _count("index", 1 if index is None else index)
+    blocks = len(pool) // shots
+    if index > blocks:
+        raise DatasetError(
+            f"{what} has {len(pool)} images to train on, so there is no block {index} of {shots}: "
+            f"choose an index from 1 to {blocks}."
+        )
+    return list(pool[(index - 1) * shots : index * shots])
+
+
+# --- the registry -------------------------------------------------------------------------------
+
+_REGISTRY: dict[str, type[Dataset]] = {}
+
+
+def register(name: str) -> Callable[[type[Dataset]], type[Dataset]]:
+    """Class decorator that makes a data set known to ``load_dataset`` under ``name``."""
+
+    def put_in(dataset: type[Dataset]) -> type[Dataset]:
+        dataset.name = name
+        _REGISTRY[name] = dataset
+        return dataset
+
+    return put_in
+
+
+def dataset_names() -> list[str]:
+    """The names of all data sets."""
+    return list(_REGISTRY)
+
+
+def load_dataset(name: str, root: str | Path = "data", **options: Any) -> Dataset:  # noqa: ANN401
+    """The data set of that name, found below ``root`` or downloaded there.
+
+    Args:
+        name: one of ``dataset_names()``.
+        root: the folder that all data sets lie in.
+        options: of this data set: see its class.
+
+    Raises:
+        DatasetError: there is no such data set or option, or its files are missing or damaged.
+    """
+    if name not in _REGISTRY:
+        raise DatasetError(f"There is no data set {name!r}: choose from {', '.join(_REGISTRY)}.")
+    made_by = _REGISTRY[name]
+    known = list(inspect.signature(made_by).parameters)[1:]
+    for option in options:
+        if option not in known:
+            rule = f"its options are {', '.join(known)}" if known else "it has none"
+            raise DatasetError(f"Data set {name} has no option {option!r}: {rule}.")
+    return made_by(Path(root), **options)
+
+
+# --- small helpers ------------------------------------------------------------------------------
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _count(name: str, value: object, least: int = 1) -> int:
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise DatasetError(f"{name} is {value!r}, but it must be a whole number, at least {least}.")
+    return number
+
+
+def _first_of_each_kind(entries: Sequence[Entry], n: int) -> list[Entry]:
+    kept: list[Entry] = []
+    taken: dict[str, int] = {}
+    for entry in entries:
+        taken[entry.kind] = taken.get(entry.kind, 0) + 1
+        if taken[entry.kind] <= n:
+            kept.append(entry)
+    return kept
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[1]} x {array.shape[0]}"

@@ -1,0 +1,154 @@
+"""Paris Buildings: tourists' photographs of 11 landmarks (Philbin et al.), as the paper uses them.
+
+Which photographs show a landmark well is written in lists, ``lab/<landmark>_1_ok.txt`` to
+``_5_ok.txt``: these are its normal images. The first of them train; every other photograph that
+stays in the set tests, the landmark's own normal, all others anomalous. Left out are 20 photographs
+known to be corrupt, and those called "general" that no list names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from htdg.datasets.base import Dataset, DatasetError, Entry, register
+from htdg.images import load_image, read_image, to_uint8
+
+#: Photographs are made to fit a square of this side, pixels, keeping their shape.
+THUMBNAIL = 450
+LISTS = 5
+#: Known to be corrupt, by landmark.
+CORRUPT = {
+    "louvre": (136, 146),
+    "moulinrouge": (422,),
+    "museedorsay": (1059,),
+    "notredame": (188,),
+    "pantheon": (284, 960, 974),
+    "pompidou": (195, 196, 201, 467, 640),
+    "sacrecoeur": (299, 330, 353),
+    "triomphe": (662, 833, 863, 867),
+}
+_CORRUPT_NAMES = {
+    f"paris_{landmark}_{number:06d}" for landmark, numbers in CORRUPT.items() for number in numbers
+}
+
+
+@register("paris")
+class Paris(Dataset):
+    """Paris Buildings from ``<root>/paris``, or ``root`` itself, holding ``jpg/`` and ``lab/``.
+
+    Small copies of the photographs are kept in ``cache`` as they are made; the originals are only
+    read. A copy is made again when its original changes.
+
+    Options:
+        cache: folder for the copies, by default ``paris_450`` beside the originals; where nothing
+            can be written, they are made anew each time.
+
+    Raises:
+        DatasetError: photographs or lists are missing.
+    """
+
+    classes = (
+        "defense",
+        "eiffel",
+        "invalides",
+        "louvre",
+        "moulinrouge",
+        "museedorsay",
+        "notredame",
+        "pantheon",
+        "pompidou",
+        "sacrecoeur",
+        "triomphe",
+    )
+    equalise_full_size = True
+    home: ClassVar[str] = "https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/"
+
+    def __init__(self, root: Path, cache: str | Path | None = None) -> None:
+        """Find the photographs and read the lists."""
+        base = root if (root / "lab").is_dir() else root / "paris"
+        self.cache = Path(cache) if cache else base / f"paris_{THUMBNAIL}"
+        for folder in ("jpg", "lab"):
+            if not (base / folder).is_dir():
+                raise DatasetError(
+                    f"Paris Buildings is not in {base}, which must hold the photographs in jpg/ "
+                    f"and the lists in lab/: get both from {self.home}."
+                )
+        files = {path.stem: path for path in sorted((base / "jpg").rglob("paris_*_*.jpg"))}
+        listed = {name: _read_lists(base / "lab", name) for name in self.classes}
+        named = set().union(*listed.values())
+        self.files = {
+            name: path
+            for name, path in sorted(files.items())
+            if name not in _CORRUPT_NAMES and ("general" not in name or name in named)
+        }
+        self.normal = {
+            landmark: [name for name in names if name in self.files]
+            for landmark, names in listed.items()
+        }
+        self.description = f"Paris Buildings in {base}, {len(self.files)} photographs"
+
+    def training_pool(self, normal_class: str) -> Sequence[str]:
+        """The landmark's five lists, one after the other, each photograph once."""
+        return self.normal[normal_class]
+
+    def test_entries(self, normal_class: str) -> list[Entry]:
+        """Every photograph that stays; those that train are left out by ``test_set``."""
+        normal = set(self.normal[normal_class])
+        entries = []
+        for name in self.files:
+            kind = name.split("_")[1]
+            if name in normal:
+                entries.append(Entry(name, normal_class, 0))
+            else:
+                unlisted = kind == normal_class
+                entries.append(Entry(name, f"{kind} (unlisted)" if unlisted else kind, 1))
+        return entries
+
+    def read(self, name: str) -> np.ndarray:
+        """The small copy, (H, W, 3) uint8, at most 450 pixels high and wide."""
+        original, copy = self.files[name], self.cache / f"{name}.jpg"
+        changed = original.stat().st_mtime_ns
+        if copy.is_file() and copy.stat().st_mtime_ns == changed:
+            return read_image(copy)
+        content = _thumbnail(original)
+        temporary = copy.with_name(f".{name}.{os.getpid()}.tmp")
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+            os.utime(temporary, ns=(changed, changed))
+            temporary.replace(copy)
+        except OSError:  # the cache only saves time
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def _thumbnail(original: Path) -> bytes:
+    """A small JPEG. It is used in this form even when nothing is cached, so as to be the same."""
+    image = Image.fromarray(to_uint8(load_image(original)[None])[0])
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    packed = io.BytesIO()
+    image.save(packed, "JPEG", quality=95, subsampling=0)
+    return packed.getvalue()
+
+
+def _read_lists(folder: Path, landmark: str) -> list[str]:
+    names: dict[str, None] = {}  # a dictionary keeps the order and each name once
+    for number in range(1, LISTS + 1):
+        path = folder / f"{landmark}_{number}_ok.txt"
+        try:
+            lines = path.read_text().split()
+        except (OSError, ValueError):
+            raise DatasetError(
+                f"{path} is missing or cannot be read: get the lists from {Paris.home}."
+            ) from None
+        names |= dict.fromkeys(line.removesuffix(".jpg") for line in lines)
+    return list(names)

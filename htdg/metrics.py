@@ -1,0 +1,101 @@
+"""How well anomaly scores tell normal from anomalous images. Higher scores are more anomalous."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+
+def image_metrics(
+    labels: Sequence[int] | np.ndarray,
+    anomaly_scores: Sequence[float] | np.ndarray,
+    scale_scores: Sequence[Sequence[float]] | np.ndarray | None = None,
+) -> dict[str, Any]:
+    """The metrics of the paper's tables, and what few-shot work reports beside them.
+
+    Args:
+        labels: (B,) 0 normal, 1 anomalous.
+        anomaly_scores: (B,) of any range, higher is more anomalous.
+        scale_scores: (B, N + 1) the same for each scale, coarsest first; None leaves out what
+            needs them.
+
+    Returns:
+        Plain JSON values:
+
+        - ``image_auroc``: area under the ROC curve; a tie counts one half.
+        - ``average_precision``: mean precision over the anomalous images, in order of score.
+        - ``f1_max``: the best F1 of any threshold, anomalous being the positive class, and
+          ``f1_max_threshold``: images that score at least this are flagged. Among equally good
+          thresholds the highest, which flags fewest.
+        - ``auroc_per_scale``: a list, coarsest first.
+        - ``image_auroc_scale_normalised``: AUROC of the mean over scales after each scale's scores
+          went from their minimum to maximum over *all images given* onto [0, 1], as the official
+          code does. It uses the test set as a whole and cannot be had for one image: report it
+          beside the plain figure, never instead. A scale that scores all images alike counts 0.
+        - ``undefined_because``: None, or one sentence if all metrics are None, because the labels
+          are all normal or all anomalous: nothing is there to tell apart.
+
+    Raises:
+        ValueError: lengths differ, there are no images, labels are not 0 or 1, or scores are not
+            finite.
+    """
+    truth = np.asarray(labels)
+    scores = _finite("anomaly_scores", anomaly_scores, truth, axes=1)
+    if not np.isin(truth, (0, 1)).all():
+        raise ValueError("labels must be 0 (normal) or 1 (anomalous).")
+    scales = None
+    if scale_scores is not None:
+        scales = _finite("scale_scores", scale_scores, truth, axes=2)
+
+    found: dict[str, Any] = dict.fromkeys(
+        ("image_auroc", "average_precision", "f1_max", "f1_max_threshold")
+    )
+    found["auroc_per_scale"] = found["image_auroc_scale_normalised"] = None
+    found["undefined_because"] = None
+    if truth.min() == truth.max():
+        kind = "anomalous" if truth.min() else "normal"
+        found["undefined_because"] = (
+            f"All {len(truth)} images are {kind}, but the metrics need both kinds."
+        )
+        return found
+
+    found["image_auroc"] = float(roc_auc_score(truth, scores))
+    found["average_precision"] = float(average_precision_score(truth, scores))
+    found["f1_max"], found["f1_max_threshold"] = best_f1(truth, scores)
+    if scales is not None:
+        found["auroc_per_scale"] = [float(roc_auc_score(truth, column)) for column in scales.T]
+        normalised = normalise_per_scale(scales).mean(1)
+        found["image_auroc_scale_normalised"] = float(roc_auc_score(truth, normalised))
+    return found
+
+
+def best_f1(labels: np.ndarray, anomaly_scores: np.ndarray) -> tuple[float, float]:
+    """The best F1 and the highest threshold that reaches it: see ``image_metrics``."""
+    precision, recall, thresholds = precision_recall_curve(labels, anomaly_scores)
+    precision, recall = precision[:-1], recall[:-1]  # the last point has no threshold
+    total = precision + recall
+    f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
+    best = np.flatnonzero(np.isclose(f1, f1.max(), rtol=1e-12, atol=0))[-1]
+    return float(f1[best]), float(thresholds[best])
+
+
+def normalise_per_scale(scale_scores: np.ndarray) -> np.ndarray:
+    """Each column of (B, N + 1) from its minimum and maximum onto [0, 1]; constant columns to 0."""
+    low, high = scale_scores.min(0), scale_scores.max(0)
+    span = np.where(high > low, high - low, 1.0)
+    return (scale_scores - low) / span
+
+
+def _finite(name: str, values: object, labels: np.ndarray, axes: int) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    if labels.ndim != 1 or array.ndim != axes or len(array) != len(labels) or array.size == 0:
+        raise ValueError(
+            f"{name} has shape {array.shape} and labels {labels.shape}, but they must have one row "
+            "for each image, and at least one."
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds values that are not finite.")
+    return array

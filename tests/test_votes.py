@@ -1,0 +1,119 @@
+import math
+
+import pytest
+import torch
+
+from htdg.votes import aggregate_votes, votes_from_logits
+
+
+def random_logits(m=4, batch=2, side=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn(m, batch, m + 1, side, side, generator=generator)
+
+
+def test_votes_by_hand():
+    # M = 2, one image, a 1 x 2 map. Class 2 is "generated" and must have no say.
+    logits = torch.zeros(2, 1, 3, 1, 2)
+    logits[0, 0, :, 0, 0] = torch.tensor([math.log(3), 0.0, 50.0])  # T_1: 3 / (3 + 1)
+    logits[0, 0, :, 0, 1] = torch.tensor([0.0, math.log(4), -50.0])  # T_1: 1 / (1 + 4)
+    logits[1, 0, :, 0, 0] = torch.tensor([math.log(3), 0.0, 50.0])  # T_2: 1 / (3 + 1)
+    logits[1, 0, :, 0, 1] = torch.tensor([7.0, 7.0, 0.0])  # T_2: 1 / 2
+    votes = votes_from_logits(logits)
+    assert votes.shape == (2, 1, 1, 2)
+    assert votes.flatten().tolist() == pytest.approx([0.75, 0.2, 0.25, 0.5])
+    # (0.75 + 0.2) / 2 + (0.25 + 0.5) / 2; with half of the patches 0.2 + 0.25.
+    assert aggregate_votes(votes).tolist() == pytest.approx([0.85])
+    assert aggregate_votes(votes, 0.5).tolist() == pytest.approx([0.45])
+
+
+def test_the_generated_class_has_no_say():
+    logits = random_logits()
+    changed = logits.clone()
+    changed[:, :, -1] += torch.linspace(-30, 30, 9).view(3, 3)
+    assert torch.equal(votes_from_logits(changed), votes_from_logits(logits))
+
+
+def test_every_other_class_has_a_say():
+    logits = random_logits()
+    votes = votes_from_logits(logits)
+    for c in range(4):
+        changed = logits.clone()
+        changed[:, :, c] += 1
+        rises = votes_from_logits(changed) > votes
+        assert rises[c].all()
+        assert not rises[[m for m in range(4) if m != c]].any()
+
+
+def test_votes_against_loops():
+    logits = random_logits(m=3)
+    votes = votes_from_logits(logits)
+    for m in range(3):
+        for b in range(2):
+            for i in range(3):
+                for j in range(3):
+                    patch = [math.exp(v) for v in logits[m, b, :3, i, j].tolist()]
+                    assert votes[m, b, i, j].item() == pytest.approx(patch[m] / sum(patch), 1e-5)
+
+
+def test_votes_without_a_batch_dimension():
+    logits = random_logits(batch=1)
+    torch.testing.assert_close(votes_from_logits(logits[:, 0]), votes_from_logits(logits)[:, 0])
+
+
+def test_votes_are_stable_for_large_logits():
+    logits = torch.tensor([900.0, 0.0, 0.0, 0.0, 900.0, 0.0]).view(2, 1, 3, 1, 1)
+    assert votes_from_logits(logits).flatten().tolist() == [1, 1]
+
+
+def slow_aggregate(votes, count):
+    """For each image, the sum over m of the mean of the ``count`` lowest votes."""
+    result = []
+    for b in range(votes.shape[1]):
+        total = 0
+        for m in range(votes.shape[0]):
+            lowest = sorted(votes[m, b].flatten().tolist())[:count]
+            total += sum(lowest) / count
+        result.append(total)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("fraction", "count"),
+    [
+        (None, 25),
+        (1.0, 25),
+        (1, 25),
+        (0.5, 12),  # int(12.5)
+        (0.1, 2),
+        (0.05, 1),  # int(1.25)
+        (0.04, 1),
+        (0.01, 1),  # int(0.25) = 0, but at least one
+        (0.999, 24),
+    ],
+)
+def test_aggregate_against_loops(fraction, count):
+    generator = torch.Generator().manual_seed(1)
+    votes = torch.rand(4, 3, 5, 5, generator=generator)
+    assert aggregate_votes(votes, fraction).tolist() == pytest.approx(slow_aggregate(votes, count))
+
+
+def test_the_lowest_are_chosen_for_each_transformation_and_image():
+    votes = torch.full((2, 2, 2, 2), 0.9)
+    votes[0, 0, 0, 1] = 0.1
+    votes[1, 0, 1, 0] = 0.3
+    votes[1, 1, 1, 1] = 0.5
+    # A quarter of four patches: 0.1 + 0.3, and 0.9 + 0.5.
+    assert aggregate_votes(votes, 0.25).tolist() == pytest.approx([0.4, 1.4])
+    # The mean over all: (2.8 + 3.0) / 4, and (3.6 + 3.2) / 4.
+    assert aggregate_votes(votes).tolist() == pytest.approx([1.45, 1.7])
+
+
+def test_the_bounds():
+    assert aggregate_votes(torch.ones(3, 2, 4, 4)).tolist() == [3, 3]
+    assert aggregate_votes(torch.zeros(3, 2, 4, 4), 0.1).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("fraction", [0, 0.0, -0.1, 1.01, math.nan, math.inf])
+def test_a_wrong_fraction_is_refused(fraction):
+    with pytest.raises(ValueError, match=r"defect_fraction is .* above 0 and at most 1"):
+        aggregate_votes(torch.ones(2, 1, 3, 3), fraction)
