@@ -3,16 +3,22 @@
 __version__ = "0.1.0"
 
 from htdg.config import PRESETS, ConfigError, HTDGConfig
+from htdg.datasets import DatasetError
 from htdg.detector import HTDGDetector, NotFittedError
+from htdg.evaluation import EvaluationError, Task, evaluate
 from htdg.images import ImageError
 from htdg.storage import ModelError
 
 __all__ = [
     "PRESETS",
     "ConfigError",
+    "DatasetError",
+    "EvaluationError",
     "HTDGConfig",
     "HTDGDetector",
     "ImageError",
     "ModelError",
     "NotFittedError",
+    "Task",
+    "evaluate",
 ]

@@ -1,4 +1,4 @@
-"""The command line: ``htdg train``, ``score``, ``sample``, ``info`` and ``run``."""
+"""The command line: ``htdg train``, ``score``, ``sample``, ``info``, ``evaluate``, ``run``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from PIL import Image
 
 import htdg
 from htdg.config import PRESETS, ConfigError, HTDGConfig
+from htdg.datasets import DatasetError, dataset_names
 from htdg.detector import HTDGDetector
+from htdg.evaluation import EQUALISE, EvaluationError, Task, evaluate
 from htdg.images import ImageError, list_images, to_uint8
 from htdg.notebook_run import NotebookError, run_notebook, summary
 from htdg.scores import score_table
@@ -26,7 +28,15 @@ class UsageError(ValueError):
 
 
 #: What a user can cause: shown as one sentence, exit code 2.
-USER_ERRORS = (UsageError, ConfigError, ImageError, ModelError, NotebookError)
+USER_ERRORS = (
+    UsageError,
+    ConfigError,
+    DatasetError,
+    EvaluationError,
+    ImageError,
+    ModelError,
+    NotebookError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_score(commands)
     _add_sample(commands)
     _add_info(commands)
+    _add_evaluate(commands)
     _add_run(commands)
     return parser
 
@@ -83,17 +94,21 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="normal images")
     parser.add_argument("--out", required=True, type=Path, help="model directory to write")
-    parser.add_argument("--preset", default="tutorial", choices=PRESETS, help="default: tutorial")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a model that is there under this name"
     )
+    _add_config_options(parser)
+    parser.set_defaults(command=_train)
+
+
+def _add_config_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", default="tutorial", choices=PRESETS, help="default: tutorial")
     group = parser.add_argument_group("options of the method, in place of the preset's")
     for field in fields(HTDGConfig):
         kind = {"int": int, "float": float}.get(str(field.type), str)
         group.add_argument(
             f"--{field.name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper()
         )
-    parser.set_defaults(command=_train)
 
 
 def config_from(options: argparse.Namespace) -> HTDGConfig:
@@ -237,6 +252,69 @@ def _info(options: argparse.Namespace) -> None:
     for name, value in described["config"].items():
         if name not in ("transformations", "translation"):
             print(f"{name:<16} {value}")
+
+
+# --- evaluate -----------------------------------------------------------------------------------
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands,
+        "evaluate",
+        "Train on a data set's normal images, score its test images, and report metrics.",
+        "htdg evaluate --dataset fashionmnist --normal-class Sneaker --shots 1 --index 1 \\\n"
+        "      --limit 1000 --out runs/sneaker",
+    )
+    data = parser.add_argument_group("which images")
+    data.add_argument("--dataset", required=True, metavar="NAME", help=", ".join(dataset_names()))
+    data.add_argument(
+        "--normal-class", "--category", metavar="CLASS", help="name or number of the normal class"
+    )
+    data.add_argument("--shots", type=int, default=1, metavar="K", help="training images")
+    data.add_argument("--index", type=int, metavar="I", help="the I-th block of K, from 1")
+    data.add_argument("--draw", type=int, metavar="SEED", help="draw them with this seed instead")
+    data.add_argument("--limit", type=int, metavar="N", help="test on the first N images only")
+    data.add_argument("--limit-per-kind", type=int, metavar="N", help="on the first N of each kind")
+    data.add_argument("--data-root", type=Path, default=Path("data"), help="default: data")
+    data.add_argument("--equalise", default="none", choices=EQUALISE, help="default: none")
+    data.add_argument("--defect-fraction", type=float, metavar="F")
+    own = parser.add_argument_group("options of single data sets")
+    own.add_argument("--train", metavar="DIR", help="folder: good images")
+    own.add_argument("--test", metavar="DIR", help="folder: images to test")
+    own.add_argument("--masks", metavar="DIR", help="folder: masks of the defects")
+    own.add_argument("--strict", action="store_true", default=None, help="folder: images only")
+    own.add_argument("--archive", metavar="FILE", help="mvtec: archive to unpack")
+    parser.add_argument("--model", type=Path, help="use this trained model, do not train")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's results")
+    _add_config_options(parser)
+    parser.set_defaults(command=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    names = ("train", "test", "masks", "strict", "archive")
+    own = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
+    task = Task(
+        dataset=options.dataset,
+        normal_class=options.normal_class,
+        shots=options.shots,
+        index=options.index,
+        draw=options.draw,
+        limit=options.limit,
+        limit_per_kind=options.limit_per_kind,
+        data_root=options.data_root,
+        options=own,
+        equalise=options.equalise,
+        defect_fraction=options.defect_fraction,
+    )
+    metrics = evaluate(
+        task, options.out, config_from(options), model=options.model, overwrite=options.overwrite
+    )
+    for name in ("image_auroc", "average_precision", "f1_max", "undefined_because"):
+        if metrics.get(name) is not None:
+            value = metrics[name]
+            print(f"{name:<18} {value if isinstance(value, str) else format(value, '.4f')}")
+    print(f"results in         {options.out}")
 
 
 # --- run ----------------------------------------------------------------------------------------

@@ -86,6 +86,7 @@ class HTDGDetector:
         callback: TrainingCallback | None = None,
         checkpoint: str | Path | None = None,
         checkpoint_seconds: float = 60.0,
+        names: Sequence[str] | None = None,
     ) -> HTDGDetector:
         """Train on K normal images, K >= 1.
 
@@ -97,6 +98,7 @@ class HTDGDetector:
                 training goes on from it, to the same weights as without the interruption. It is
                 the caller's to delete.
             checkpoint_seconds: how often it is written within a scale, and after every scale.
+            names: what to call the images, by default their paths or numbers.
 
         Returns:
             The detector itself.
@@ -106,7 +108,7 @@ class HTDGDetector:
             ModelError: the checkpoint belongs to other options or images.
         """
         loaded = load_images(images)
-        names = [str(i) for i in _names(images, len(loaded))]
+        names = [str(name) for name in names or _names(images, len(loaded))]
         for image, name in zip(loaded, names, strict=True):
             _check_trainable(image, name)
         config = self.config
@@ -186,7 +188,8 @@ class HTDGDetector:
         self._check_fitted()
         if defect_fraction is not None:
             check_fraction(defect_fraction)
-        total = len(images) if isinstance(images, (list, tuple)) else None
+        counted = isinstance(images, Sequence) and not isinstance(images, str)
+        total = len(images) if counted else None
         bar = ProgressBar.for_scoring(progress, total)
         rows = []
         with _reproducible(), torch.inference_mode(), bar:

@@ -122,6 +122,20 @@ def plot_ranking(
     return figure
 
 
+def plot_gallery(groups: Mapping[str, Sequence[tuple[np.ndarray, str]]], count: int) -> Figure:
+    """Rows of up to ``count`` images (uint8) with captions, one row a group, its name above."""
+    figure = Figure(figsize=(1.3 * count, 1.6 * len(groups)), layout="constrained")
+    bands = figure.subfigures(len(groups), 1)
+    for (name, images), band in zip(groups.items(), bands, strict=True):
+        band.suptitle(name, fontsize=9, x=0.01, ha="left")
+        for i, ax in enumerate(band.subplots(1, count)):
+            if i < len(images):
+                show_image(ax, *images[i])
+            else:
+                ax.axis("off")
+    return figure
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG under a temporary name and rename it into place."""
     temporary = path.with_name(f".{path.name}.tmp")

@@ -52,7 +52,7 @@ def unpack(archive: Path, into: Path) -> None:
     except FileNotFoundError:
         raise DatasetError(f"{archive} is not there: check the path.") from None
     except _DAMAGE as error:
-        reason = str(error).strip().rstrip(".") or type(error).__name__
+        reason = f"{error}\n{type(error).__name__}".strip().splitlines()[0].rstrip(".:")
         raise DatasetError(
             f"{archive} is damaged or no archive ({reason}): get it again."
         ) from None
@@ -97,6 +97,18 @@ def _members(archive: Path, raw: IO[bytes]) -> Iterator[Member]:
             if not (info.isfile() or info.isdir()):
                 raise _unsafe(archive, info.name, "is a link or a device")
             yield info.name, None if info.isdir() else opened.extractfile(info)
+        _check_end(opened, raw)
+
+
+def _check_end(opened: tarfile.TarFile, raw: IO[bytes]) -> None:
+    """Read on to the end, where a cut or damaged archive shows; tarfile itself stops before."""
+    if opened.fileobj is not raw:  # compressed: its checksum comes last
+        while opened.fileobj.read(2**20):
+            pass
+        return
+    raw.seek(opened.offset)
+    if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # what ends an archive
+        raise tarfile.ReadError("its end is missing")
 
 
 def _safe_path(name: str, archive: Path) -> PurePosixPath:

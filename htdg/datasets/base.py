@@ -294,8 +294,8 @@ def register(name: str) -> Callable[[type[Dataset]], type[Dataset]]:
 
 
 def dataset_names() -> list[str]:
-    """The names of all data sets."""
-    return list(_REGISTRY)
+    """The names of all data sets, sorted."""
+    return sorted(_REGISTRY)
 
 
 def load_dataset(name: str, root: str | Path = "data", **options: Any) -> Dataset:  # noqa: ANN401
@@ -310,7 +310,9 @@ def load_dataset(name: str, root: str | Path = "data", **options: Any) -> Datase
         DatasetError: there is no such data set or option, or its files are missing or damaged.
     """
     if name not in _REGISTRY:
-        raise DatasetError(f"There is no data set {name!r}: choose from {', '.join(_REGISTRY)}.")
+        raise DatasetError(
+            f"There is no data set {name!r}: choose from {', '.join(dataset_names())}."
+        )
     made_by = _REGISTRY[name]
     known = list(inspect.signature(made_by).parameters)[1:]
     for option in options:

@@ -42,7 +42,13 @@ class MegabyteBar:
             self._bar.__exit__(None, None, None)
 
 
-def download(urls: Sequence[str], path: Path, sha256: str, timeout: float = TIMEOUT) -> None:
+def download(
+    urls: Sequence[str],
+    path: Path,
+    sha256: str,
+    timeout: float | None = None,
+    needed: Sequence[str] = (),
+) -> None:
     """Fetch a file from the first of several addresses that has it.
 
     The file appears under its name only when it is complete and its checksum right; a download that
@@ -52,13 +58,15 @@ def download(urls: Sequence[str], path: Path, sha256: str, timeout: float = TIME
         urls: addresses of the same file.
         path: where it goes.
         sha256: its checksum, in hexadecimal.
-        timeout: seconds to wait for a server, and for each next byte.
+        timeout: seconds to wait for a server, and for each next byte; by default ``TIMEOUT``.
+        needed: names of all the files to get by hand, for the message; by default this one.
 
     Raises:
         DatasetError: no address has it, the checksum is wrong, or it cannot be written.
     """
     import pooch  # imported here since most uses of the package need no network
 
+    timeout = TIMEOUT if timeout is None else timeout
     pooch.get_logger().setLevel("ERROR")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +85,10 @@ def download(urls: Sequence[str], path: Path, sha256: str, timeout: float = TIME
                     return
     except OSError as error:
         raise DatasetError(f"{path} cannot be written ({error.strerror or error}).") from None
+    place = urls[-1].removesuffix(path.name)
     raise DatasetError(
-        f"{path.name} could not be downloaded ({reason}): get it from {urls[-1]} and put it into "
-        f"the folder {path.parent} by hand."
+        f"{path.name} could not be downloaded ({reason}): get {', '.join(needed or [path.name])} "
+        f"from {place} and put what you got into the folder {path.parent} by hand."
     )
 
 
@@ -88,7 +97,8 @@ def _reason(error: Exception, url: str, timeout: float) -> str:
     import requests
 
     host = urlsplit(url).netloc
-    if isinstance(error, requests.exceptions.Timeout):
+    # What runs out while the content comes is reported as a broken connection.
+    if isinstance(error, requests.exceptions.Timeout) or "Read timed out" in str(error):
         return f"{host} did not answer within {timeout:g} seconds"
     if isinstance(error, requests.exceptions.HTTPError):
         return f"{host} answered {error.response.status_code}"

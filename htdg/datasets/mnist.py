@@ -15,6 +15,12 @@ from htdg.datasets.base import DatasetError, register
 from htdg.datasets.download import download
 
 _PREFIX = {"train": "train", "test": "t10k"}
+_FILES = {
+    "train-images": "train-images-idx3-ubyte",
+    "train-labels": "train-labels-idx1-ubyte",
+    "t10k-images": "t10k-images-idx3-ubyte",
+    "t10k-labels": "t10k-labels-idx1-ubyte",
+}
 
 
 @register("mnist")
@@ -36,32 +42,33 @@ class Mnist(ArraySet):
     )
     #: SHA-256 of the packed files.
     checksums: ClassVar[dict[str, str]] = {
-        "train-images-idx3-ubyte": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-        "train-labels-idx1-ubyte": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-        "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-        "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        "train-images": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "train-labels": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "t10k-images": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "t10k-labels": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     }
 
     def __init__(self, root: Path) -> None:
         """Find the files below ``root``, or download them."""
         self.raw = root / self.folder / "raw"
-        self.files = {name: self._file(name) for name in self.checksums}
+        self.files = {short: self._file(short, name) for short, name in _FILES.items()}
         self.description = f"{self.folder} in {self.raw}"
 
-    def _file(self, name: str) -> Path:
+    def _file(self, short: str, name: str) -> Path:
         plain, packed = self.raw / name, self.raw / f"{name}.gz"
         if plain.is_file():
             return plain
         if not packed.is_file():
             urls = [f"{mirror}{packed.name}" for mirror in self.mirrors]
-            download(urls, packed, self.checksums[name])
+            every = [f"{each}.gz" for each in _FILES.values()]
+            download(urls, packed, self.checksums[short], needed=every)
         return packed
 
     def load_split(self, part: str) -> Split:
         """Images (n, 28, 28) uint8 and labels (n,)."""
         prefix = _PREFIX[part]
-        images = read_idx(self.files[f"{prefix}-images-idx3-ubyte"])
-        labels = read_idx(self.files[f"{prefix}-labels-idx1-ubyte"])
+        images = read_idx(self.files[f"{prefix}-images"])
+        labels = read_idx(self.files[f"{prefix}-labels"])
         if images.ndim != 3 or labels.ndim != 1:
             raise DatasetError(f"The {part} files in {self.raw} are mixed up: get them again.")
         return images, labels
@@ -87,10 +94,10 @@ class FashionMnist(Mnist):
     folder = "FashionMNIST"
     mirrors = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
     checksums: ClassVar = {
-        "train-images-idx3-ubyte": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-        "train-labels-idx1-ubyte": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-        "t10k-images-idx3-ubyte": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-        "t10k-labels-idx1-ubyte": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        "train-images": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "train-labels": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "t10k-images": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "t10k-labels": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
     }
 
 

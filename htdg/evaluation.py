@@ -1,0 +1,305 @@
+"""Train on a data set's normal images, score its test images, and report how well that went."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import htdg
+from htdg import plots
+from htdg.config import HTDGConfig
+from htdg.datasets import Dataset, SampleSequence, equalise, load_dataset
+from htdg.detector import HTDGDetector
+from htdg.images import load_image, to_uint8
+from htdg.metrics import image_metrics
+from htdg.scores import score_table
+from htdg.storage import write_text
+
+EQUALISE = ("train", "both", "none")
+
+
+class EvaluationError(ValueError):
+    """An evaluation that cannot be done as asked; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is evaluated: which images train, which test.
+
+    Attributes:
+        dataset: name of the data set.
+        normal_class: name or number of its normal class; None if it has only one.
+        shots: training images K.
+        index: which block of K in file order, counted from 1 (the first if neither is given).
+        draw: instead of that, the seed to draw them with.
+        limit: test only on the first images of the set.
+        limit_per_kind: test only on the first of each class or defect.
+        data_root: folder that the data sets lie in.
+        options: of the data set, such as ``train`` and ``test`` of ``folder``.
+        equalise: contrast equalisation (CLAHE) of ``train`` images as in the official code,
+            ``both`` training and test images, or ``none``.
+        defect_fraction: average only the lowest share of the votes.
+    """
+
+    dataset: str
+    normal_class: str | int | None = None
+    shots: int = 1
+    index: int | None = None
+    draw: int | None = None
+    limit: int | None = None
+    limit_per_kind: int | None = None
+    data_root: str | Path = "data"
+    options: dict[str, Any] | None = None
+    equalise: str = "none"
+    defect_fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check what the data set cannot."""
+        if self.equalise not in EQUALISE:
+            raise EvaluationError(
+                f"equalise is {self.equalise!r}, but it must be one of {', '.join(EQUALISE)}."
+            )
+        fraction = self.defect_fraction
+        if fraction is not None and not 0 < fraction <= 1:
+            raise EvaluationError(
+                f"defect_fraction is {fraction!r}, but it must be above 0 and at most 1."
+            )
+
+
+def evaluate(
+    task: Task | str,
+    out: str | Path,
+    config: HTDGConfig | str = "tutorial",
+    model: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    **options: Any,  # noqa: ANN401
+) -> dict[str, Any]:
+    """Train, score a data set's test images, and write everything into a folder.
+
+    A run that was stopped goes on where it was when started again with the same arguments.
+
+    Args:
+        task: what to evaluate, or the name of a data set, with the other attributes of ``Task``
+            as ``options``.
+        out: folder for ``model/``, ``scores.csv``, ``config.json``, figures, and, when all is
+            done, ``metrics.json``.
+        config: options of the method, or the name of a preset.
+        model: a trained model to use instead of training one.
+        overwrite: replace the results of an earlier run.
+        progress: show progress bars.
+
+    Returns:
+        What ``metrics.json`` holds; its keys are explained in the README.
+
+    Raises:
+        EvaluationError, DatasetError, ConfigError, ImageError, ModelError: one sentence each.
+    """
+    if isinstance(task, str):
+        task = Task(task, **options)
+    config = HTDGConfig.preset(config) if isinstance(config, str) else config
+    out = Path(out)
+    _prepare(out, overwrite)
+    dataset = load_dataset(task.dataset, task.data_root, **(task.options or {}))
+    if model is None:
+        detector = _trained(dataset, task, config, out, progress)
+    else:
+        detector = HTDGDetector.load(model, device=config.device)
+    test = dataset.test_set(
+        task.normal_class, detector.image_names, task.limit, task.limit_per_kind
+    )
+    started = time.perf_counter()
+    images = TestImages(test, equalised=task.equalise == "both" and dataset.colour, dataset=dataset)
+    rows = detector.score_scales(images, task.defect_fraction, progress=progress)
+    seconds = time.perf_counter() - started
+    metrics = {
+        **_described(dataset, task, detector),
+        **_measured(test, rows, len(detector.transformations)),
+        "training_seconds": round(sum(scale["seconds"] for scale in detector.history), 2),
+        "scoring_ms_per_image": round(1000 * seconds / len(test), 3),
+        "peak_memory_mib": peak_memory(detector.device),
+    }
+    _write(out, metrics, test, rows, detector)
+    return metrics
+
+
+class TestImages(Sequence[np.ndarray]):
+    """The images of a test set, read one by one, equalised if the training images were too."""
+
+    __test__ = False  # not a test, whatever its name makes pytest think
+
+    def __init__(self, samples: SampleSequence, equalised: bool, dataset: Dataset) -> None:
+        """The images of ``samples``."""
+        self.samples, self.equalised, self.dataset = samples, equalised, dataset
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.samples)
+
+    def __getitem__(self, i: Any) -> Any:  # noqa: ANN401
+        """Image i."""
+        image = self.samples[i].image
+        return equalise(image) if self.equalised else image
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """All, in order."""
+        return (self[i] for i in range(len(self)))
+
+
+def _prepare(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise EvaluationError(f"{out} is a file: choose another output folder.")
+    if (out / "metrics.json").exists():
+        if not overwrite:
+            raise EvaluationError(
+                f"{out} holds the results of an earlier run: choose another folder or overwrite it."
+            )
+        (out / "metrics.json").unlink()
+        shutil.rmtree(out / "model", ignore_errors=True)
+
+
+def _trained(
+    dataset: Dataset, task: Task, config: HTDGConfig, out: Path, progress: bool
+) -> HTDGDetector:
+    """A detector trained on the task's images, or by an earlier start of this run."""
+    images, names = dataset.training_images(task.normal_class, task.shots, task.index, task.draw)
+    if task.equalise != "none" and dataset.colour:
+        size = None if dataset.equalise_full_size else config.image_size
+        images = [equalise(image, size) for image in images]
+    unfinished, folder = out / "model.unfinished", out / "model"
+    if folder.is_dir():
+        detector = HTDGDetector.load(folder, device=config.device)
+        if detector.config == config and detector.image_names == names:
+            return detector
+        raise EvaluationError(
+            f"{folder} is a model of another run: choose another output folder or remove it."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    detector = HTDGDetector(config)
+    detector.fit(images, names=names, progress=progress, checkpoint=unfinished)
+    detector.save(folder)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return detector
+
+
+def _described(dataset: Dataset, task: Task, detector: HTDGDetector) -> dict[str, Any]:
+    return {
+        "dataset": task.dataset,
+        "data": dataset.description,
+        "normal_class": dataset.resolve_class(task.normal_class),
+        "shots": len(detector.images),
+        "training_images": detector.image_names,
+        "defect_fraction": task.defect_fraction,
+        "equalise": task.equalise if dataset.colour else "none",
+        "seed": detector.config.seed,
+        "device": _device_name(detector.device),
+        "versions": {
+            "htdg": htdg.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _measured(test: SampleSequence, rows: np.ndarray, n_transformations: int) -> dict[str, Any]:
+    """The metrics over the test images whose label is known."""
+    known = [i for i, entry in enumerate(test.entries) if entry.label is not None]
+    counts = {
+        "test_images": len(test),
+        "test_images_anomalous": sum(entry.label == 1 for entry in test.entries),
+    }
+    if not known:
+        return {**counts, "image_auroc": None, "undefined_because": "No image has a label."}
+    per_scale = 1 - rows[known] / n_transformations  # anomaly scores in [0, 1]
+    labels = [test.entries[i].label for i in known]
+    return {**counts, **image_metrics(labels, per_scale.mean(1), per_scale)}
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """The most memory this process has had so far, MiB: ``ram``, and ``gpu`` on CUDA."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    found = {"ram": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
+    if device.type == "cuda":
+        found["gpu"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return found
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)"
+
+
+def _write(
+    out: Path,
+    metrics: dict[str, Any],
+    test: SampleSequence,
+    rows: np.ndarray,
+    detector: HTDGDetector,
+) -> None:
+    """Everything but the model; ``metrics.json`` last, so that it stands for a finished run."""
+    m = len(detector.transformations)
+    entries = test.entries
+    labels = [entry.label for entry in entries]
+    known = None if any(label is None for label in labels) else labels
+    write_text(out / "scores.csv", score_table([e.name for e in entries], known, rows, m))
+    write_text(out / "config.json", json.dumps(detector.config.as_dict(), indent=1) + "\n")
+    scores = 1 - rows.mean(1) / m
+    plots.save_figure(plots.plot_losses(detector.history), out / "losses.png")
+    if known is not None:
+        plots.save_figure(plots.plot_histogram(labels, scores), out / "histogram.png")
+    if metrics["image_auroc"] is not None:
+        plots.save_figure(plots.plot_roc(labels, scores), out / "roc.png")
+        figure = gallery(detector, test, scores, metrics["f1_max_threshold"])
+        plots.save_figure(figure, out / "gallery.png")
+    write_text(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+
+
+def gallery(
+    detector: HTDGDetector,
+    test: SampleSequence,
+    scores: np.ndarray,
+    threshold: float,
+    count: int = 6,
+) -> plots.Figure:
+    """The training images, random samples, and test images rightly and wrongly judged.
+
+    Images that score at least ``threshold`` count as flagged. Of each group the ``count`` images
+    furthest from the threshold are shown.
+    """
+    flagged = scores >= threshold
+    anomalous = np.array([entry.label == 1 for entry in test.entries])
+    groups = {
+        "true positives (anomalous, flagged)": flagged & anomalous,
+        "true negatives (normal, not flagged)": ~flagged & ~anomalous,
+        "false positives (normal, flagged)": flagged & ~anomalous,
+        "false negatives (anomalous, not flagged)": ~flagged & anomalous,
+    }
+    shown: dict[str, list[tuple[np.ndarray, str]]] = {
+        "training images": [(image, "") for image in to_uint8(detector.images[:count])],
+        "random samples": [(image, "") for image in to_uint8(detector.sample(count))],
+    }
+    for name, members in groups.items():
+        chosen = np.flatnonzero(members)
+        chosen = chosen[np.argsort(-np.abs(scores[chosen] - threshold), kind="stable")][:count]
+        label = f"{name}: {members.sum()}"
+        shown[label] = [
+            (_displayed(test[i].image), f"{test.entries[i].kind}\n{scores[i]:.3f}") for i in chosen
+        ]
+    return plots.plot_gallery(shown, count)
+
+
+def _displayed(image: np.ndarray) -> np.ndarray:
+    return to_uint8(load_image(image)[None])[0]
