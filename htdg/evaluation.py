@@ -112,16 +112,23 @@ def evaluate(
     out = Path(out)
     _prepare(out, overwrite)
     dataset = load_dataset(task.dataset, task.data_root, **(task.options or {}))
+    detector, images, names = None, [], []
     if model is None:
-        detector = _trained(dataset, task, config, out, progress)
+        chosen = (task.normal_class, task.shots, task.index, task.draw)
+        images, names = dataset.training_images(*chosen)
     else:
         detector = HTDGDetector.load(model, device=config.device)
-    test = dataset.test_set(
-        task.normal_class, detector.image_names, task.limit, task.limit_per_kind
-    )
+        names = detector.image_names
+    # Before the training, so that a mistake in the test set is found at once.
+    test = dataset.test_set(task.normal_class, names, task.limit, task.limit_per_kind)
+    if detector is None:
+        if task.equalise != "none" and dataset.colour:
+            size = None if dataset.equalise_full_size else config.image_size
+            images = [equalise(image, size) for image in images]
+        detector = _trained(images, names, config, out, progress)
     started = time.perf_counter()
-    images = TestImages(test, equalised=task.equalise == "both" and dataset.colour, dataset=dataset)
-    rows = detector.score_scales(images, task.defect_fraction, progress=progress)
+    shown = TestImages(test, equalised=task.equalise == "both" and dataset.colour)
+    rows = detector.score_scales(shown, task.defect_fraction, progress=progress)
     seconds = time.perf_counter() - started
     metrics = {
         **_described(dataset, task, detector),
@@ -139,9 +146,9 @@ class TestImages(Sequence[np.ndarray]):
 
     __test__ = False  # not a test, whatever its name makes pytest think
 
-    def __init__(self, samples: SampleSequence, equalised: bool, dataset: Dataset) -> None:
+    def __init__(self, samples: SampleSequence, equalised: bool) -> None:
         """The images of ``samples``."""
-        self.samples, self.equalised, self.dataset = samples, equalised, dataset
+        self.samples, self.equalised = samples, equalised
 
     def __len__(self) -> int:
         """How many there are."""
@@ -170,13 +177,9 @@ def _prepare(out: Path, overwrite: bool) -> None:
 
 
 def _trained(
-    dataset: Dataset, task: Task, config: HTDGConfig, out: Path, progress: bool
+    images: list[np.ndarray], names: list[str], config: HTDGConfig, out: Path, progress: bool
 ) -> HTDGDetector:
-    """A detector trained on the task's images, or by an earlier start of this run."""
-    images, names = dataset.training_images(task.normal_class, task.shots, task.index, task.draw)
-    if task.equalise != "none" and dataset.colour:
-        size = None if dataset.equalise_full_size else config.image_size
-        images = [equalise(image, size) for image in images]
+    """A detector trained on these images, or by an earlier start of this run."""
     unfinished, folder = out / "model.unfinished", out / "model"
     if folder.is_dir():
         detector = HTDGDetector.load(folder, device=config.device)

@@ -1,0 +1,246 @@
+"""``evaluate`` on every data set, what it writes, and what it refuses."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from htdg import (
+    DatasetError,
+    EvaluationError,
+    HTDGConfig,
+    HTDGDetector,
+    ModelError,
+    Task,
+    evaluate,
+)
+from htdg.cli import main
+from htdg.datasets import dataset_names, load_dataset
+from htdg.samples import texture_set
+from tests import small_sets
+
+TINY = HTDGConfig.preset("tiny", niter=1)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Evaluates with the smallest model; returns the metrics and the output folder."""
+
+    def evaluate_tiny(dataset, normal_class=None, **task):
+        out = tmp_path / "out"
+        task.setdefault("data_root", tmp_path / "data")
+        chosen = Task(dataset, normal_class, **task)
+        return evaluate(chosen, out, TINY, progress=False), out
+
+    return evaluate_tiny
+
+
+def make(name, root):
+    """A small set called ``name`` below ``root``; returns a normal class of it."""
+    root.mkdir(parents=True, exist_ok=True)
+    return MAKERS[name](root)
+
+
+def make_mnist(root, folder="MNIST"):
+    files = small_sets.mnist_files([0, 1, 1, 2, 1, 0], [1, 0, 1, 2, 1, 7])
+    (root / folder / "raw").mkdir(parents=True)
+    for name, content in files.items():
+        (root / folder / "raw" / name).write_bytes(content)
+    return 1
+
+
+def make_folder(root):
+    for i in range(3):
+        small_sets.save(root / "train" / f"{i}.png", i)
+        small_sets.save(root / "test" / "good" / f"{i}.png", 10 + i)
+        small_sets.save(root / "test" / "broken" / f"{i}.png", 20 + i)
+    return None
+
+
+def named(make_set, normal):
+    """A maker that calls ``make_set`` and names the normal class."""
+    return lambda root: (make_set(root), normal)[1]
+
+
+MAKERS = {
+    "mnist": make_mnist,
+    "fashionmnist": named(lambda root: make_mnist(root, "FashionMNIST"), "Trouser"),
+    "cifar10": named(small_sets.make_cifar10, "car"),
+    "paris": named(small_sets.make_paris, "louvre"),
+    "mvtec": named(lambda root: small_sets.make_category(root / "mvtec"), "bottle"),
+    "folder": make_folder,
+    "digits": named(lambda root: None, 3),
+    "faces": named(lambda root: None, None),
+    "textures": named(lambda root: None, "brick"),
+}
+
+
+def test_every_data_set_is_tried_here():
+    assert sorted(MAKERS) == sorted(dataset_names())
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_evaluate_runs_on_every_data_set_and_never_tests_what_trains(name, run, tmp_path):
+    normal = make(name, tmp_path / "data")
+    metrics, out = run(name, normal, limit_per_kind=2)
+    with (out / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == metrics["test_images"]
+    assert {row["label"] for row in rows} == {"0", "1"}
+    assert not {row["image"] for row in rows} & set(metrics["training_images"])
+    assert metrics["training_images"] == HTDGDetector.load(out / "model").image_names
+    scores = [float(row["anomaly_score"]) for row in rows]
+    labels = [int(row["label"]) for row in rows]
+    assert metrics["image_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
+    for n, auroc in enumerate(metrics["auroc_per_scale"]):
+        column = [float(row[f"scale_{n}"]) for row in rows]
+        assert auroc == pytest.approx(roc_auc_score(labels, column), abs=1e-6)
+    for figure in ("gallery", "roc", "histogram", "losses"):
+        assert Image.open(out / f"{figure}.png").size > (100, 100)
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+    assert HTDGConfig(**json.loads((out / "config.json").read_text())) == TINY
+    assert not (out / "model.unfinished").exists()
+
+
+def test_the_scores_are_those_of_the_saved_model(run):
+    metrics, out = run("textures", "brick", limit=6, defect_fraction=0.1)
+    sample = texture_set("brick")
+    scores = HTDGDetector.load(out / "model").anomaly_score(sample.test[:6], 0.1)
+    with (out / "scores.csv").open() as file:
+        written = [float(row["anomaly_score"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(written, scores, atol=1e-6)
+    assert metrics["defect_fraction"] == 0.1
+
+
+def test_one_class_of_labels_gives_no_metrics_but_says_why(run):
+    metrics, out = run("textures", "brick", limit=3)
+    assert metrics["image_auroc"] is None
+    assert metrics["undefined_because"].startswith("All 3 images are normal")
+    assert not (out / "roc.png").exists()
+
+
+def test_images_without_labels_are_scored(run, tmp_path):
+    root = tmp_path / "data"
+    small_sets.save(root / "train" / "a.png", 0)
+    for i in range(3):
+        small_sets.save(root / "test" / f"{i}.png", 1 + i)
+    metrics, out = run("folder")
+    assert metrics["image_auroc"] is None
+    assert metrics["undefined_because"] == "No image has a label."
+    assert (out / "scores.csv").read_text().startswith("image,anomaly_score,scale_0")
+
+
+def test_a_trained_model_can_be_used_and_its_images_do_not_test(run, tmp_path):
+    first, out = run("faces", limit=110)
+    again = evaluate(
+        Task("faces", limit=110),
+        tmp_path / "again",
+        model=out / "model",
+        progress=False,
+    )
+    for key in ("image_auroc", "training_images", "test_images"):
+        assert again[key] == first[key]
+    assert not (tmp_path / "again" / "model").exists()
+
+
+def test_results_are_not_overwritten_unasked(run, tmp_path):
+    _, out = run("textures", "brick", limit=3)
+    with pytest.raises(EvaluationError, match=r"out holds the results of an earlier run"):
+        run("textures", "brick", limit=3)
+    evaluate(Task("textures", "grass", limit=3), out, TINY, overwrite=True, progress=False)
+    assert json.loads((out / "metrics.json").read_text())["normal_class"] == "grass"
+
+
+def test_a_run_that_failed_half_way_has_no_metrics_and_goes_on(run, monkeypatch):
+    scoring = HTDGDetector.score_scales
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(HTDGDetector, "score_scales", fail)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run("textures", "brick", limit=3)
+    monkeypatch.setattr(HTDGDetector, "score_scales", scoring)
+    monkeypatch.setattr(HTDGDetector, "fit", fail)  # the trained model is there already
+    metrics, out = run("textures", "brick", limit=3)
+    assert metrics["test_images"] == 3
+    assert (out / "metrics.json").exists()
+
+
+def test_a_model_of_another_run_in_the_folder_is_refused(run):
+    _, out = run("textures", "brick", limit=3)
+    (out / "metrics.json").unlink()
+    with pytest.raises(EvaluationError, match="model of another run"):
+        run("textures", "grass", limit=3)
+
+
+def test_equalising(tmp_path):
+    small_sets.make_cifar10(tmp_path)
+    dataset = load_dataset("cifar10", tmp_path)
+    seen = {}
+    for how in ("none", "train", "both"):
+        task = Task("cifar10", "car", limit_per_kind=1, data_root=tmp_path, equalise=how)
+        evaluate(task, tmp_path / how, TINY, progress=False)
+        model = HTDGDetector.load(tmp_path / how / "model")
+        rows = (tmp_path / how / "scores.csv").read_text().splitlines()[1:]
+        seen[how] = model.images, [float(row.split(",")[2]) for row in rows], model
+    assert not np.array_equal(seen["none"][0], seen["train"][0])
+    assert np.array_equal(seen["train"][0], seen["both"][0])
+    # One model, so that only the equalisation of the test images differs between these two.
+    assert seen["train"][1] != seen["both"][1]
+    first = dataset.test_set("car", seen["train"][2].image_names)[0].image
+    assert seen["train"][2].anomaly_score(first)[0] == pytest.approx(seen["train"][1][0], abs=1e-6)
+
+
+def test_grey_sets_are_not_equalised(run):
+    metrics, _ = run("textures", "brick", limit=3, equalise="both")
+    assert metrics["equalise"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dataset", "svhn"], "no data set 'svhn': choose from"),
+        (["--dataset", "textures", "--normal-class", "wood"], "no class 'wood': choose from brick"),
+        (["--dataset", "textures", "--normal-class", "brick", "--shots", "11"], "10 images"),
+        (["--dataset", "textures", "--normal-class", "brick", "--shots", "0"], "shots is 0"),
+        (["--dataset", "textures", "--normal-class", "brick", "--index", "11"], "no block 11"),
+        (["--dataset", "textures", "--normal-class", "0", "--index", "1", "--draw", "1"], "one of"),
+        (["--dataset", "textures", "--normal-class", "brick", "--limit", "0"], "limit is 0"),
+        (["--dataset", "faces", "--defect-fraction", "2"], "defect_fraction is 2.0"),
+        (["--dataset", "faces", "--train", "x"], "has no option 'train'"),
+        (["--dataset", "folder", "--train", "nowhere"], "nowhere is no folder"),
+        (["--dataset", "mvtec", "--category", "bottle"], "CC BY-NC-SA 4.0"),
+        (["--dataset", "paris", "--normal-class", "louvre"], "paris"),
+        (["--dataset", "faces", "--model", "nowhere"], "nowhere has no config.json"),
+        (["--dataset", "faces", "--niter", "0"], "Option niter is 0"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_exit_code_2(arguments, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = main(["evaluate", "--preset", "tiny", "--out", str(tmp_path / "out"), *arguments])
+    message = capsys.readouterr().err.strip()
+    assert code == 2
+    assert said in message
+    assert message.startswith("htdg: ")
+    assert len(message.splitlines()) == 1
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_an_unreadable_image_stops_the_run_with_its_name(run, tmp_path):
+    make_folder(tmp_path / "data")
+    broken = tmp_path / "data" / "test" / "broken" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:300])
+    with pytest.raises(DatasetError, match=r"1\.png is damaged"):
+        run("folder")
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_wrong_task_options_are_refused():
+    with pytest.raises(EvaluationError, match="equalise is 'all', but it must be one of train"):
+        Task("faces", equalise="all")
+    with pytest.raises(ModelError, match="nowhere"):
+        evaluate("faces", "unused", model="nowhere", progress=False)

@@ -1,0 +1,265 @@
+"""Images in: every form of the same picture gives the same tensor, and every mistake a sentence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from htdg.images import ImageError, list_images, load_image, load_images, read_image, to_uint8
+
+
+@pytest.fixture
+def colour() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def grey() -> np.ndarray:
+    return np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
+
+
+def one_pixel(value, mode: str) -> list[float]:
+    """The three channels of a 1 x 1 PIL image."""
+    return load_image(Image.new(mode, (1, 1), value)).flatten().tolist()
+
+
+def test_values_of_eight_and_sixteen_bits():
+    image = np.array([[[0, 51, 255]]], np.uint8)
+    torch.testing.assert_close(load_image(image).flatten(), torch.tensor([-1.0, -0.6, 1.0]))
+    image = np.array([[0, 13107, 65535]], np.uint16)
+    torch.testing.assert_close(load_image(image)[0, 0], torch.tensor([-1.0, -0.6, 1.0]))
+    assert load_image(image).dtype == torch.float32
+
+
+def test_channels_first_and_rows_before_columns():
+    image = np.zeros((2, 3, 3), np.uint8)
+    image[1, 2] = (255, 0, 0)
+    loaded = load_image(image)
+    assert loaded.shape == (3, 2, 3)
+    assert loaded[:, 1, 2].tolist() == [1, -1, -1]
+    assert loaded[0].sum() == 1 - 5
+
+
+def test_colour_is_the_same_in_every_form(colour, tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(colour).save(path)
+    channels_first = torch.from_numpy(colour).permute(2, 0, 1)
+    opaque = np.dstack([colour, np.full((5, 4), 255, np.uint8)])
+    forms = {
+        "path": path,
+        "string": str(path),
+        "file": Image.open(path),
+        "pil": Image.fromarray(colour),
+        "rgba pil": Image.fromarray(opaque),
+        "rgba array": opaque,
+        "float64": colour / 255,
+        "float32": colour.astype(np.float32) / 255,
+        "16 bits": colour.astype(np.uint16) * 257,
+        "big-endian": (colour.astype(np.uint16) * 257).astype(">u2"),
+        "read_image": read_image(path),
+        "tensor": channels_first,
+        "float tensor": channels_first.float() / 255,
+        "rgba tensor": torch.from_numpy(opaque).permute(2, 0, 1),
+        "flipped twice": colour[::-1].copy()[::-1],
+    }
+    expected = load_image(colour)
+    torch.testing.assert_close(expected, channels_first.float() / 127.5 - 1)
+    for form, image in forms.items():
+        assert torch.equal(load_image(image), expected), form
+    assert np.array_equal(to_uint8(expected[None])[0], colour)
+
+
+def test_grey_is_the_same_in_every_form(grey, tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(grey).save(path)
+    wide = grey.astype(np.uint16) * 257
+    Image.fromarray(wide).save(tmp_path / "sixteen.png")
+    palette = Image.fromarray(grey, "L").convert("P")
+    forms = {
+        "path": path,
+        "pil": Image.fromarray(grey),
+        "with alpha": Image.fromarray(grey).convert("LA"),
+        "palette": palette,
+        "I": Image.fromarray(wide.astype(np.int32)),
+        "I;16": Image.fromarray(wide),
+        "16 bit file": tmp_path / "sixteen.png",
+        "F": Image.fromarray((grey / 255).astype(np.float32)),
+        "(H, W, 1)": grey[..., None],
+        "three channels": np.stack([grey] * 3, axis=-1),
+        "float64": grey / 255,
+        "tensor": torch.from_numpy(grey),
+        "(1, H, W)": torch.from_numpy(grey)[None],
+        "double tensor": torch.from_numpy(grey)[None].double() / 255,
+    }
+    expected = load_image(grey)
+    assert expected.shape == (3, 16, 16)
+    assert torch.equal(expected[0], expected[1])
+    assert torch.equal(expected[0], expected[2])
+    for form, image in forms.items():
+        assert torch.equal(load_image(image), expected), form
+
+
+def test_black_and_white():
+    mask = np.array([[True, False]])
+    expected = torch.tensor([[[1.0, -1.0]]] * 3)
+    assert torch.equal(load_image(mask), expected)
+    assert torch.equal(load_image(Image.fromarray(mask)), expected)
+    assert torch.equal(load_image(torch.from_numpy(mask)), expected)
+
+
+def test_transparency_is_laid_over_white():
+    # black covering a fifth: 0.8 of white, which is 0.6 in [-1, 1]
+    assert one_pixel((0, 0, 0, 51), "RGBA") == pytest.approx([0.6] * 3)
+    assert one_pixel((0, 51), "LA") == pytest.approx([0.6] * 3)
+    assert one_pixel((255, 0, 0, 0), "RGBA") == [1, 1, 1]
+    array = np.array([[[0, 0, 0, 0.2]]])
+    assert load_image(array).flatten().tolist() == pytest.approx([0.6] * 3)
+
+
+def test_palette_with_a_transparent_colour(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([0, 1])
+    image.save(tmp_path / "palette.png", transparency=1)
+    loaded = load_image(tmp_path / "palette.png")
+    assert loaded[:, 0, 0].tolist() == [1, -1, -1]
+    assert loaded[:, 0, 1].tolist() == [1, 1, 1]
+
+
+def test_other_colour_models():
+    assert one_pixel((0, 0, 0, 0), "CMYK") == [1, 1, 1]
+    assert one_pixel((0, 255, 255, 0), "CMYK") == [1, -1, -1]
+    assert one_pixel((0, 0, 255), "HSV") == [1, 1, 1]
+
+
+def test_orientation_noted_by_the_camera(tmp_path):
+    # Orientation 6: turn clockwise to see it upright, so that what is stored left comes to the top.
+    stored = np.array([[[255, 0, 0], [0, 255, 0]]], np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
+    upright = load_image(tmp_path / "turned.png")
+    assert torch.equal(upright, load_image(stored.transpose(1, 0, 2)))
+    assert torch.equal(load_image(Image.open(tmp_path / "turned.png")), upright)
+
+
+def test_half_precision_tensors_are_read():
+    image = torch.tensor([[0.0, 0.5, 1.0]])
+    for kind in (torch.float16, torch.bfloat16):
+        assert load_image(image.to(kind))[0].tolist() == [[-1, 0, 1]]
+
+
+WRONG = {
+    "no pixels": np.zeros((0, 4, 3), np.uint8),
+    "one axis": np.zeros(4, np.uint8),
+    "two channels": np.zeros((4, 4, 2), np.uint8),
+    "channels first": np.zeros((3, 8, 8), np.uint8),
+    "channels last tensor": torch.zeros(8, 8, 3),
+    "four axes": torch.zeros(1, 3, 8, 8),
+    "float beyond 1": np.full((4, 4), 255.0),
+    "float below 0": torch.full((3, 4, 4), -0.5),
+    "nan": np.full((4, 4), np.nan),
+    "infinite": torch.full((4, 4), torch.inf),
+    "whole numbers": np.zeros((4, 4), np.int64),
+    "complex": np.zeros((4, 4), np.complex64),
+    "text": np.array([["a"]]),
+    "beyond 16 bits": Image.fromarray(np.full((4, 4), 70000, np.int32)),
+    "negative": Image.fromarray(np.full((4, 4), -1, np.int32)),
+    "float pil": Image.fromarray(np.full((4, 4), 2, np.float32)),
+    "a number": 3,
+    "nothing": None,
+    "too large": np.broadcast_to(np.uint8(0), (20000, 20000)),
+}
+
+
+def is_one_sentence(text: str) -> bool:
+    return text.endswith(".") and ". " not in text and "\n" not in text
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_no_image_gets_one_sentence(wrong):
+    with pytest.raises(ImageError, match="the thing") as caught:
+        load_image(WRONG[wrong], name="the thing")
+    assert is_one_sentence(str(caught.value))
+
+
+def test_files_that_are_no_images_get_one_sentence(tmp_path):
+    good = tmp_path / "good.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(good)
+    (tmp_path / "text.png").write_text("I am not a picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:5000])
+    Image.open(good).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1500])
+    (tmp_path / "folder.png").mkdir()
+    for name, words in {
+        "text.png": "no image",
+        "empty.png": "no image",
+        "cut.png": "damaged",
+        "cut.jpg": "damaged",
+        "folder.png": "folder",
+        "missing.png": "not there",
+    }.items():
+        with pytest.raises(ImageError, match=words) as caught:
+            load_image(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+        assert is_one_sentence(str(caught.value))
+    with pytest.raises(ImageError, match="damaged"):
+        load_image(Image.open(tmp_path / "cut.png"))  # opens, and fails only when read
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_file_of_few_bytes_and_very_many_pixels_is_refused(tmp_path):
+    for name, side in (("large.png", 11000), ("bomb.png", 14000)):
+        Image.new("1", (side, side)).save(tmp_path / name)
+        with pytest.raises(ImageError, match="million pixels") as caught:
+            load_image(tmp_path / name)
+        assert is_one_sentence(str(caught.value))
+
+
+def test_one_image_a_list_or_a_batch(colour, grey):
+    expected = load_image(colour)
+    for single in (colour, Image.fromarray(colour), torch.from_numpy(colour).permute(2, 0, 1)):
+        (loaded,) = load_images(single)
+        assert torch.equal(loaded, expected)
+    assert len(load_images(grey)) == 1
+    mixed = load_images([colour, Image.fromarray(grey)])
+    assert [tuple(image.shape) for image in mixed] == [(3, 5, 4), (3, 16, 16)]
+    other = 255 - colour
+    batch = np.stack([colour, other])
+    for several in (batch, torch.from_numpy(batch).permute(0, 3, 1, 2), iter([colour, other])):
+        first, second = load_images(several)
+        assert torch.equal(first, expected)
+        torch.testing.assert_close(second, -expected)
+
+
+def test_mistakes_in_lists_are_numbered(colour):
+    with pytest.raises(ImageError, match="image 3 has float values"):
+        load_images([colour, colour, colour.astype(float)])
+    with pytest.raises(ImageError, match="empty"):
+        load_images([])
+    with pytest.raises(ImageError, match="empty"):
+        load_images(np.zeros((0, 8, 8, 3), np.uint8))
+    with pytest.raises(ImageError, match=r"\(2, 8, 8\)"):
+        load_images(np.zeros((2, 8, 8), np.uint8))
+    with pytest.raises(ImageError, match="int"):
+        load_images(3)
+
+
+def test_folder_listing_goes_by_content(tmp_path, colour):
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    image = Image.fromarray(colour)
+    for name in ("b/2.png", "a.dat", ".hidden/3.png"):
+        image.save(tmp_path / name, format="PNG")
+    (tmp_path / "notes.png").write_text("text")
+    (tmp_path / "b" / "readme.txt").write_text("text")
+    images, skipped = list_images(tmp_path)
+    assert images == [tmp_path / "a.dat", tmp_path / "b/2.png"]
+    assert skipped == [tmp_path / "b/readme.txt", tmp_path / "notes.png"]
+    with pytest.raises(ImageError, match=r"readme\.txt is no image"):
+        list_images(str(tmp_path), strict=True)
+    with pytest.raises(ImageError, match="no folder"):
+        list_images(tmp_path / "missing")

@@ -1,0 +1,131 @@
+"""The repository's own promises: files in step with each other, and notebooks fit to be read."""
+
+import ast
+import dataclasses
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from htdg import HTDGConfig, __version__
+from htdg.cli import build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted(p for p in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_" not in str(p))
+README = (ROOT / "README.md").read_text()
+OFFICIAL_OPTIONS = [
+    "min_size",
+    "max_size",
+    "niter",
+    "niter_gray",
+    "niter_rgb",
+    "num_images",
+    "size_image",
+    "fraction_defect",
+    "pos_class",
+    "dataset",
+    "random_images_download",
+    "index_download",
+    "num_transforms",
+    "device_ids",
+    "scale_factor",
+    "noise_amp",
+    "alpha",
+    "lr_g",
+    "lr_d",
+    "Gsteps",
+    "Dsteps",
+]
+
+
+def test_environment_yml_installs_what_pyproject_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip = environment["dependencies"][0], environment["dependencies"][-1]
+    assert pip == {"pip": ["-e .[notebooks,tests]"]}
+    assert set(project["optional-dependencies"]) == {"notebooks", "tests"}
+    assert python.removeprefix("python=") == project["requires-python"].removeprefix(">=")
+
+
+def test_versions_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert project["version"] == citation["version"] == __version__
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("option", OFFICIAL_OPTIONS)
+def test_the_readme_maps_every_official_option(option):
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{option}` |")]
+    ours = row.split("|")[2]
+    fields = {f.name for f in dataclasses.fields(HTDGConfig)}
+    named = set(re.findall(r"`([a-z_]+)`", ours)) & fields
+    assert named or "--" in ours or "list" in ours
+
+
+def test_the_readme_names_only_commands_and_options_that_exist():
+    commands = build_parser()._subparsers._group_actions[0].choices
+    for line in re.findall(r"^    (?:\.venv/bin/)?htdg (.*(?:\\\n.*)*)", README, re.M):
+        words = line.replace("\\\n", " ").split()
+        assert words[0] in commands
+        known = commands[words[0]]._option_string_actions
+        for word in words[1:]:
+            if word.startswith("-"):
+                assert word in known, f"htdg {words[0]} has no {word}"
+
+
+def test_links_in_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_nothing_is_unpickled():
+    for path in (ROOT / "htdg").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in getattr(node, "names", []) if isinstance(a, ast.alias)]
+            assert "pickle" not in names, path
+            if isinstance(node, ast.Attribute) and node.attr == "load":
+                owner = getattr(node.value, "id", "")
+                assert owner not in ("torch", "pickle", "joblib"), path
+        assert "allow_pickle=True" not in path.read_text()
+
+
+def test_the_core_knows_nothing_of_what_surrounds_it():
+    core = ["config", "pyramid", "transformations", "networks", "sampling", "training", "votes"]
+    for name in core:
+        tree = ast.parse((ROOT / "htdg" / f"{name}.py").read_text())
+        imported = {
+            n.module.removeprefix("htdg.")
+            for n in ast.walk(tree)
+            if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("htdg.")
+        }
+        assert imported <= set(core), f"{name} imports {imported - set(core)}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_fit_to_be_read(path):
+    text = path.read_text()
+    notebook = json.loads(text)
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert len(text) < 1.5 * 2**20
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert outputs
+    assert not [o for o in outputs if o["output_type"] == "error"]
+    said = json.dumps([o for o in outputs]) + "".join("".join(c["source"]) for c in cells)
+    assert not re.search(r"[\"' (]/(home|root|tmp|Users|work|mnt)/", said)
+    assert "\\r" not in said
+    assert "it/s" not in said
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_explain_before_they_compute(path):
+    cells = json.loads(path.read_text())["cells"]
+    assert cells[0]["cell_type"] == "markdown"
+    assert "**After this notebook**" in "".join(cells[0]["source"])
+    assert "## Recap" in "".join("".join(c["source"]) for c in cells[-1:])
+    assert max(len(c["source"]) for c in cells if c["cell_type"] == "code") <= 25
