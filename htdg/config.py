@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -97,8 +98,8 @@ class HTDGConfig:
             _refuse("translation", self.translation, "'pixel' or 'resampled'")
         if self.precision not in ("float32", "bf16", "auto"):
             _refuse("precision", self.precision, "'float32', 'bf16' or 'auto'")
-        kind, _, index = str(self.device).partition(":")
-        if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
+        known = re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", str(self.device))
+        if not isinstance(self.device, str) or not known:
             _refuse("device", self.device, "'auto', 'cpu', 'cuda', 'cuda:<number>' or 'mps'")
         if isinstance(self.transformations, str):
             names = ("auto", *transformation_names())
@@ -151,6 +152,8 @@ class HTDGConfig:
         return asdict(self)
 
 
+#: No option needs a larger number, and random seeds made from it still fit 64 bits.
+LARGEST = 2**32 - 1
 _INTEGERS = {
     "image_size": 1,
     "min_size": 1,
@@ -194,8 +197,10 @@ def _check_number(
     below = f"{'above' if low_open else 'at least'} {low:g}"
     above = "" if high == math.inf else f" and {'below' if high_open else 'at most'} {high:g}"
     rule = f"{wanted}, {below}{above}"
-    if isinstance(value, bool) or not isinstance(value, accepted) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, accepted):
         _refuse(name, value, rule)
+    if not -LARGEST <= value <= LARGEST:  # also NaN
+        _refuse(name, value, f"{rule}, and no larger than {LARGEST}")
     too_low = value <= low if low_open else value < low
     too_high = value >= high if high_open else value > high
     if too_low or too_high:
@@ -207,7 +212,9 @@ def _as_catalogue(rows: object) -> tuple[tuple[int, int, int, int, int], ...]:
     rule = "a list of different (grey, flip, tx, ty, k), grey and flip 0 or 1, tx and ty -1, 0 "
     rule += "or 1, k 0 to 3"
     try:
-        found = tuple(tuple(int(v) for v in row) for row in rows)  # type: ignore[attr-defined]
+        found = tuple(tuple(row) for row in rows)  # type: ignore[attr-defined]
+        if any(type(v) is not int for row in found for v in row):
+            raise TypeError
         checked = tuple(Transformation(*row) for row in found)
     except (TypeError, ValueError):
         raise ConfigError(f"Option transformations is {rows!r}, but it must be {rule}.") from None

@@ -27,11 +27,12 @@ def pyramid_sides(
     top = min(max_size, image_size)
     if top == min_size:
         return (top,)
-    levels = math.ceil(math.log(min_size / image_size) / math.log(scale_factor)) + 1
-    cut = math.ceil(math.log(top / image_size) / math.log(scale_factor))
+    # Rounding before every ceil: in floating point log(27 / 64) / log(0.75) is a little above 3,
+    # and 64 * (25 / 64) a little above 25.
+    levels = math.ceil(round(math.log(min_size / image_size) / math.log(scale_factor), 9)) + 1
+    cut = math.ceil(round(math.log(top / image_size) / math.log(scale_factor), 9))
     steps = levels - cut  # N, so N + 1 scales
     r = (min_size / top) ** (1 / steps)
-    # Rounding first: 64 * r ** 4 is 25.000000000000007 in floating point, and its ceil 26.
     return tuple(math.ceil(round(top * r ** (steps - n), 9)) for n in range(steps + 1))
 
 

@@ -35,7 +35,7 @@ WORDS = {
     "translation": (["", "Pixel", "bilinear", None, 1], ["'pixel'", "'resampled'"]),
     "precision": (["", "fp16", "bfloat16", None, 32], ["'float32'", "'bf16'", "'auto'"]),
     "device": (
-        ["", "gpu", "cuda:x", "cuda:-1", "CPU", None, 0],
+        ["", "gpu", "cuda:x", "cuda:-1", "CPU", None, 0, "auto:1", "cuda:", "mps:", "cuda:²"],
         ["'auto'", "'cpu'", "'cuda'", "'cuda:<number>'", "'mps'"],
     ),
     "transformations": (["", "all", "RGB54"], ["auto", "rgb54", "grey42", "rotations", "a list"]),

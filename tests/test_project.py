@@ -16,29 +16,13 @@ from htdg.cli import build_parser
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_" not in str(p))
 README = (ROOT / "README.md").read_text()
-OFFICIAL_OPTIONS = [
-    "min_size",
-    "max_size",
-    "niter",
-    "niter_gray",
-    "niter_rgb",
-    "num_images",
-    "size_image",
-    "fraction_defect",
-    "pos_class",
-    "dataset",
-    "random_images_download",
-    "index_download",
-    "num_transforms",
-    "device_ids",
-    "scale_factor",
-    "noise_amp",
-    "alpha",
-    "lr_g",
-    "lr_d",
-    "Gsteps",
-    "Dsteps",
-]
+#: As the command line of the official implementation has them.
+OFFICIAL_OPTIONS = (
+    *("min_size", "max_size", "niter", "niter_gray", "niter_rgb", "num_images", "size_image"),
+    *("fraction_defect", "pos_class", "dataset", "random_images_download", "index_download"),
+    *("num_transforms", "device_ids", "scale_factor", "noise_amp", "alpha", "lr_g", "lr_d"),
+    *("Gsteps", "Dsteps"),
+)
 
 
 def test_environment_yml_installs_what_pyproject_asks_for():

@@ -126,3 +126,8 @@ def test_build_pyramid_resizes_the_full_image_at_every_scale():
     assert torch.equal(levels[2], images)
     # From the image itself, not from the finer scale.
     torch.testing.assert_close(levels[0], pil_resize(images, 14), atol=2e-6, rtol=0)
+
+
+def test_rounding_in_the_logarithms_adds_no_scale():
+    # 27 / 64 is 0.75 ** 3 exactly: N = 4, and 64, 51.58, 41.57, 33.50, 27.
+    assert pyramid_sides(64, 27, 64) == (27, 34, 42, 52, 64)

@@ -1,0 +1,119 @@
+"""Running notebooks: parameters are checked first, results are complete or absent."""
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from htdg.cli import main
+from htdg.notebook_run import NotebookError, check_parameters, find_notebook, run_notebook, summary
+
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    """Writes a notebook with a parameters cell and the given code."""
+
+    def write(code, name="small"):
+        parameters = new_code_cell('word = "a"\ncount = 2\nshare = 0.5\nflag = False\nout = ""')
+        parameters.metadata["tags"] = ["parameters"]
+        cells = [parameters, new_code_cell(code)]
+        path = tmp_path / f"{name}.ipynb"
+        nbformat.write(new_notebook(cells=cells, metadata=KERNEL), path)
+        return path
+
+    return write
+
+
+WRITE_RESULT = """
+import json, pathlib
+values = {"word": word, "count": count, "share": share, "flag": flag}
+pathlib.Path(out, "result.json").write_text(json.dumps(values))
+"""
+
+
+def test_a_run_gets_its_parameters_and_leaves_notebook_page_and_result(notebook, tmp_path):
+    out = tmp_path / "out"
+    given = {"count": "7", "share": "1", "flag": "True", "word": "5"}
+    result = run_notebook(notebook(WRITE_RESULT), out, given)
+    seconds = result.pop("total_seconds")
+    assert result == {"word": "5", "count": 7, "share": 1.0, "flag": True}
+    assert 0 < seconds < 60
+    assert sorted(p.name for p in out.iterdir()) == ["result.json", "small.html", "small.ipynb"]
+    assert "word = &quot;5&quot;" in (out / "small.html").read_text() or "5" in summary(result, out)
+    executed = nbformat.read(out / "small.ipynb", 4)
+    assert executed.metadata.kernelspec.name == "python3"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"cuont": "3"}, r"no parameter 'cuont': choose from word, count, share, flag\."),
+        ({"out": "x"}, "no parameter 'out'"),
+        ({"count": "3.5"}, "count is '3.5', but must be of type int, as its default 2 is"),
+        ({"count": "many"}, "must be of type int"),
+        ({"flag": "1"}, "must be of type bool"),
+        ({"share": "half"}, "must be of type float"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, given, said):
+    with pytest.raises(NotebookError, match=said):
+        run_notebook(notebook(WRITE_RESULT), tmp_path / "out", given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failing_cell_is_named_and_leaves_no_result(notebook, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "result.json").write_text("{}")  # of an earlier run
+    with pytest.raises(NotebookError, match=r"failed in cell \d: ZeroDivisionError"):
+        run_notebook(notebook("1 / 0"), out)
+    assert [p.name for p in out.iterdir()] == ["small.unfinished.ipynb"]
+
+
+def test_progress_reaches_the_terminal_and_the_notebook_keeps_one_line(notebook, tmp_path, capfd):
+    code = """
+from htdg.progress import ProgressBar
+with ProgressBar("notebook", "work", 3) as bar:
+    for _ in range(3):
+        bar.advance(1)
+"""
+    run_notebook(notebook(code + WRITE_RESULT), tmp_path / "out")
+    executed = nbformat.read(tmp_path / "out" / "small.ipynb", 4)
+    outputs = [o for cell in executed.cells for o in cell.get("outputs", [])]
+    (output,) = [o for o in outputs if o.output_type == "display_data"]
+    assert output.data["text/plain"].startswith("work  [####################] 3/3")
+    assert "work  [####################] 3/3" in capfd.readouterr().err
+
+
+def test_notebooks_are_found_by_name_or_path(notebook):
+    path = notebook("pass")
+    assert find_notebook(path) == path
+    assert find_notebook("00_quickstart").name == "00_quickstart.ipynb"
+    with pytest.raises(NotebookError, match=r"no notebook 99_x: choose from 00_quickstart"):
+        find_notebook("99_x")
+
+
+def test_the_quickstart_has_typed_parameters():
+    path = find_notebook("00_quickstart")
+    assert check_parameters(path, {"niter": "5", "texture": "grass"}) == {
+        "niter": 5,
+        "texture": "grass",
+    }
+
+
+def test_the_command_reports_mistakes_in_one_sentence(tmp_path, capsys):
+    code = main(["run", "00_quickstart", "--out", str(tmp_path / "x"), "-p", "sede", "1"])
+    assert code == 2
+    assert capsys.readouterr().err.startswith("htdg: 00_quickstart.ipynb has no parameter 'sede'")
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_summary_says_where_to_look(tmp_path):
+    (tmp_path / "page.html").write_text("")
+    text = summary({"image_auroc": 0.91234, "texture": "brick"}, tmp_path)
+    assert text.splitlines() == [
+        "image auroc: 0.912",
+        "texture: brick",
+        f"look at: {tmp_path / 'page.html'}",
+    ]
