@@ -20,7 +20,7 @@ from htdg.evaluation import EQUALISE, EvaluationError, Task, evaluate
 from htdg.images import ImageError, list_images, to_uint8
 from htdg.notebook_run import NotebookError, run_notebook, summary
 from htdg.scores import score_table
-from htdg.storage import ModelError, write_text
+from htdg.storage import ModelError, OutputError, check_writable, write_text
 
 
 class UsageError(ValueError):
@@ -36,6 +36,7 @@ USER_ERRORS = (
     ImageError,
     ModelError,
     NotebookError,
+    OutputError,
 )
 
 
@@ -121,6 +122,7 @@ def _train(options: argparse.Namespace) -> None:
     config = config_from(options)
     if options.out.exists() and not options.overwrite:
         raise UsageError(f"{options.out} is there already: choose another --out or --overwrite it.")
+    check_writable(options.out)
     for path in options.images:
         if path.is_dir():
             raise UsageError(f"{path} is a folder: name the image files to train on.")
@@ -159,6 +161,10 @@ def _add_score(commands: argparse._SubParsersAction) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
+    if options.csv is not None:
+        if options.csv.is_dir():
+            raise UsageError(f"--csv {options.csv} is a folder: name a file.")
+        check_writable(options.csv)
     detector = HTDGDetector.load(options.model, device=options.device)
     paths = collect_images(options.images, options.strict)
     fraction = options.defect_fraction

@@ -403,8 +403,8 @@ def _scale_history(training: ScaleTraining, seconds: float) -> dict[str, Any]:
     return {
         "side": training.scale.side,
         "seconds": seconds,
-        "lr_d": lr_d,
-        "lr_g": lr_g,
+        "lr_d": list(lr_d),
+        "lr_g": list(lr_g),
         **{name: values.cpu().tolist() for name, values in training.history.items()},
     }
 

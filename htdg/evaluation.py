@@ -24,7 +24,7 @@ from htdg.detector import HTDGDetector
 from htdg.images import load_image, to_uint8
 from htdg.metrics import image_metrics
 from htdg.scores import score_table
-from htdg.storage import write_text
+from htdg.storage import check_writable, write_text
 
 EQUALISE = ("train", "both", "none")
 
@@ -167,6 +167,7 @@ class TestImages(Sequence[np.ndarray]):
 def _prepare(out: Path, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise EvaluationError(f"{out} is a file: choose another output folder.")
+    check_writable(out)
     if (out / "metrics.json").exists():
         if not overwrite:
             raise EvaluationError(

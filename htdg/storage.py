@@ -26,6 +26,20 @@ class ModelError(ValueError):
     """A model directory that cannot be read or written; the message says which and why."""
 
 
+class OutputError(ValueError):
+    """A place that cannot be written to; the message names it."""
+
+
+def check_writable(path: Path) -> None:
+    """Raise OutputError unless a file or folder ``path`` can be made, before any work is done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}.") from None
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path} cannot be written: no permission for {path.parent}.")
+
+
 def write_directory(
     folder: Path,
     tensors: Mapping[str, torch.Tensor],
@@ -53,7 +67,8 @@ def write_directory(
     described = {"format": FORMAT, **description, "tensors": digests}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left_behind in folder.parent.glob(f".{folder.name}.*.tmp"):  # by a killed program
+            shutil.rmtree(left_behind, ignore_errors=True)
         temporary.mkdir()
         safetensors.torch.save_file(plain, temporary / "weights.safetensors")
         (temporary / "history.json").write_text(json.dumps(history) + "\n")
@@ -111,12 +126,14 @@ def digest(tensor: torch.Tensor) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it into place."""
+    """Write a text file under a temporary name and rename it into place; OutputError if not."""
+    check_writable(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text)
         temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}.") from None
     finally:
         temporary.unlink(missing_ok=True)
 

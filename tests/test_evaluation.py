@@ -239,8 +239,8 @@ def test_an_unreadable_image_stops_the_run_with_its_name(run, tmp_path):
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
-def test_wrong_task_options_are_refused():
+def test_wrong_task_options_are_refused(tmp_path):
     with pytest.raises(EvaluationError, match="equalise is 'all', but it must be one of train"):
         Task("faces", equalise="all")
     with pytest.raises(ModelError, match="nowhere"):
-        evaluate("faces", "unused", model="nowhere", progress=False)
+        evaluate("faces", tmp_path / "out", model="nowhere", progress=False)
