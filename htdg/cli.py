@@ -16,7 +16,7 @@ import htdg
 from htdg.config import PRESETS, ConfigError, HTDGConfig
 from htdg.datasets import DatasetError, dataset_names
 from htdg.detector import HTDGDetector
-from htdg.evaluation import EQUALISE, EvaluationError, Task, evaluate
+from htdg.evaluation import EQUALISE, EvaluationError, Task, default_equalise, evaluate
 from htdg.images import ImageError, list_images, to_uint8
 from htdg.notebook_run import NotebookError, run_notebook, summary
 from htdg.scores import score_table
@@ -282,7 +282,11 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     data.add_argument("--limit", type=int, metavar="N", help="test on the first N images only")
     data.add_argument("--limit-per-kind", type=int, metavar="N", help="on the first N of each kind")
     data.add_argument("--data-root", type=Path, default=Path("data"), help="default: data")
-    data.add_argument("--equalise", default="none", choices=EQUALISE, help="default: none")
+    data.add_argument(
+        "--equalise",
+        choices=EQUALISE,
+        help="even out contrast of colour images (default: train for paper_rgb, else none)",
+    )
     data.add_argument("--defect-fraction", type=float, metavar="F")
     own = parser.add_argument_group("options of single data sets")
     own.add_argument("--train", metavar="DIR", help="folder: good images")
@@ -299,6 +303,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     names = ("train", "test", "masks", "strict", "archive")
+    config = config_from(options)
     own = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
     task = Task(
         dataset=options.dataset,
@@ -310,12 +315,10 @@ def _evaluate(options: argparse.Namespace) -> None:
         limit_per_kind=options.limit_per_kind,
         data_root=options.data_root,
         options=own,
-        equalise=options.equalise,
+        equalise=options.equalise or default_equalise(options.preset, config),
         defect_fraction=options.defect_fraction,
     )
-    metrics = evaluate(
-        task, options.out, config_from(options), model=options.model, overwrite=options.overwrite
-    )
+    metrics = evaluate(task, options.out, config, model=options.model, overwrite=options.overwrite)
     for name in ("image_auroc", "average_precision", "f1_max", "undefined_because"):
         if metrics.get(name) is not None:
             value = metrics[name]

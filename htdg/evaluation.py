@@ -47,8 +47,8 @@ class Task:
         limit_per_kind: test only on the first of each class or defect.
         data_root: folder that the data sets lie in.
         options: of the data set, such as ``train`` and ``test`` of ``folder``.
-        equalise: contrast equalisation (CLAHE) of ``train`` images as in the official code,
-            ``both`` training and test images, or ``none``.
+        equalise: contrast equalisation (CLAHE) of colour images: of the ``train`` images as in the
+            official code, of ``both`` training and test images, or ``none``.
         defect_fraction: average only the lowest share of the votes.
     """
 
@@ -77,6 +77,15 @@ class Task:
             )
 
 
+def default_equalise(preset: str, config: HTDGConfig) -> str:
+    """What the official code does if ``preset`` is the paper's for colour images, else ``none``.
+
+    It equalises the training images, but not for the four rotations.
+    """
+    paper = preset == "paper_rgb" and config.transformations != "rotations"
+    return "train" if paper else "none"
+
+
 def evaluate(
     task: Task | str,
     out: str | Path,
@@ -92,7 +101,7 @@ def evaluate(
 
     Args:
         task: what to evaluate, or the name of a data set, with the other attributes of ``Task``
-            as ``options``.
+            as ``options``; ``equalise`` then follows the preset (see ``default_equalise``).
         out: folder for ``model/``, ``scores.csv``, ``config.json``, figures, and, when all is
             done, ``metrics.json``.
         config: options of the method, or the name of a preset.
@@ -106,9 +115,10 @@ def evaluate(
     Raises:
         EvaluationError, DatasetError, ConfigError, ImageError, ModelError: one sentence each.
     """
-    if isinstance(task, str):
-        task = Task(task, **options)
+    preset = config if isinstance(config, str) else ""
     config = HTDGConfig.preset(config) if isinstance(config, str) else config
+    if isinstance(task, str):
+        task = Task(task, **{"equalise": default_equalise(preset, config), **options})
     out = Path(out)
     _prepare(out, overwrite)
     dataset = load_dataset(task.dataset, task.data_root, **(task.options or {}))

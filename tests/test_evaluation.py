@@ -19,6 +19,7 @@ from htdg import (
 )
 from htdg.cli import main
 from htdg.datasets import dataset_names, load_dataset
+from htdg.evaluation import default_equalise
 from htdg.samples import texture_set
 from tests import small_sets
 
@@ -244,3 +245,10 @@ def test_wrong_task_options_are_refused(tmp_path):
         Task("faces", equalise="all")
     with pytest.raises(ModelError, match="nowhere"):
         evaluate("faces", tmp_path / "out", model="nowhere", progress=False)
+
+
+def test_only_the_papers_colour_preset_equalises_by_itself():
+    paper = HTDGConfig.preset("paper_rgb")
+    assert default_equalise("paper_rgb", paper) == "train"
+    assert default_equalise("paper_rgb", paper.with_options(transformations="rotations")) == "none"
+    assert default_equalise("tutorial", HTDGConfig.preset("tutorial")) == "none"
