@@ -7,7 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from htdg.images import ImageError, list_images, load_image, load_images, read_image, to_uint8
+from htdg import images
+from htdg.images import (
+    ImageError,
+    iterate_images,
+    list_images,
+    load_image,
+    load_images,
+    read_image,
+    to_uint8,
+)
 
 
 @pytest.fixture
@@ -263,3 +272,143 @@ def test_folder_listing_goes_by_content(tmp_path, colour):
         list_images(str(tmp_path), strict=True)
     with pytest.raises(ImageError, match="no folder"):
         list_images(tmp_path / "missing")
+
+
+def test_hidden_files_are_passed_over_in_silence(tmp_path, colour):
+    for name in (".thumbnail.png", "b.png", "a.png"):
+        Image.fromarray(colour).save(tmp_path / name)
+    (tmp_path / ".notes").write_text("not even in strict mode is this worth a word")
+    listed = [tmp_path / "a.png", tmp_path / "b.png"]
+    assert list_images(tmp_path) == (listed, [])
+    assert list_images(tmp_path, strict=True) == (listed, [])
+
+
+def test_an_empty_folder_lists_nothing(tmp_path):
+    assert list_images(tmp_path, strict=True) == ([], [])
+
+
+#: How a camera held in each of the eight ways stores an upright picture (EXIF tag 0x0112).
+STORED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_all_eight_orientations_come_out_upright(orientation, colour, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(STORED[orientation](colour))
+    Image.fromarray(stored).save(tmp_path / "photo.png", exif=exif)
+    assert torch.equal(load_image(tmp_path / "photo.png"), load_image(colour))
+
+
+def as_tensor(array):
+    return torch.from_numpy(array).movedim(-1, 0)
+
+
+@pytest.mark.parametrize("form", [np.asarray, as_tensor], ids=["array", "tensor"])
+@pytest.mark.parametrize(("kind", "top"), [(np.uint8, 255), (np.uint16, 65535), (np.float64, 1)])
+def test_transparency_in_every_type(form, kind, top):
+    rgba = np.array([[[0.2, 0.4, 1.0, 0.6]]]) * top  # fifths are whole numbers in every type
+    # c * a + 1 - a = 0.12 + 0.4, 0.24 + 0.4, 0.6 + 0.4
+    loaded = load_image(form(rgba.round(6).astype(kind))).flatten()
+    assert loaded.tolist() == pytest.approx([0.04, 0.28, 1.0], abs=1e-6)
+
+
+def test_sixteen_bits_are_finer_than_eight(tmp_path):
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16)  # below one 8-bit step
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    expected = torch.arange(256.0).view(16, 16) / 32767.5 - 1
+    for form in (ramp, tmp_path / "ramp.png", torch.from_numpy(ramp)):
+        torch.testing.assert_close(load_image(form)[1], expected, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F"])
+def test_black_and_white_in_every_mode_of_pil(mode):
+    image = Image.new("L", (2, 1))
+    image.putpixel((1, 0), 255)
+    converted = image.convert("RGB").convert(mode) if mode in ("P", "CMYK") else image.convert(mode)
+    if mode == "I":
+        converted = converted.point(lambda v: v * 257)  # 32 bits hold 16-bit values
+    if mode == "F":
+        converted = converted.point(lambda v: v / 255)
+    assert load_image(converted).tolist() == [[[-1, 1]]] * 3
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda i: i,
+        Image.fromarray,
+        torch.from_numpy,
+        lambda i: np.broadcast_to(i[..., None], (*i.shape, 3)),
+        lambda i: i / 255,
+    ],
+)
+def test_the_limit_of_pixels_holds_for_every_form(form, grey, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 256)
+    assert load_image(form(grey)).shape == (3, 16, 16)
+    monkeypatch.setattr(images, "MAX_PIXELS", 255)
+    with pytest.raises(ImageError, match=r"the thing has more than .* pixels") as caught:
+        load_image(form(grey), name="the thing")
+    assert is_one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0, 3), (0, 4, 4)])
+def test_images_without_pixels(shape):
+    array = np.zeros(shape, np.uint8)
+    for form in (array, torch.from_numpy(array)):
+        with pytest.raises(ImageError) as caught:
+            load_image(form, name="the thing")
+        assert is_one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, 3, [], (), np.zeros((2, 8, 8)), torch.zeros(2, 8, 8), np.zeros(5), [None]]
+)
+def test_what_is_no_list_of_images_gets_one_sentence(wrong):
+    with pytest.raises(ImageError) as caught:
+        load_images(wrong)
+    assert is_one_sentence(str(caught.value))
+
+
+def test_images_are_read_when_their_turn_comes(tmp_path, colour):
+    Image.fromarray(colour).save(tmp_path / "there.png")
+    several = iterate_images([tmp_path / "there.png", tmp_path / "missing.png"])
+    assert torch.equal(next(several), load_image(colour))
+    with pytest.raises(ImageError, match=r"missing\.png is not there"):
+        next(several)
+
+
+def test_the_input_is_left_as_it_was(colour):
+    floats = colour / 255
+    for form in (colour, floats, as_tensor(colour), as_tensor(floats)):
+        before = form.copy() if isinstance(form, np.ndarray) else form.clone()
+        loaded = load_image(form)
+        loaded += 1  # nor do they share memory
+        assert (form == before).all()
+
+
+def test_every_grey_level_survives_there_and_back(grey):
+    assert np.array_equal(to_uint8(load_image(grey)[None])[0, ..., 0], grey)
+
+
+def test_to_uint8_rounds_to_the_nearest_level_and_cuts_off():
+    levels = torch.tensor([0.4, 0.6, 127.4, 127.6, 254.4, 254.6, -9.0, 300.0])
+    pixels = (levels / 127.5 - 1).view(1, 1, 2, 4).expand(1, 3, 2, 4)
+    assert to_uint8(pixels).shape == (1, 2, 4, 3)
+    assert to_uint8(pixels)[0, ..., 2].ravel().tolist() == [0, 1, 127, 128, 254, 255, 0, 255]
+
+
+@pytest.mark.xfail(strict=True, reason="the range check has no tolerance for rounding")
+@pytest.mark.parametrize("off", [-1e-9, 1 + 1e-9])
+def test_rounding_errors_just_outside_the_range_are_forgiven(off):
+    # Interpolation of a float image leaves [0, 1] by that much.
+    assert load_image(np.array([[0.5, off]])).abs().max() <= 1
