@@ -19,24 +19,32 @@ from htdg.training import ScaleTraining
 
 def scale_tensors(scales: Sequence[Scale]) -> dict[str, torch.Tensor]:
     """Everything trained, by name: ``scale0.generator.blocks.0.conv.weight`` and so on."""
-    tensors = {}
-    for n, scale in enumerate(scales):
-        for kind in ("generator", "discriminator"):
-            for key, value in getattr(scale, kind).state_dict().items():
-                tensors[f"scale{n}.{kind}.{key}"] = value
-        tensors[f"scale{n}.z_star"] = scale.z_star
-        tensors[f"scale{n}.sigma"] = scale.sigma
-    return tensors
+    return {
+        f"scale{n}.{key}": value
+        for n, scale in enumerate(scales)
+        for key, value in _state(scale).items()
+    }
 
 
 def load_scale(scale: Scale, n: int, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Fill a scale from ``tensors`` (KeyError or RuntimeError if something is missing)."""
+    """Fill a scale from ``tensors``; ValueError if one is missing, too many or of another shape."""
+    prefix = f"scale{n}."
+    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    wanted = _state(scale)
+    for key in sorted(wanted.keys() | found.keys()):
+        if key not in wanted or key not in found or wanted[key].shape != found[key].shape:
+            raise ValueError(f"tensor {prefix}{key} does not follow from its options")
+    for key, value in wanted.items():
+        value.copy_(found[key])
+
+
+def _state(scale: Scale) -> dict[str, torch.Tensor]:
+    """The tensors of one scale, themselves and not copies, by name."""
+    state = {"z_star": scale.z_star, "sigma": scale.sigma}
     for kind in ("generator", "discriminator"):
-        prefix = f"scale{n}.{kind}."
-        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        getattr(scale, kind).load_state_dict(state)
-    scale.z_star = tensors[f"scale{n}.z_star"].to(scale.z_star)
-    scale.sigma = tensors[f"scale{n}.sigma"].to(scale.sigma)
+        network = getattr(scale, kind).state_dict()
+        state |= {f"{kind}.{key}": value for key, value in network.items()}
+    return state
 
 
 class Checkpoint:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -20,7 +22,14 @@ from htdg.evaluation import EQUALISE, EvaluationError, Task, default_equalise, e
 from htdg.images import ImageError, list_images, to_uint8
 from htdg.notebook_run import NotebookError, run_notebook, summary
 from htdg.scores import score_table
-from htdg.storage import ModelError, OutputError, check_writable, write_text
+from htdg.storage import (
+    ModelError,
+    OutputError,
+    check_replaceable,
+    check_writable,
+    write_bytes,
+    write_text,
+)
 
 
 class UsageError(ValueError):
@@ -41,17 +50,25 @@ USER_ERRORS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, or 2 after a mistake of the user's."""
+    """Run the command line; returns the exit code: 0, or 2 after a mistake of the user's.
+
+    As shells have it, 130 after Ctrl-C, and 141 when nobody reads the output to its end.
+    """
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
         options.command(options)
+        sys.stdout.flush()  # so that a broken pipe shows here
     except USER_ERRORS as error:
         print(f"htdg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nhtdg: stopped; a training goes on when started again.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # as in ``htdg score ... | head -1``
+        # Python flushes once more when it ends; that must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+        return 141
     return 0
 
 
@@ -123,10 +140,12 @@ def _train(options: argparse.Namespace) -> None:
     if options.out.exists() and not options.overwrite:
         raise UsageError(f"{options.out} is there already: choose another --out or --overwrite it.")
     check_writable(options.out)
+    check_replaceable(options.out)
     for path in options.images:
         if path.is_dir():
             raise UsageError(f"{path} is a folder: name the image files to train on.")
-    unfinished = options.out.with_name(f"{options.out.name}.unfinished")
+    out = options.out if options.out.name else options.out.resolve()
+    unfinished = out.with_name(f"{out.name}.unfinished")
     if unfinished.exists():
         print(f"going on with {unfinished}", file=sys.stderr)
     detector = HTDGDetector(config).fit(options.images, checkpoint=unfinished)
@@ -221,16 +240,16 @@ def _sample(options: argparse.Namespace) -> None:
     if options.n < 1:
         raise UsageError(f"-n is {options.n}, but it must be at least 1.")
     detector = HTDGDetector.load(options.model, device=options.device)
-    samples = to_uint8(detector.sample(options.n, options.seed))  # (n, H, W, 3)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {options.out} cannot be a folder: {error.strerror}.") from None
+    samples = to_uint8(detector.sample(options.n, options.seed))  # (n, H, W, 3)
     for i, sample in enumerate(samples):
+        content = io.BytesIO()
+        Image.fromarray(sample).save(content, format="PNG")
         path = options.out / f"sample_{i:03d}.png"
-        temporary = path.with_suffix(".tmp")
-        Image.fromarray(sample).save(temporary, format="PNG")
-        temporary.replace(path)
+        write_bytes(path, content.getvalue())
         print(path)
 
 

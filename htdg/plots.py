@@ -6,6 +6,7 @@ too); shape or position always says the same as the colour.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
+
+from htdg.storage import write_bytes
 
 NORMAL, ANOMALOUS, GREY = "#0072B2", "#D55E00", "#666666"
 OTHERS = ("#009E73", "#CC79A7")
@@ -137,8 +140,7 @@ def plot_gallery(groups: Mapping[str, Sequence[tuple[np.ndarray, str]]], count: 
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG under a temporary name and rename it into place."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(temporary, format="png", dpi=120)
-    temporary.replace(path)
+    """Write a figure as PNG: see ``htdg.storage.write_bytes``."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    write_bytes(path, content.getvalue())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,13 +32,26 @@ class OutputError(ValueError):
 
 
 def check_writable(path: Path) -> None:
-    """Raise OutputError unless a file or folder ``path`` can be made, before any work is done."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}.") from None
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path} cannot be written: no permission for {path.parent}.")
+    """Raise OutputError unless a file or folder ``path`` can be made, before any work is done.
+
+    Nothing is made yet; folders above it that are missing can be made where the first one is that
+    is there.
+    """
+    above = next(p for p in path.absolute().parents if os.path.lexists(p))
+    if not above.is_dir():
+        raise OutputError(f"{path} cannot be written: {above} is no folder.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise OutputError(f"{path} cannot be written: no permission for {above}.")
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise ModelError unless ``folder`` is a model, empty, or not there."""
+    if not os.path.lexists(folder):
+        return
+    is_model = all((folder / name).is_file() for name in ("config.json", "weights.safetensors"))
+    is_empty = folder.is_dir() and os.access(folder, os.R_OK) and not any(folder.iterdir())
+    if not (is_model or is_empty):
+        raise ModelError(f"{folder} is there and is no htdg model: choose another name.")
 
 
 def write_directory(
@@ -57,29 +71,36 @@ def write_directory(
     Raises:
         ModelError: something that is no model stands there, or the place cannot be written.
     """
-    is_model = (folder / "config.json").is_file()
-    if folder.exists() and not is_model and (folder.is_file() or any(folder.iterdir())):
-        raise ModelError(f"{folder} is there and is no htdg model: choose another name.")
+    check_replaceable(folder)
+    folder = folder.resolve()
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     digests = {name: digest(t) for name, t in sorted(plain.items())}
-    described = {"format": FORMAT, **description, "tensors": digests}
+    history_text = json.dumps(history) + "\n"
+    described = {
+        "format": FORMAT,
+        **description,
+        "tensors": digests,
+        "history": hashlib.sha256(history_text.encode()).hexdigest(),
+    }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for left_behind in folder.parent.glob(f".{folder.name}.*.tmp"):  # by a killed program
-            shutil.rmtree(left_behind, ignore_errors=True)
+        for path in folder.parent.iterdir():
+            if re.fullmatch(rf"\.{re.escape(folder.name)}\.\d+\.tmp", path.name):
+                shutil.rmtree(path, ignore_errors=True)  # left behind by a killed program
         temporary.mkdir()
         safetensors.torch.save_file(plain, temporary / "weights.safetensors")
-        (temporary / "history.json").write_text(json.dumps(history) + "\n")
+        (temporary / "history.json").write_text(history_text)
         (temporary / "config.json").write_text(json.dumps(described, indent=1) + "\n")
         if folder.exists():
             folder.rename(old)
         temporary.rename(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         if old.exists() and not folder.exists():
             old.rename(folder)
-        raise ModelError(f"{folder} cannot be written: {error.strerror or error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"{folder} cannot be written: {reason}.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -93,7 +114,7 @@ def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
     """
     described = _read_json(folder / "config.json", folder)
     found = described.get("format") if isinstance(described, dict) else None
-    if not isinstance(found, int):
+    if type(found) is not int or found < 1:
         raise ModelError(f"{folder}/config.json has no format number: it is no htdg model.")
     if found > FORMAT:
         raise ModelError(
@@ -106,6 +127,8 @@ def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{folder}/weights.safetensors is damaged ({error}).") from error
     digests = described.get("tensors", {})
+    if not isinstance(digests, dict):
+        raise ModelError(f"{folder}/config.json has no list of tensors: it is no htdg model.")
     for name in sorted(digests.keys() | tensors.keys()):
         if name not in tensors:
             raise ModelError(f"{folder}/weights.safetensors has no tensor {name}: copy it again.")
@@ -114,9 +137,18 @@ def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
                 f"Tensor {name} in {folder}/weights.safetensors is not the one that was saved: "
                 "copy the model again."
             )
-    history_file = folder / "history.json"
-    history = _read_json(history_file, folder) if history_file.is_file() else []
-    return tensors, described, history
+    return tensors, described, _read_history(folder, described)
+
+
+def _read_history(folder: Path, described: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """The training history; empty if its file was removed, since nothing depends on it."""
+    path = folder / "history.json"
+    if not path.is_file():
+        return []
+    history = _read_json(path, folder)
+    if described.get("history") != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise ModelError(f"{path} is not the one that was saved: copy the model again.")
+    return history
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -126,11 +158,17 @@ def digest(tensor: torch.Tensor) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it into place; OutputError if not."""
+    """Write a text file in UTF-8: see ``write_bytes``."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name and rename it into place; OutputError if not."""
     check_writable(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}.") from None
