@@ -108,7 +108,11 @@ class HTDGDetector:
             ModelError: the checkpoint belongs to other options or images.
         """
         loaded = load_images(images)
-        names = [str(name) for name in names or _names(images, len(loaded))]
+        names = [str(n) for n in (_names(images, len(loaded)) if names is None else names)]
+        if len(names) != len(loaded):
+            raise ImageError(
+                f"There are {len(loaded)} images but {len(names)} names: give as many."
+            )
         for image, name in zip(loaded, names, strict=True):
             _check_trainable(image, name)
         config = self.config
@@ -364,7 +368,7 @@ class HTDGDetector:
         return freeze(scale)
 
     def _check_fitted(self) -> None:
-        if not self.scales:
+        if len(self.scales) < len(self.config.sides):  # also when a training broke off
             raise NotFittedError("This detector is not trained: call fit(images) or load(folder).")
 
 
@@ -393,7 +397,8 @@ def _check_trainable(image: torch.Tensor, name: str) -> None:
 
 def _is_coloured(images: torch.Tensor) -> bool:
     """Whether the channels of (K, 3, H, W) in [-1, 1] differ by more than a grey level or two."""
-    return bool((images.amax(1) - images.amin(1)).max() > 2 * 2 / 255)
+    levels = (images.amax(1) - images.amin(1)).max() * 255 / 2
+    return bool(levels > 2.5)
 
 
 def _scale_history(training: ScaleTraining, seconds: float) -> dict[str, Any]:
