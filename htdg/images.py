@@ -16,6 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 #: Larger images are refused: they would be shrunk to a few dozen pixels anyway.
 MAX_PIXELS = 100_000_000
+#: By this much, rounding may carry floats out of [0, 1].
+ROUNDING = 1e-6
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
@@ -217,12 +219,12 @@ def _in_unit_range(array: np.ndarray, name: str) -> np.ndarray:
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
             raise ImageError(f"{name} holds values that are not finite: replace them first.")
-        if array.min() < 0 or array.max() > 1:
+        if array.min() < -ROUNDING or array.max() > 1 + ROUNDING:
             raise ImageError(
                 f"{name} has float values from {array.min():g} to {array.max():g}, but floats must "
                 "lie in [0, 1]: divide by the largest possible value."
             )
-        return array.astype(np.float32)
+        return array.clip(0, 1).astype(np.float32)
     raise ImageError(f"{name} has type {array.dtype}, but must be uint8, uint16, bool or float.")
 
 
