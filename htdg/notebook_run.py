@@ -15,6 +15,7 @@ from typing import Any
 
 import htdg
 from htdg.progress import PROGRESS_MARK, ProgressBar, suitable_look
+from htdg.storage import check_writable
 
 #: Where the course's notebooks are when the package is installed from its repository.
 NOTEBOOKS = Path(htdg.__file__).resolve().parents[1] / "notebooks"
@@ -41,13 +42,17 @@ def run_notebook(
     Raises:
         NotebookError: papermill is missing, there is no such notebook or parameter, a value has
             the wrong type, or a cell failed.
+        OutputError: the folder cannot be written to.
     """
     try:
         import papermill
     except ImportError:
         raise NotebookError("papermill is missing: pip install 'htdg[notebooks]'.") from None
+    from nbclient.exceptions import DeadKernelError
+
     path = find_notebook(notebook)
     given = check_parameters(path, parameters or {})
+    check_writable(out / "result.json")
     started = time.monotonic()
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -69,6 +74,11 @@ def run_notebook(
         raise NotebookError(
             f"{path.name} failed in cell {error.cell_index}: {error.ename}: {error.evalue} "
             f"(see {unfinished})."
+        ) from None
+    except DeadKernelError:
+        raise NotebookError(
+            f"{path.name} was ended from outside, perhaps for lack of memory: close other programs "
+            "and try again."
         ) from None
     unfinished.replace(executed)
     _write_html(executed)

@@ -6,6 +6,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from htdg.cli import main
 from htdg.notebook_run import NotebookError, check_parameters, find_notebook, run_notebook, summary
+from htdg.storage import OutputError
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
@@ -71,6 +72,13 @@ def test_a_failing_cell_is_named_and_leaves_no_result(notebook, tmp_path):
     assert [p.name for p in out.iterdir()] == ["small.unfinished.ipynb"]
 
 
+def test_a_notebook_that_is_ended_from_outside_says_so(notebook, tmp_path):
+    code = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(NotebookError, match=r"small\.ipynb was ended from outside"):
+        run_notebook(notebook(code), tmp_path / "out")
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
 def test_progress_reaches_the_terminal_and_the_notebook_keeps_one_line(notebook, tmp_path, capfd):
     code = """
 from htdg.progress import ProgressBar
@@ -107,6 +115,13 @@ def test_the_command_reports_mistakes_in_one_sentence(tmp_path, capsys):
     assert code == 2
     assert capsys.readouterr().err.startswith("htdg: 00_quickstart.ipynb has no parameter 'sede'")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/out"])
+def test_a_place_that_cannot_be_written_to_is_refused_first(place, notebook, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="cannot be written"):
+        run_notebook(notebook("pass"), tmp_path / place)
 
 
 def test_the_summary_says_where_to_look(tmp_path):
