@@ -269,6 +269,14 @@ def test_paris_tests_all_others(paris):
     assert {e.name: e.label for e in tested.entries}["paris_general_000002"] == 0
 
 
+def test_paris_does_not_test_what_trained_under_its_path(paris):
+    data = load_dataset("paris", paris)
+    name = data.training_pool("eiffel")[0]
+    names = [entry.name for entry in data.test_set("eiffel", [str(data.files[name])]).entries]
+    assert len(names) == len(data.files) - 1
+    assert name not in names
+
+
 def test_paris_leaves_out_the_corrupt(paris):
     assert sum(map(len, CORRUPT.values())) == 20
     for landmark, numbers in CORRUPT.items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -111,6 +111,13 @@ class Paris(Dataset):
                 unlisted = kind == normal_class
                 entries.append(Entry(name, f"{kind} (unlisted)" if unlisted else kind, 1))
         return entries
+
+    def without_training(
+        self, entries: Sequence[Entry], training_names: Collection[str]
+    ) -> Sequence[Entry]:
+        """The entries that are none of the training images, which may be called by their paths."""
+        stems = {Path(name).stem for name in training_names}
+        return super().without_training(entries, stems)
 
     def read(self, name: str) -> np.ndarray:
         """The small copy, (H, W, 3) uint8, at most 450 pixels high and wide."""
