@@ -21,6 +21,7 @@ from htdg.detector import HTDGDetector
 from htdg.evaluation import EQUALISE, EvaluationError, Task, default_equalise, evaluate
 from htdg.images import ImageError, list_images, to_uint8
 from htdg.notebook_run import NotebookError, run_notebook, summary
+from htdg.progress import name_skipped
 from htdg.scores import score_table
 from htdg.storage import (
     ModelError,
@@ -123,10 +124,18 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="tutorial", choices=PRESETS, help="default: tutorial")
     group = parser.add_argument_group("options of the method, in place of the preset's")
     for field in fields(HTDGConfig):
-        kind = {"int": int, "float": float}.get(str(field.type), str)
+        kind = {"int": int, "float": float, "str": str}.get(str(field.type), name_or_list)
         group.add_argument(
             f"--{field.name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper()
         )
+
+
+def name_or_list(text: str) -> object:
+    """A list written as JSON, or else the text itself."""
+    try:
+        return json.loads(text) if text.startswith("[") else text
+    except ValueError:
+        return text
 
 
 def config_from(options: argparse.Namespace) -> HTDGConfig:
@@ -210,8 +219,7 @@ def collect_images(places: Sequence[Path], strict: bool = False) -> list[Path]:
             found.append(place)
             continue
         inside, skipped = list_images(place, strict)
-        for path in skipped:
-            print(f"htdg: {path} is no image: skipped.", file=sys.stderr)
+        name_skipped(skipped)
         if not inside:
             raise UsageError(f"{place} holds no image: name a folder with images in it.")
         found += inside
@@ -240,11 +248,11 @@ def _sample(options: argparse.Namespace) -> None:
     if options.n < 1:
         raise UsageError(f"-n is {options.n}, but it must be at least 1.")
     detector = HTDGDetector.load(options.model, device=options.device)
+    samples = to_uint8(detector.sample(options.n, options.seed))  # (n, H, W, 3)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {options.out} cannot be a folder: {error.strerror}.") from None
-    samples = to_uint8(detector.sample(options.n, options.seed))  # (n, H, W, 3)
     for i, sample in enumerate(samples):
         content = io.BytesIO()
         Image.fromarray(sample).save(content, format="PNG")
@@ -323,6 +331,8 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     names = ("train", "test", "masks", "strict", "archive")
     config = config_from(options)
+    if options.model is not None:
+        _check_no_training_options(options)
     own = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
     task = Task(
         dataset=options.dataset,
@@ -343,6 +353,15 @@ def _evaluate(options: argparse.Namespace) -> None:
             value = metrics[name]
             print(f"{name:<18} {value if isinstance(value, str) else format(value, '.4f')}")
     print(f"results in         {options.out}")
+
+
+def _check_no_training_options(options: argparse.Namespace) -> None:
+    for field in fields(HTDGConfig):
+        if field.name != "device" and getattr(options, field.name) is not None:
+            raise UsageError(
+                f"--{field.name.replace('_', '-')} changes nothing about a trained model: leave "
+                "out either it or --model."
+            )
 
 
 # --- run ----------------------------------------------------------------------------------------

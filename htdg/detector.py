@@ -19,7 +19,7 @@ import torch
 
 import htdg
 from htdg.checkpoint import Checkpoint, load_scale, scale_tensors
-from htdg.config import ConfigError, HTDGConfig
+from htdg.config import LARGEST, ConfigError, HTDGConfig
 from htdg.device import keep_freed_memory, resolve_device, resolve_precision
 from htdg.images import ImageError, iterate_images, load_images
 from htdg.networks import Discriminator, Generator
@@ -106,6 +106,7 @@ class HTDGDetector:
         Raises:
             ImageError: an image cannot be read or holds nothing to learn from.
             ModelError: the checkpoint belongs to other options or images.
+            ConfigError: the learning rates are so large that the training diverged.
         """
         loaded = load_images(images)
         names = [str(n) for n in (_names(images, len(loaded)) if names is None else names)]
@@ -156,6 +157,7 @@ class HTDGDetector:
                 last_saved = time.monotonic()
 
         seconds = train_scale(training, self.config.sides, after_iteration)
+        _check_finite(training.scale)
         self.history.append(_scale_history(training, seconds_before + seconds))
         self.scales.append(freeze(training.scale))
         if saved is not None:
@@ -293,8 +295,10 @@ class HTDGDetector:
         little; values are given as they are.
         """
         self._check_fitted()
-        if n < 1:
-            raise ValueError(f"The number of samples is {n}, but it must be at least 1.")
+        if not isinstance(n, int) or n < 1:
+            raise ConfigError(f"The number of samples is {n!r}, but it must be at least 1.")
+        if not isinstance(seed, int) or not 0 <= seed <= LARGEST:
+            raise ConfigError(f"The seed is {seed!r}, but it must be from 0 to {LARGEST}.")
         index = torch.arange(n, device=self.device) % len(self.images)
         rng = torch.Generator(self.device).manual_seed(seed)
         with _reproducible(), torch.inference_mode():
@@ -393,6 +397,15 @@ def _check_trainable(image: torch.Tensor, name: str) -> None:
         )
     if (image.amax((1, 2)) - image.amin((1, 2))).max() < 1e-6:
         raise ImageError(f"{name} is one flat colour, nothing to learn from: give another image.")
+
+
+def _check_finite(scale: Scale) -> None:
+    """Refuse a scale whose training diverged."""
+    if not all(tensor.isfinite().all() for tensor in scale_tensors([scale]).values()):
+        raise ConfigError(
+            f"The training diverged at {scale.side} pixels, its weights are no longer finite: "
+            "choose a smaller lr_d or lr_g."
+        )
 
 
 def _is_coloured(images: torch.Tensor) -> bool:

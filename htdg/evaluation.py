@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import shutil
 import sys
 import time
@@ -16,6 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
+
 import htdg
 from htdg import plots
 from htdg.config import HTDGConfig
@@ -23,10 +27,22 @@ from htdg.datasets import Dataset, SampleSequence, equalise, load_dataset
 from htdg.detector import HTDGDetector
 from htdg.images import load_image, to_uint8
 from htdg.metrics import image_metrics
+from htdg.progress import name_skipped
+from htdg.pyramid import resize
 from htdg.scores import score_table
 from htdg.storage import check_writable, write_text
 
 EQUALISE = ("train", "both", "none")
+#: What an evaluation leaves in its folder besides the model.
+RESULTS = (
+    "metrics.json",
+    "scores.csv",
+    "config.json",
+    "losses.png",
+    "histogram.png",
+    "roc.png",
+    "gallery.png",
+)
 
 
 class EvaluationError(ValueError):
@@ -120,7 +136,7 @@ def evaluate(
     if isinstance(task, str):
         task = Task(task, **{"equalise": default_equalise(preset, config), **options})
     out = Path(out)
-    _prepare(out, overwrite)
+    finished = _check_place(out, overwrite)
     dataset = load_dataset(task.dataset, task.data_root, **(task.options or {}))
     detector, images, names = None, [], []
     if model is None:
@@ -131,11 +147,16 @@ def evaluate(
         names = detector.image_names
     # Before the training, so that a mistake in the test set is found at once.
     test = dataset.test_set(task.normal_class, names, task.limit, task.limit_per_kind)
+    if progress:
+        name_skipped(dataset.skipped)
+        _foresee(test)
+    if finished:
+        _clear(out)
     if detector is None:
         if task.equalise != "none" and dataset.colour:
             size = None if dataset.equalise_full_size else config.image_size
             images = [equalise(image, size) for image in images]
-        detector = _trained(images, names, config, out, progress)
+        detector = _trained(images, names, config, out, overwrite, progress)
     started = time.perf_counter()
     shown = TestImages(test, equalised=task.equalise == "both" and dataset.colour)
     rows = detector.score_scales(shown, task.defect_fraction, progress=progress)
@@ -174,31 +195,58 @@ class TestImages(Sequence[np.ndarray]):
         return (self[i] for i in range(len(self)))
 
 
-def _prepare(out: Path, overwrite: bool) -> None:
+def _check_place(out: Path, overwrite: bool) -> bool:
+    """Whether a finished run is in the folder; an error if it may not be replaced."""
     if out.exists() and not out.is_dir():
         raise EvaluationError(f"{out} is a file: choose another output folder.")
-    check_writable(out)
-    if (out / "metrics.json").exists():
-        if not overwrite:
-            raise EvaluationError(
-                f"{out} holds the results of an earlier run: choose another folder or overwrite it."
-            )
-        (out / "metrics.json").unlink()
-        shutil.rmtree(out / "model", ignore_errors=True)
+    check_writable(out / "metrics.json")
+    finished = (out / "metrics.json").exists()
+    if finished and not overwrite:
+        raise EvaluationError(
+            f"{out} holds the results of an earlier run: choose another folder or overwrite it."
+        )
+    return finished
+
+
+def _clear(out: Path) -> None:
+    """Remove the results of an earlier run, ``metrics.json`` first."""
+    for name in RESULTS:
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "model", ignore_errors=True)
+
+
+def _foresee(test: SampleSequence) -> None:
+    """Say before a long training that its metrics will be undefined."""
+    labels = {entry.label for entry in test.entries}
+    if labels in ({0}, {1}):
+        kind = "anomalous" if labels == {1} else "normal"
+        print(
+            f"htdg: all {len(test)} test images are {kind}, so there will be no metrics: "
+            "set limit_per_kind, or no limit.",
+            file=sys.stderr,
+        )
 
 
 def _trained(
-    images: list[np.ndarray], names: list[str], config: HTDGConfig, out: Path, progress: bool
+    images: list[np.ndarray],
+    names: list[str],
+    config: HTDGConfig,
+    out: Path,
+    overwrite: bool,
+    progress: bool,
 ) -> HTDGDetector:
     """A detector trained on these images, or by an earlier start of this run."""
     unfinished, folder = out / "model.unfinished", out / "model"
     if folder.is_dir():
         detector = HTDGDetector.load(folder, device=config.device)
-        if detector.config == config and detector.image_names == names:
+        square = torch.cat([resize(load_image(i)[None], config.image_size) for i in images])
+        same_images = detector.image_names == names and torch.equal(detector.images, square)
+        if detector.config == config and same_images:
             return detector
-        raise EvaluationError(
-            f"{folder} is a model of another run: choose another output folder or remove it."
-        )
+        if not overwrite:
+            raise EvaluationError(
+                f"{folder} is a model of another run: choose another output folder or overwrite it."
+            )
     out.mkdir(parents=True, exist_ok=True)
     detector = HTDGDetector(config)
     detector.fit(images, names=names, progress=progress, checkpoint=unfinished)
@@ -242,9 +290,14 @@ def _measured(test: SampleSequence, rows: np.ndarray, n_transformations: int) ->
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The most memory this process has had so far, MiB: ``ram``, and ``gpu`` on CUDA."""
+    """The most memory this process has had so far, MiB: ``ram``, and ``gpu`` on CUDA.
+
+    Windows does not tell ``ram``.
+    """
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    found = {"ram": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
+    found = {}
+    if resource is not None:
+        found["ram"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
     if device.type == "cuda":
         found["gpu"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return found
@@ -271,7 +324,8 @@ def _write(
     write_text(out / "scores.csv", score_table([e.name for e in entries], known, rows, m))
     write_text(out / "config.json", json.dumps(detector.config.as_dict(), indent=1) + "\n")
     scores = 1 - rows.mean(1) / m
-    plots.save_figure(plots.plot_losses(detector.history), out / "losses.png")
+    if detector.history:
+        plots.save_figure(plots.plot_losses(detector.history), out / "losses.png")
     if known is not None:
         plots.save_figure(plots.plot_histogram(labels, scores), out / "histogram.png")
     if metrics["image_auroc"] is not None:

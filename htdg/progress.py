@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +121,12 @@ class ProgressBar:
             self._handle = display(content, raw=True, display_id=True, metadata=marks)
         else:
             self._handle.update(content, raw=True, metadata=marks)
+
+
+def name_skipped(paths: Iterable[Path]) -> None:
+    """Say on standard error which files were passed over because they are no images."""
+    for path in paths:
+        print(f"htdg: {path} is no image: skipped.", file=sys.stderr)
 
 
 def training_bar(progress: bool | ProgressBar) -> ProgressBar:

@@ -166,6 +166,12 @@ def test_every_option_of_the_method_is_an_option_of_the_command_line():
     assert cli.config_from(few) == HTDGConfig.preset("tiny", seed=9)
 
 
+def test_transformations_of_ones_own_are_a_list_in_json():
+    words = ["train", "x.png", "--out", "m", "--transformations", "[[0,0,0,0,0],[1,0,0,0,2]]"]
+    config = cli.config_from(build_parser().parse_args(words))
+    assert config.transformations == ((0, 0, 0, 0, 0), (1, 0, 0, 0, 2))
+
+
 def test_another_model_is_replaced_only_on_request(place, here):
     words = ["train", str(place / "good.png"), "--out", "m", *TINY, "--niter", "1"]
     assert main(words) == 0
@@ -226,6 +232,9 @@ MISTAKES = [
     ("train {0}/good.png --out m --min-size 5", "Option min_size is 5, but it must be above the"),
     ("train {0}/good.png --out m --precision f8", "Option precision is 'f8', but it must be"),
     ("train {0}/good.png --out m --device tpu", "Option device is 'tpu', but it must be"),
+    ("train {0}/good.png --out m --lr-d 4e9 --lr-g 4e9", "The training diverged at 14 pixels"),
+    ("train {0}/good.png --out m --transformations [[0,0,0,0,9]]", "Option transformations is [[0"),
+    ("train {0}/good.png --out m --transformations [[0,", "Option transformations is '[[0,', but"),
     ("train {0}/good.png --out m --seed -1", "Option seed is -1, but it must be"),
     ("score missing {0}/good.png", "missing has no config.json: it is no htdg model directory."),
     ("score {0}/model missing.png", "missing.png is not there: check the path."),
@@ -241,6 +250,8 @@ MISTAKES = [
     ("score {0}/model {0}/good.png --csv {0}/photos", "photos is a folder: name a file."),
     ("sample {0}/model -n 0 --out s", "-n is 0, but it must be at least 1."),
     ("sample {0}/model --out {0}/good.png/s", "s cannot be a folder"),
+    ("sample {0}/model --out s --seed -1", "The seed is -1, but it must be from 0 to 4294967295."),
+    ("sample {0}/model --out s --seed 99999999999999999999", "but it must be from 0 to"),
     ("sample missing --out s", "missing has no config.json"),
     ("info {0}/photos", "photos has no config.json"),
 ]

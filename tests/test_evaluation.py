@@ -176,6 +176,47 @@ def test_a_model_of_another_run_in_the_folder_is_refused(run):
     (out / "metrics.json").unlink()
     with pytest.raises(EvaluationError, match="model of another run"):
         run("textures", "grass", limit=3)
+    evaluate(Task("textures", "grass", limit=3), out, TINY, overwrite=True, progress=False)
+    assert HTDGDetector.load(out / "model").image_names == ["grass/train/good/000"]
+
+
+def test_a_model_of_images_equalised_otherwise_is_not_gone_on_with(run, tmp_path):
+    small_sets.make_cifar10(tmp_path / "data")
+    _, out = run("cifar10", "car", limit=3)
+    (out / "metrics.json").unlink()
+    with pytest.raises(EvaluationError, match="model of another run"):
+        run("cifar10", "car", limit=3, equalise="train")
+
+
+def test_a_mistake_leaves_the_results_that_were_to_be_overwritten(run):
+    _, out = run("textures", "brick", limit_per_kind=1)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    with pytest.raises(DatasetError, match="no class 'wood'"):
+        evaluate(Task("textures", "wood"), out, TINY, overwrite=True, progress=False)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    # Figures that the new run does not draw are not left over from the old one.
+    evaluate(Task("textures", "brick", limit=2), out, TINY, overwrite=True, progress=False)
+    assert not (out / "roc.png").exists()
+
+
+def test_what_is_passed_over_or_cannot_be_measured_is_said_before_the_training(tmp_path, capsys):
+    make_folder(tmp_path / "data")
+    note = tmp_path / "data" / "test" / "good" / "notes.txt"
+    note.write_text("no image")
+    task = Task("folder", data_root=tmp_path / "data", limit=2)
+    evaluate(task, tmp_path / "out", TINY)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"htdg: {note} is no image: skipped."
+    assert said[1].startswith("htdg: all 2 test images are anomalous, so there will be no metrics")
+
+
+def test_a_model_without_its_history_can_be_evaluated(tiny, tmp_path):
+    tiny.save(tmp_path / "model")
+    (tmp_path / "model" / "history.json").unlink()
+    task, out = Task("textures", "brick", limit=3), tmp_path / "out"
+    metrics = evaluate(task, out, model=tmp_path / "model", progress=False)
+    assert metrics["training_seconds"] == 0
+    assert not (out / "losses.png").exists()
 
 
 def test_equalising(tmp_path):
@@ -218,6 +259,7 @@ def test_grey_sets_are_not_equalised(run):
         (["--dataset", "paris", "--normal-class", "louvre"], "paris"),
         (["--dataset", "faces", "--model", "nowhere"], "nowhere has no config.json"),
         (["--dataset", "faces", "--niter", "0"], "Option niter is 0"),
+        (["--dataset", "faces", "--model", "m", "--lr-d", "1"], "--lr-d changes nothing about a"),
     ],
 )
 def test_mistakes_get_one_sentence_and_exit_code_2(arguments, said, tmp_path, capsys, monkeypatch):
