@@ -87,7 +87,8 @@ class Task:
                 f"equalise is {self.equalise!r}, but it must be one of {', '.join(EQUALISE)}."
             )
         fraction = self.defect_fraction
-        if fraction is not None and not 0 < fraction <= 1:
+        is_number = isinstance(fraction, (int, float)) and not isinstance(fraction, bool)
+        if fraction is not None and not (is_number and 0 < fraction <= 1):
             raise EvaluationError(
                 f"defect_fraction is {fraction!r}, but it must be above 0 and at most 1."
             )

@@ -285,6 +285,9 @@ def test_an_unreadable_image_stops_the_run_with_its_name(run, tmp_path):
 def test_wrong_task_options_are_refused(tmp_path):
     with pytest.raises(EvaluationError, match="equalise is 'all', but it must be one of train"):
         Task("faces", equalise="all")
+    for fraction in (0, 1.1, "0.1", True, float("nan")):
+        with pytest.raises(EvaluationError, match="must be above 0 and at most 1"):
+            Task("faces", defect_fraction=fraction)
     with pytest.raises(ModelError, match="nowhere"):
         evaluate("faces", tmp_path / "out", model="nowhere", progress=False)
 
