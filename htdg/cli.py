@@ -124,6 +124,10 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="tutorial", choices=PRESETS, help="default: tutorial")
     group = parser.add_argument_group("options of the method, in place of the preset's")
     for field in fields(HTDGConfig):
+        if field.type == "bool":
+            flag = f"--{field.name.replace('_', '-')}"
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None)
+            continue
         kind = {"int": int, "float": float, "str": str}.get(str(field.type), name_or_list)
         group.add_argument(
             f"--{field.name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper()

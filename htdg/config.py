@@ -8,7 +8,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from htdg.pyramid import pyramid_sides
-from htdg.transformations import Transformation, transformation_names, transformations_named
+from htdg.transformations import (
+    TRANSLATIONS,
+    Transformation,
+    transformation_names,
+    transformations_named,
+)
 
 
 class ConfigError(ValueError):
@@ -29,7 +34,8 @@ class HTDGConfig:
         scale_factor: wanted ratio between neighbouring scales, in (0, 1).
         transformations: ``"auto"`` (54 for colour images, 42 for grey ones), ``"rgb54"``,
             ``"grey42"``, ``"rotations"``, or a tuple of (grey, flip, tx, ty, k) [T_1 .. T_M].
-        translation: ``"resampled"`` as the official code does, or ``"pixel"``, whole pixels.
+        translation: ``"resampled"`` as the official code does, ``"pixel"``, whole pixels, or
+            ``"stretched"``, whole pixels of an image blurred alike (see ``transformations``).
         channels: width of the coarsest networks; doubles every four scales.
         layers: 3 x 3 convolutions in each network; the receptive field is 2 * layers + 1.
         niter: training iterations at each scale.
@@ -48,6 +54,8 @@ class HTDGConfig:
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` ...
         precision: ``"float32"``, ``"bf16"`` (autocast) or ``"auto"`` (bf16 on CUDA devices that
             have it, float32 elsewhere).
+        fast: compute the copies as windows of shared canvases, with hand-written gradients and
+            folded normalisation; False is the plain way, with the same results but for rounding.
     """
 
     image_size: int = 128
@@ -72,7 +80,8 @@ class HTDGConfig:
     noise_amplitude: float = 0.1
     seed: int = 0
     device: str = "auto"
-    precision: str = "float32"
+    precision: str = "auto"
+    fast: bool = True
 
     def __post_init__(self) -> None:
         """Validate every option."""
@@ -94,10 +103,12 @@ class HTDGConfig:
             _refuse("min_size", self.min_size, rule)
 
     def _check_words(self) -> None:
-        if self.translation not in ("pixel", "resampled"):
-            _refuse("translation", self.translation, "'pixel' or 'resampled'")
+        if self.translation not in TRANSLATIONS:
+            _refuse("translation", self.translation, f"one of {', '.join(TRANSLATIONS)}")
         if self.precision not in ("float32", "bf16", "auto"):
             _refuse("precision", self.precision, "'float32', 'bf16' or 'auto'")
+        if not isinstance(self.fast, bool):
+            _refuse("fast", self.fast, "True or False")
         known = re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", str(self.device))
         if not isinstance(self.device, str) or not known:
             _refuse("device", self.device, "'auto', 'cpu', 'cuda', 'cuda:<number>' or 'mps'")

@@ -21,24 +21,24 @@ import htdg
 from htdg.checkpoint import Checkpoint, load_scale, scale_tensors
 from htdg.config import LARGEST, ConfigError, HTDGConfig
 from htdg.device import keep_freed_memory, resolve_device, resolve_precision
-from htdg.images import ImageError, iterate_images, load_images
+from htdg.images import ImageError, load_images, read_ahead
 from htdg.networks import Discriminator, Generator
 from htdg.progress import ProgressBar, training_bar
 from htdg.pyramid import build_pyramid, resize
 from htdg.sampling import Scale, generate, random_noise, reconstruction_noise
+from htdg.scoring import PlainVoter, voter
 from htdg.storage import ModelError, digest, read_directory, write_directory
 from htdg.training import (
     ScaleTraining,
     TrainingCallback,
     TrainingProgress,
-    autocast,
     freeze,
     learning_rates,
     start_scale,
     train_scale,
 )
-from htdg.transformations import Transformation, as_rows, transform_all
-from htdg.votes import aggregate_votes, check_fraction, votes_from_logits
+from htdg.transformations import Transformation, as_rows
+from htdg.votes import aggregate_votes, check_fraction
 
 #: Bytes that the activations of one scoring batch may take.
 SCORING_BYTES = 2**28
@@ -194,31 +194,35 @@ class HTDGDetector:
         self._check_fitted()
         if defect_fraction is not None:
             check_fraction(defect_fraction)
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise ConfigError(f"batch_size is {batch_size!r}, but it must be a whole number >= 1.")
         counted = isinstance(images, Sequence) and not isinstance(images, str)
         total = len(images) if counted else None
         bar = ProgressBar.for_scoring(progress, total)
         rows = []
         with _reproducible(), torch.inference_mode(), bar:
+            voters = self._voters()
+            if batch_size is None:
+                batch_size = max(1, SCORING_BYTES // max(v.bytes_per_image() for v in voters))
             for batch in self._batches(images, batch_size):
-                rows.append(self._score_batch(batch, defect_fraction))
+                per_scale = [
+                    aggregate_votes(votes, defect_fraction)
+                    for votes in self._votes_of(batch, voters)
+                ]
+                rows.append(torch.stack(per_scale, dim=1).cpu())  # (B, N + 1)
                 bar.advance(len(batch))
-        return torch.cat(rows).double().cpu().numpy()
+        return torch.cat(rows).double().numpy()
 
-    def _score_batch(self, batch: torch.Tensor, defect_fraction: float | None) -> torch.Tensor:
-        """(B, 3, s, s) -> (B, N + 1)."""
-        pyramid = build_pyramid(batch, self.config.sides)
-        per_scale = [
-            aggregate_votes(self._scale_votes(scale, images), defect_fraction)
-            for scale, images in zip(self.scales, pyramid, strict=True)
-        ]
-        return torch.stack(per_scale, dim=1)
+    def _voters(self) -> list[PlainVoter]:
+        """One for each scale, made anew so that they fit the weights of now."""
+        return [voter(scale, self.transformations, self._resolved()) for scale in self.scales]
 
-    def _scale_votes(self, scale: Scale, images: torch.Tensor) -> torch.Tensor:
-        """Votes of images (B, 3, H, H) at one scale: (M, B, H - 10, H - 10)."""
-        copies = transform_all(images, self.transformations, self.config.translation)
-        with autocast(self.device, self._resolved().precision):
-            logits = scale.discriminator(copies.flatten(0, 1))  # (M * B, M + 1, h, w)
-        return votes_from_logits(logits.float().unflatten(0, copies.shape[:2]))
+    def _votes_of(
+        self, batch: torch.Tensor, voters: Sequence[PlainVoter]
+    ) -> Iterator[torch.Tensor]:
+        """The votes of (B, 3, s, s) at every scale, (M, B, H - 10, H - 10), one after another."""
+        for vote, images in zip(voters, build_pyramid(batch, self.config.sides), strict=True):
+            yield vote(images)
 
     def score_samples(
         self,
@@ -255,36 +259,23 @@ class HTDGDetector:
         self._check_fitted()
         (batch,) = self._batches([image], batch_size=1)
         with _reproducible(), torch.inference_mode():
-            pyramid = build_pyramid(batch, self.config.sides)
-            return [
-                self._scale_votes(scale, images)[:, 0].cpu().numpy()
-                for scale, images in zip(self.scales, pyramid, strict=True)
-            ]
+            votes = self._votes_of(batch, self._voters())
+            return [of_scale[:, 0].cpu().numpy() for of_scale in votes]
 
-    def _batches(
-        self,
-        images: Any,  # noqa: ANN401
-        batch_size: int | None,
-    ) -> Iterator[torch.Tensor]:
+    def _batches(self, images: Any, batch_size: int) -> Iterator[torch.Tensor]:  # noqa: ANN401
         """Images resized to (B, 3, s, s) on the device, at most ``batch_size`` at a time."""
-        if batch_size is None:
-            batch_size = self._default_batch_size()
-        elif not isinstance(batch_size, int) or batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size!r}, but it must be a whole number >= 1.")
+
+        def prepared(image: torch.Tensor) -> torch.Tensor:
+            return resize(image[None], self.config.image_size)
+
         batch: list[torch.Tensor] = []
-        for image in iterate_images(images):
-            batch.append(resize(image[None], self.config.image_size))
+        for image in read_ahead(images, prepared):
+            batch.append(image)
             if len(batch) == batch_size:
                 yield torch.cat(batch).to(self.device)
                 batch = []
         if batch:
             yield torch.cat(batch).to(self.device)
-
-    def _default_batch_size(self) -> int:
-        side, n = self.config.sides[-1], len(self.scales) - 1
-        widest = max(self.config.width(n), len(self.transformations) + 1)
-        an_image = 4 * 3 * len(self.transformations) * widest * side**2  # three layers alive
-        return max(1, SCORING_BYTES // an_image)
 
     # --- Images from the model ----------------------------------------------------------------
 

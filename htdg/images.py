@@ -6,7 +6,10 @@ image, an array or a tensor becomes the same tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +99,42 @@ def read_image(path: str | Path, name: str | None = None) -> np.ndarray:
 
 def iterate_images(images: Any) -> Iterator[torch.Tensor]:  # noqa: ANN401
     """The images one by one, each read when its turn comes: see ``load_images``."""
+    return (load() for load in _loaders(images))
+
+
+def read_ahead(
+    images: Any,  # noqa: ANN401
+    prepare: Callable[[torch.Tensor], torch.Tensor],
+    workers: int = 2,
+    ahead: int = 16,
+) -> Iterator[torch.Tensor]:
+    """The images one by one, in order, after ``prepare``; the next ones are read meanwhile.
+
+    Args:
+        images: as in ``load_images``. A sequence is indexed by the workers, so that what its items
+            cost is paid there; anything else is iterated over by the caller.
+        prepare: is called by the workers.
+        workers: threads that read.
+        ahead: images that are ready or being read at a time.
+    """
+    waiting: deque[Future[torch.Tensor]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="htdg-images") as pool:
+        try:
+            for load in _loaders(images):
+                waiting.append(pool.submit(lambda load=load: prepare(load())))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _loaders(images: Any) -> Iterator[Callable[[], torch.Tensor]]:  # noqa: ANN401
+    """For each of the images a function that loads it."""
     if _is_single(images):
-        yield load_image(images)
+        yield partial(load_image, images)
         return
     if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim != 4:
         raise ImageError(
@@ -108,12 +145,19 @@ def iterate_images(images: Any) -> Iterator[torch.Tensor]:  # noqa: ANN401
         raise ImageError(
             f"The images are a {type(images).__name__}, but must be one image or a list of them."
         )
-    empty = True
-    for number, image in enumerate(images, start=1):
-        empty = False
-        yield load_image(image, None if isinstance(image, (str, Path)) else f"image {number}")
-    if empty:
+    number = 0
+    if isinstance(images, Sequence):
+        for number in range(1, len(images) + 1):
+            yield lambda n=number: _load_numbered(images[n - 1], n)
+    else:
+        for number, image in enumerate(images, start=1):
+            yield partial(_load_numbered, image, number)
+    if number == 0:
         raise ImageError("The list of images is empty: give at least one.")
+
+
+def _load_numbered(image: Any, number: int) -> torch.Tensor:  # noqa: ANN401
+    return load_image(image, None if isinstance(image, (str, Path)) else f"image {number}")
 
 
 def load_images(images: Any) -> list[torch.Tensor]:  # noqa: ANN401

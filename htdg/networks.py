@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+#: Of LeakyReLU for negative values.
+SLOPE = 0.2
+
 
 class ConvBlock(nn.Sequential):
     """3 x 3 convolution without padding, batch normalisation, LeakyReLU(0.2)."""
@@ -19,7 +22,7 @@ class ConvBlock(nn.Sequential):
         super().__init__()
         self.add_module("conv", nn.Conv2d(in_channels, out_channels, 3))
         self.add_module("norm", nn.BatchNorm2d(out_channels))
-        self.add_module("activation", nn.LeakyReLU(0.2))
+        self.add_module("activation", nn.LeakyReLU(SLOPE))
 
 
 class PatchNetwork(nn.Module):

@@ -16,11 +16,16 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from htdg import coverage
+from htdg.canvases import canvas_plan
 from htdg.config import HTDGConfig
+from htdg.folding import folded_generator
 from htdg.networks import Discriminator, Generator, initialise
 from htdg.sampling import Scale, generate, random_noise, reconstruction_noise, upsampled
 from htdg.transformations import Transformation, transform_all
 
+#: (M, B, 3, H, H), or the canvases that hold the copies: (B * G, 3, h, w) for each shape.
+Copies = torch.Tensor | Sequence[torch.Tensor]
 #: What a scale's history records at every iteration (the last of its D and G steps).
 LOSSES = ("d_real", "d_fake", "g_adversarial", "g_reconstruction")
 
@@ -55,6 +60,10 @@ def generated_loss(discriminator: Discriminator, copies: torch.Tensor) -> torch.
 class ScaleTraining:
     """Everything that training scale n needs, and its two kinds of steps.
 
+    With ``config.fast`` D sees the copies as windows of shared canvases (``htdg.canvases``) and the
+    frozen generators have their normalisation folded in (``htdg.folding``): the same numbers but
+    for rounding.
+
     Attributes:
         config: the options.
         transformations: T_1 .. T_M.
@@ -80,9 +89,16 @@ class ScaleTraining:
         self.adam_d = torch.optim.Adam(scale.discriminator.parameters(), config.lr_d, betas)
         self.adam_g = torch.optim.Adam(scale.generator.parameters(), config.lr_g, betas)
         self.index = torch.arange(len(self.real), device=self.real.device)  # (K,)
-        self.real_copies = self.transformed(self.real)  # (M, K, 3, H, H)
+        self.plan, self.chain = None, self.coarser
+        if config.fast:
+            shapes = (scale.side, config.translation, config.layers, self.real.device)
+            self.plan = canvas_plan(tuple(self.transformations), *shapes)
+            self.chain = [folded_generator(frozen) for frozen in self.coarser]
+            for network in (scale.discriminator, scale.generator):
+                network.to(memory_format=torch.channels_last)
+        self.real_copies = self.transformed(self.real)  # (M, K, 3, H, H), or canvases of them
         with torch.no_grad():
-            rebuilt = generate(self.coarser, reconstruction_noise(self.coarser), self.index)
+            rebuilt = generate(self.chain, reconstruction_noise(self.chain), self.index)
         self.rec_previous = upsampled(rebuilt, scale.side, self.real)  # (K, 3, H, H)
         self.rec_noise = self.amplified(scale.z_star.expand(-1, 3, -1, -1))
         if not self.history:
@@ -90,9 +106,23 @@ class ScaleTraining:
             blank = torch.zeros(config.niter, device=self.real.device)
             self.history = {name: blank.clone() for name in LOSSES}
 
-    def transformed(self, images: torch.Tensor) -> torch.Tensor:
-        """All copies: (B, 3, H, H) -> (M, B, 3, H, H)."""
+    def transformed(self, images: torch.Tensor) -> Copies:
+        """All copies of images (B, 3, H, H): (M, B, 3, H, H), or the canvases that hold them."""
+        if self.plan is not None:
+            return self.plan.draw(images)
         return transform_all(images, self.transformations, self.config.translation)
+
+    def real_loss(self, copies: Copies) -> torch.Tensor:
+        """How badly D names the transformations of ``copies``: see the function of this name."""
+        if self.plan is not None:
+            return coverage.real_loss(self.scale.discriminator, copies, self.plan)
+        return real_loss(self.scale.discriminator, copies)
+
+    def generated_loss(self, copies: Copies) -> torch.Tensor:
+        """How badly D tells that ``copies`` are generated: see the function of this name."""
+        if self.plan is not None:
+            return coverage.generated_loss(self.scale.discriminator, copies, self.plan)
+        return generated_loss(self.scale.discriminator, copies)
 
     def amplified(self, noise: torch.Tensor) -> torch.Tensor:
         """sigma_n * z for each training image: (K or 1, 3, H, H) -> (K, 3, H, H)."""
@@ -104,21 +134,29 @@ class ScaleTraining:
         return self.amplified(z)
 
     @torch.no_grad()
-    def draw_previous(self) -> torch.Tensor:
-        """A fresh random image through the frozen scales, upsampled to this one: (K, 3, H, H)."""
-        images = generate(self.coarser, random_noise(self.index, self.rng), self.index)
-        return upsampled(images, self.scale.side, self.real)
+    def draw_previous(self, count: int) -> torch.Tensor:
+        """Fresh random images through the frozen scales, upsampled to this one.
+
+        (count, K, 3, H, H), all drawn in one batch: frozen generators treat each image by itself.
+        """
+        index = self.index.repeat(count)
+        images = generate(self.chain, random_noise(index, self.rng), index)
+        like = self.real.expand(count, *self.real.shape).flatten(0, 1)
+        return upsampled(images, self.scale.side, like).unflatten(0, (count, -1))
 
     def d_step(self, noise: torch.Tensor, previous: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step of D: name the transformation of real patches, and the generated ones."""
-        d, g = self.scale.discriminator, self.scale.generator
-        with torch.no_grad():
-            fake = g(noise, previous, self.index)  # (K, 3, H, H)
-        on_real = real_loss(d, self.real_copies)
-        # A forward pass of its own, so that BatchNorm sees generated patches apart from real ones.
-        on_fake = generated_loss(d, self.transformed(fake))
         self.adam_d.zero_grad()
-        (on_real + on_fake).backward()
+        # The sum of both losses is minimised. Each has a forward pass of its own, so that BatchNorm
+        # sees generated patches apart from real ones, and gradients add up.
+        with self.autocast():
+            on_real = self.real_loss(self.real_copies)
+        on_real.backward()
+        with torch.no_grad(), self.autocast():
+            fake = self.scale.generator(noise, previous, self.index)  # (K, 3, H, H)
+        with self.autocast():
+            on_fake = self.generated_loss(self.transformed(fake))
+        on_fake.backward()
         self.adam_d.step()
         return {"d_real": on_real.detach(), "d_fake": on_fake.detach()}
 
@@ -129,10 +167,11 @@ class ScaleTraining:
         """
         d, g = self.scale.discriminator, self.scale.generator
         d.requires_grad_(False)
-        fake = g(noise, previous, self.index)  # (K, 3, H, H)
-        adversarial = real_loss(d, self.transformed(fake))
-        rebuilt = g(self.rec_noise, self.rec_previous, self.index)
-        reconstruction = F.mse_loss(rebuilt, self.real)
+        with self.autocast():
+            fake = g(noise, previous, self.index)  # (K, 3, H, H)
+            adversarial = self.real_loss(self.transformed(fake))
+            rebuilt = g(self.rec_noise, self.rec_previous, self.index)
+            reconstruction = F.mse_loss(rebuilt, self.real)
         self.adam_g.zero_grad()
         (adversarial + self.config.alpha * reconstruction).backward()
         self.adam_g.step()
@@ -149,15 +188,18 @@ class ScaleTraining:
         self.adam_g.param_groups[0]["lr"] = lr_g
         losses: dict[str, torch.Tensor] = {}
         noise = self.draw_noise()  # once for all the steps
-        with autocast(self.real.device, self.config.precision):
-            for _ in range(self.config.d_steps):
-                previous = self.draw_previous()
-                losses |= self.d_step(noise, previous)
-            for _ in range(self.config.g_steps):
-                losses |= self.g_step(noise, previous)
+        previous = self.draw_previous(self.config.d_steps)  # (d_steps, K, 3, H, H)
+        for step in range(self.config.d_steps):
+            losses |= self.d_step(noise, previous[step])
+        for _ in range(self.config.g_steps):
+            losses |= self.g_step(noise, previous[-1])
         for name, value in losses.items():
             self.history[name][self.iteration] = value
         self.iteration += 1
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision of a forward pass. Entered anew after each step: it caches weights."""
+        return autocast(self.real.device, self.config.precision)
 
 
 def learning_rates(config: HTDGConfig, iteration: int) -> tuple[float, float]:

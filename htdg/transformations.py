@@ -3,15 +3,18 @@
 Paper section 3.2 and supplementary material: the discriminator learns to name which of them a
 patch went through. They are data, so a model can use any subset.
 
-Translation by t (-1, 0 or 1) along an axis of n pixels has two modes, with s = int(0.15 * n):
+Translation by t (-1, 0 or 1) along an axis of n pixels has three modes, with s = int(0.15 * n):
 
 - ``pixel``: by t * s, whole pixels, exact.
 - ``resampled``: by t * s * n / (n - 1), interpolated linearly. That is what the official
   implementation does (its coordinates are scaled by n - 1 in one place and by n in another): the
   copy lies between the pixels, so it is slightly blurred along the axis, which marks it even where
   no border is in sight.
+- ``stretched``: by t * s, whole pixels, of one image that is sampled at u * n / (n - 1) - 0.5 along
+  both axes: the blur marks every translated copy, as in ``resampled``, but all of them show the
+  same blurred image, which ``htdg.canvases`` makes use of.
 
-In both, what comes in over the border is the reflected image, the edge pixel repeated.
+In all, what comes in over the border is the reflected image, the edge pixel repeated.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from functools import lru_cache
 
 import torch
 
+#: How a translated copy is sampled.
+TRANSLATIONS = ("pixel", "resampled", "stretched")
 #: ITU-R 601 weights of red, green and blue.
 LUMA = (0.299, 0.587, 0.114)
 SHIFT = 0.15  # of the side
@@ -63,7 +68,7 @@ class Transformation:
         """The transformed copies of square images: (B, 3, H, H) -> (B, 3, H, H)."""
         x = images.flip(-1) if self.flip else images
         if self.translated:
-            x = translate(x, self.tx, self.ty, translation)
+            x = translate(x, self, translation)
         x = torch.rot90(x, self.k, (-2, -1))
         if self.grey:
             x = luma(x).expand_as(x)
@@ -88,14 +93,26 @@ class Transformation:
             interpolated linearly.
         """
         maps = torch.rot90(maps, -self.k, (-2, -1))
-        rows, rows_defined = _undo_matrix(maps.shape[-1], side, self.ty, translation)
-        cols, cols_defined = _undo_matrix(maps.shape[-1], side, self.tx, translation)
+        phase_y, phase_x = self.phases(translation)
+        h = maps.shape[-1]
+        rows, rows_defined = _undo_matrix(h, side, self.ty, phase_y, translation)
+        cols, cols_defined = _undo_matrix(h, side, self.tx, phase_x, translation)
         if self.translated:
             maps = rows.to(maps) @ maps @ cols.to(maps).T  # (..., h, h)
         defined = rows_defined[:, None] & cols_defined[None, :]
         if self.flip:
             maps, defined = maps.flip(-1), defined.flip(-1)
         return maps, defined.to(maps.device)
+
+    def phases(self, translation: str) -> tuple[int, int]:
+        """Which sampling of the image the copy shows, along y and x: see ``sampling_matrix``.
+
+        Copies of equal phases show the same pixels at whole-pixel offsets.
+        """
+        if translation == "resampled":
+            return self.ty, self.tx
+        both = int(translation == "stretched" and self.translated)
+        return both, both
 
     def __str__(self) -> str:
         """In words, such as ``flip, shift (+1, 0), turn 90``."""
@@ -117,13 +134,16 @@ def luma(images: torch.Tensor) -> torch.Tensor:
     return (images * weights).sum(-3, keepdim=True)
 
 
-def translate(images: torch.Tensor, tx: int, ty: int, translation: str) -> torch.Tensor:
-    """Images (..., n, n) with their content moved by (tx, ty): right and down are positive.
+def translate(images: torch.Tensor, t: Transformation, translation: str) -> torch.Tensor:
+    """Images (..., n, n) with their content moved by (t.tx, t.ty): right and down are positive.
 
-    Both modes are one small matrix along each axis, so they are differentiable and run anywhere.
+    Every mode is one small matrix along each axis, so it is differentiable and runs anywhere.
     """
-    rows = _shift_matrix(images.shape[-1], ty, translation).to(images)
-    cols = _shift_matrix(images.shape[-1], tx, translation).to(images)
+    n = images.shape[-1]
+    shift = shift_pixels(n)
+    (phase_y, phase_x), top, left = t.phases(translation), -t.ty * shift, -t.tx * shift
+    rows = sampling_matrix(n, top, top + n, phase_y, translation).to(images)
+    cols = sampling_matrix(n, left, left + n, phase_x, translation).to(images)
     return rows @ images @ cols.T
 
 
@@ -134,37 +154,52 @@ def transform_all(
     return torch.stack([t.apply(images, translation) for t in transformations])
 
 
-def _shift(side: int, t: int, translation: str) -> float:
-    """How far a translation moves the content, in pixels."""
-    return t * shift_pixels(side) * (side / (side - 1) if translation == "resampled" else 1)
-
-
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)  # kept for training, whoever asks first
-def _shift_matrix(side: int, t: int, translation: str) -> torch.Tensor:
-    """(side, side): row u holds the weights of the pixels that pixel u of the copy is made of."""
-    x = torch.arange(side, dtype=torch.float64) - _shift(side, t, translation)
+def sampling_matrix(side: int, start: int, stop: int, phase: int, translation: str) -> torch.Tensor:
+    """(stop - start, side): row i holds the weights that make pixel ``start + i`` of an axis.
+
+    Pixels below 0 and from ``side`` on show the reflected image. Phase 0 is the image as it is; the
+    others are the interpolated ones of ``translation``.
+    """
+    u = torch.arange(start, stop, dtype=torch.float64)
+    x = _source(u, side, phase, translation)
     # Reflect about the outer edges -0.5 and side - 0.5: the edge pixel is repeated.
     x = (x + 0.5) % (2 * side)
     x = torch.where(x > side, 2 * side - x, x) - 0.5
     return _linear_weights(x.clamp(0, side - 1), side)
 
 
+def _source(u: torch.Tensor, side: int, phase: int, translation: str) -> torch.Tensor:
+    """The position in the image that position u of an axis shows, in pixels."""
+    if phase == 0:
+        return u
+    if translation == "stretched":
+        return u * side / (side - 1) - 0.5
+    return u - phase * shift_pixels(side) / (side - 1)
+
+
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)
-def _undo_matrix(h: int, side: int, t: int, translation: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _undo_matrix(
+    h: int, side: int, t: int, phase: int, translation: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(h, h) weights that bring a map over the copy back along one axis, and where it is defined.
 
     Entry i of a map belongs to the patch of the pixels i .. i + side - h of the copy. It counts if
     all of them show the image and not its reflection.
     """
-    shift = _shift(side, t, translation)
-    patches = torch.arange(h, dtype=torch.float64)
-    first, last = patches - shift, patches + (side - h) - shift  # the pixels it shows
-    counts = (first >= -1e-9) & (last <= side - 1 + 1e-9)
-    wanted = patches + shift  # where in the copy's map the patches of the image lie
+    shift = t * shift_pixels(side)
+    patches, radius = torch.arange(h, dtype=torch.float64), (side - h) / 2
+    first = _source(patches - shift, side, phase, translation)  # the pixels that it shows
+    last = _source(patches - shift + side - h, side, phase, translation)
+    edge = 0.5 if phase and translation == "stretched" else 0.0  # half a pixel repeats the edge's
+    counts = (first >= -edge - 1e-9) & (last <= side - 1 + edge + 1e-9)
+    # Where in the copy's map the patches of the image lie: _source is linear, so two points give it
+    zero, one = _source(torch.tensor([0.0, 1.0], dtype=torch.float64), side, phase, translation)
+    wanted = (patches + radius - zero) / (one - zero) + shift - radius
     weights = _linear_weights(wanted.clamp(0, h - 1), h) * counts
-    weights[(wanted < -1e-9) | (wanted > h - 1 + 1e-9)] = 0
+    weights[(wanted < -edge - 1e-9) | (wanted > h - 1 + edge + 1e-9)] = 0
     defined = weights.sum(1) > 1 - 1e-6  # every patch interpolated between counts
     weights[~defined] = 0
     return weights, defined

@@ -151,6 +151,7 @@ OPTIONS = {
     "seed": 9,
     "device": "cpu",
     "precision": "bf16",
+    "fast": False,
 }
 
 
@@ -158,7 +159,8 @@ def test_every_option_of_the_method_is_an_option_of_the_command_line():
     assert set(OPTIONS) == {f.name for f in dataclasses.fields(HTDGConfig)}
     words = ["train", "x.png", "--out", "m"]
     for name, value in OPTIONS.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
+        flag = name.replace("_", "-")
+        words += [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
     config = cli.config_from(build_parser().parse_args(words))
     assert config.as_dict() == OPTIONS
     # Those left out are the preset's.

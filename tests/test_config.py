@@ -32,7 +32,11 @@ NUMBERS = {
     "noise_amplitude": ([-1, NAN, INF, True], ["a number, at least 0"]),
 }
 WORDS = {
-    "translation": (["", "Pixel", "bilinear", None, 1], ["'pixel'", "'resampled'"]),
+    "translation": (
+        ["", "Pixel", "bilinear", None, 1],
+        ["one of pixel, resampled, stretched"],
+    ),
+    "fast": ([0, 1, None, "yes"], ["True or False"]),
     "precision": (["", "fp16", "bfloat16", None, 32], ["'float32'", "'bf16'", "'auto'"]),
     "device": (
         ["", "gpu", "cuda:x", "cuda:-1", "CPU", None, 0, "auto:1", "cuda:", "mps:", "cuda:²"],
@@ -188,7 +192,7 @@ def test_resolve_transformations(name, coloured, count):
         ("gamma", 0.1, 0.1),
         ("alpha", 100, 100),
         ("noise_amplitude", 0.1, 0.1),
-        ("precision", "float32", "float32"),
+        ("precision", "auto", "auto"),
     ],
 )
 def test_the_paper_presets_hold_the_papers_values(option, rgb, grey):

@@ -19,7 +19,6 @@ from htdg import (
 )
 from htdg.checkpoint import scale_tensors
 from htdg.images import load_image
-from htdg.networks import Discriminator
 from htdg.pyramid import resize
 
 #: The learning rate of D falls after two iterations, that of G after three.
@@ -462,6 +461,7 @@ def test_a_device_that_is_not_there_is_refused_at_once(device, monkeypatch, mode
         HTDGDetector.load(tmp_path / "model", device=device)
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize(
     ("device", "has_bf16", "asked", "expected"),
     [
@@ -474,28 +474,28 @@ def test_a_device_that_is_not_there_is_refused_at_once(device, monkeypatch, mode
     ],
 )
 def test_the_precision_that_votes_are_computed_in(
-    device, has_bf16, asked, expected, brick, monkeypatch
+    device, has_bf16, asked, expected, fast, brick, monkeypatch
 ):
     """Runs on the CPU and only believes that it were another device."""
     detector = HTDGDetector(HTDGConfig.preset("tiny", niter=1)).fit(brick[0][0], **QUIET)
     seen = []
-    forward = Discriminator.forward
+    forward = torch.nn.Conv2d.forward
 
     def watched(self, x):
         seen.append(forward(self, x))
         return seen[-1]
 
-    monkeypatch.setattr(Discriminator, "forward", watched)
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
-    detector.config = detector.config.with_options(precision=asked)
+    detector.config = detector.config.with_options(precision=asked, fast=fast)
     believed = torch.device(device)
     real_autocast = torch.autocast
     monkeypatch.setattr(torch, "autocast", lambda kind, **how: real_autocast("cpu", **how))
     monkeypatch.setattr(detector, "device", believed)
     x = resize(load_image(brick[1][0])[None], 14)
     with torch.inference_mode():
-        votes = detector._scale_votes(detector.scales[0], x)
-    assert seen[0].dtype == expected
+        votes = detector._voters()[0](x)
+    assert [y.dtype for y in seen] == [expected] * 5
     assert votes.dtype == torch.float32  # softmax is never taken in bf16
 
 

@@ -23,6 +23,9 @@ from htdg import (
 from htdg.checkpoint import scale_tensors
 from htdg.device import resolve_device, resolve_precision
 from htdg.pyramid import resize
+from htdg.scoring import voter
+from htdg.training import freeze, start_scale
+from htdg.transformations import CATALOGUE
 
 
 class Stop(Exception):
@@ -377,8 +380,12 @@ def test_a_failing_save_leaves_the_old_model_and_no_debris(tiny, saved, tmp_path
 
 
 def test_scoring_batches_fit_into_memory(tiny):
-    full = HTDGDetector("paper_rgb")
-    full.scales, full.transformations = [None] * 5, (None,) * 54
+    config = HTDGConfig.preset("paper_rgb", translation="pixel")
+    wide = config.with_options(channels=64)
+    scale = freeze(start_scale(wide, CATALOGUE, [], torch.zeros(1, 3, 64, 64)).scale)
     # 54 copies x 64 channels x 64 x 64 pixels x 4 bytes x 3 layers: 170 MB an image.
-    assert full._default_batch_size() == detector.SCORING_BYTES // (54 * 64 * 64 * 64 * 4 * 3)
-    assert tiny._default_batch_size() > 100
+    plain = voter(scale, CATALOGUE, config.with_options(fast=False))
+    assert plain.bytes_per_image() == 54 * 64 * 64 * 64 * 4 * 3
+    # 16 canvases: 3 of 82 x 82, 6 of 73 x 73, 7 of 64 x 64.
+    assert voter(scale, CATALOGUE, config).bytes_per_image() == 80_818 * 64 * 4 * 3
+    assert all(8 * v.bytes_per_image() < detector.SCORING_BYTES for v in tiny._voters())

@@ -18,7 +18,7 @@ from htdg.transformations import (
     translate,
 )
 
-MODES = ("pixel", "resampled")
+MODES = ("pixel", "resampled", "stretched")
 EVERY = pytest.mark.parametrize("t", CATALOGUE, ids=str)
 EACH_MODE = pytest.mark.parametrize("mode", MODES)
 
@@ -52,16 +52,18 @@ def pixel_at(row, i):
     return row[i]
 
 
-def loop_shift_row(row, t, mode):
+def loop_shift_row(row, t, mode, translated):
     n = len(row)
-    if t == 0:
+    if not translated or (t == 0 and mode != "stretched"):
         return row.copy()
     distance = t * int(0.15 * n)
-    if mode == "resampled":
-        distance = distance * n / (n - 1)
     new = np.zeros_like(row)
     for u in range(n):
         x = u - distance
+        if mode == "resampled":
+            x = u - distance * n / (n - 1)
+        if mode == "stretched":
+            x = x * n / (n - 1) - 0.5
         left = math.floor(x)
         part = x - left
         new[u] = (1 - part) * pixel_at(row, left) + part * pixel_at(row, left + 1)
@@ -77,8 +79,10 @@ def loop_transform(t, image, mode):
             for j in range(n):
                 mirrored[i, j] = image[i, n - 1 - j]
         image = mirrored
-    image = np.stack([loop_shift_row(row, t.tx, mode) for row in image])
-    image = np.stack([loop_shift_row(image[:, j], t.ty, mode) for j in range(n)], axis=1)
+    image = np.stack([loop_shift_row(row, t.tx, mode, t.translated) for row in image])
+    image = np.stack(
+        [loop_shift_row(image[:, j], t.ty, mode, t.translated) for j in range(n)], axis=1
+    )
     for _ in range(t.k):  # counter-clockwise: the right column becomes the top row
         turned = np.zeros_like(image)
         for i in range(n):
@@ -106,17 +110,25 @@ def test_all_54_against_loops(mode, side):
         torch.testing.assert_close(got, expected, atol=2e-6, rtol=0, msg=f"{t}, {mode}")
 
 
+RIGHT = Transformation(0, 0, 1, 0, 0)
+
+
 def test_a_row_shifted_by_hand():
     # n = 7 and one pixel (int(1.05)); the edge pixel is repeated.
     row = torch.tensor([1.0, 2, 3, 4, 5, 6, 7]).expand(1, 3, 7, -1)
-    right = translate(row, 1, 0, "pixel")[0, 0, 0]
-    left = translate(row, -1, 0, "pixel")[0, 0, 0]
+    right = translate(row, RIGHT, "pixel")[0, 0, 0]
+    left = translate(row, Transformation(0, 0, -1, 0, 0), "pixel")[0, 0, 0]
     assert right.tolist() == [1, 1, 2, 3, 4, 5, 6]
     assert left.tolist() == [2, 3, 4, 5, 6, 7, 7]
     # 7/6 of a pixel: 5/6 of the neighbour and 1/6 of the one after it.
-    resampled = translate(row, 1, 0, "resampled")[0, 0, 0]
+    resampled = translate(row, RIGHT, "resampled")[0, 0, 0]
     expected = torch.tensor([1 + 1 / 6, 1, 2 - 1 / 6, 3 - 1 / 6, 4 - 1 / 6, 5 - 1 / 6, 6 - 1 / 6])
     torch.testing.assert_close(resampled, expected)
+    # Pixel u of the stretched image lies at u * 7/6 - 1/2: at -1/2, 2/3, 11/6, 3, 25/6, 16/3, 13/2.
+    # The copy shows its pixels -1 to 5; -1 lies at -5/3, reflected at the edge to 2/3.
+    stretched = translate(row, RIGHT, "stretched")[0, 0, 0]
+    expected = torch.tensor([5 / 3, 1, 5 / 3, 17 / 6, 4, 31 / 6, 19 / 3])
+    torch.testing.assert_close(stretched, expected)
 
 
 def test_a_small_image_by_hand():
@@ -362,7 +374,7 @@ def test_the_input_is_left_as_it_is():
 @EACH_MODE
 def test_what_scoring_has_cached_serves_training(mode):
     # A tensor made in inference mode could not be used for gradients afterwards.
-    module._shift_matrix.cache_clear()
+    module.sampling_matrix.cache_clear()
     t = Transformation(0, 0, 1, 0, 0)
     with torch.inference_mode():
         t.apply(random_images(13), mode)

@@ -1,0 +1,61 @@
+"""HTDG without any of our means of speed, to measure them against.
+
+As the official implementation is built: the copies are made one by one in a Python loop, real ones
+again in every step, and stacked; D runs over the stack in contiguous float32; one image after
+another is scored. It computes the same losses and scores as ours (``tests/test_benchmarks.py``).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from htdg.sampling import Scale, generate, random_noise, upsampled
+from htdg.training import ScaleTraining
+
+
+class StraightforwardTraining(ScaleTraining):
+    """Training of one scale the straightforward way (``config.fast`` must be False)."""
+
+    def transformed(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The M copies, one after another."""
+        copies = []
+        for transformation in self.transformations:
+            copies.append(transformation.apply(images, self.config.translation))
+        return copies
+
+    def real_loss(self, copies: list[torch.Tensor]) -> torch.Tensor:
+        """D's loss for naming the transformations of a stack of copies."""
+        logits = self.scale.discriminator(torch.cat(copies))
+        named = torch.arange(len(copies)).repeat_interleave(len(copies[0]))
+        return F.cross_entropy(logits, named.view(-1, 1, 1).expand(-1, *logits.shape[-2:]))
+
+    def generated_loss(self, copies: list[torch.Tensor]) -> torch.Tensor:
+        """D's loss for calling a stack of copies generated."""
+        logits = self.scale.discriminator(torch.cat(copies))
+        named = torch.full((len(logits), *logits.shape[-2:]), len(copies))
+        return F.cross_entropy(logits, named)
+
+    def draw_previous(self, count: int) -> torch.Tensor:
+        """Random images through the frozen scales, one after another: (count, K, 3, H, H)."""
+        drawn = []
+        with torch.no_grad():
+            for _ in range(count):
+                images = generate(self.coarser, random_noise(self.index, self.rng), self.index)
+                drawn.append(upsampled(images, self.scale.side, self.real))
+        return torch.stack(drawn)
+
+    def d_step(self, noise: torch.Tensor, previous: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A step of D, transforming the real images anew."""
+        self.real_copies = self.transformed(self.real)
+        return super().d_step(noise, previous)
+
+
+def score(scale: Scale, transformations: list, translation: str, image: torch.Tensor) -> float:
+    """The normality in [0, M] of one image (1, 3, H, H) at one scale."""
+    copies = [t.apply(image, translation) for t in transformations]
+    logits = scale.discriminator(torch.cat(copies))  # (M, M + 1, h, w)
+    total = 0.0
+    for m in range(len(transformations)):
+        total += float(logits[m, :-1].softmax(0)[m].mean())
+    return total

@@ -1,0 +1,243 @@
+"""A discriminator on shared canvases: every position counts as often as windows cover it.
+
+The plain way runs D over the M copies; here it runs over the canvases that the copies are windows
+of (``htdg.canvases``) and gives the same losses, gradients, running statistics and votes. Three
+things differ from running a network over images:
+
+- batch normalisation needs the statistics of the *copies*: each position of a canvas is weighted by
+  the number of windows that cover it, layer by layer;
+- normalisation and activation are one step with a gradient written by hand, since after sharing
+  they would cost nearly as much as the convolutions;
+- the losses read the logits through the windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from htdg.canvases import CanvasPlan
+from htdg.networks import SLOPE, Discriminator
+
+aten = torch.ops.aten
+
+
+# --- Losses and votes ---------------------------------------------------------------------------
+
+
+def real_loss(d: Discriminator, sheets: Sequence[torch.Tensor], plan: CanvasPlan) -> torch.Tensor:
+    """``training.real_loss``, from the canvases ``plan.draw(images)``."""
+    return _CoveredCrossEntropy.apply(plan, True, *discriminate(d, sheets, plan))
+
+
+def generated_loss(
+    d: Discriminator, sheets: Sequence[torch.Tensor], plan: CanvasPlan
+) -> torch.Tensor:
+    """``training.generated_loss``, from the canvases ``plan.draw(images)``."""
+    return _CoveredCrossEntropy.apply(plan, False, *discriminate(d, sheets, plan))
+
+
+def discriminate(
+    d: Discriminator, sheets: Sequence[torch.Tensor], plan: CanvasPlan
+) -> list[torch.Tensor]:
+    """D in training mode over the canvases: logits (B * G, M + 1, h, w) for each sheet."""
+    xs = list(sheets)
+    for layer, block in enumerate(d.blocks, start=1):
+        xs = normalise(block.norm, [block.conv(x) for x in xs], plan, layer)
+    return [d.tail(x) for x in xs]
+
+
+def canvas_votes(
+    convolutions: Sequence[nn.Conv2d], sheets: Sequence[torch.Tensor], plan: CanvasPlan
+) -> torch.Tensor:
+    """``votes.votes_from_logits`` from the canvases of B images: (M, B, h, w).
+
+    ``convolutions`` are D with its normalisation folded in (``htdg.folding``), the last one without
+    the class "generated", which has no vote.
+    """
+    m, h, images = len(plan.transformations), plan.side - 2 * plan.layers, plan.images(sheets)
+    found = []
+    for x, own in zip(sheets, plan.own(m), strict=True):
+        for convolution in convolutions[:-1]:
+            x = F.leaky_relu_(convolution(x), SLOPE)
+        p = _rows(convolutions[-1](x).float()).softmax(-1)  # (B * G * h' * w', M)
+        found.append(p.view(images, -1)[:, own].view(images, -1, h, h))  # (B, windows, h, w)
+    return torch.cat(found, 1)[:, plan.order].movedim(1, 0)
+
+
+# --- Batch normalisation, and the activation after it -------------------------------------------
+
+
+def normalise(
+    norm: nn.BatchNorm2d, xs: Sequence[torch.Tensor], plan: CanvasPlan, layer: int
+) -> list[torch.Tensor]:
+    """Batch normalisation of what the windows show, and LeakyReLU: a (B * G, C, h, w) each sheet.
+
+    ``norm`` is in training mode: its running statistics are updated as PyTorch does.
+    """
+    count = plan.images(xs) * plan.patches(layer)
+    weights = [sheet.coverage[layer] for sheet in plan.sheets]
+    with torch.autocast(xs[0].device.type, enabled=False):  # statistics are taken in float32
+        mean, var, *ys = _CoveredNorm.apply(norm.weight, norm.bias, norm.eps, weights, count, *xs)
+    with torch.no_grad():
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(var * (count / (count - 1)), norm.momentum)
+    return ys
+
+
+class _CoveredNorm(torch.autograd.Function):
+    """y = LeakyReLU(gamma * (x - mean) / sqrt(var + eps) + beta), mean and var over the windows.
+
+    With w the coverage and N its sum, mean = sum(w x) / N, and likewise var. Backward, with
+    x^ = (x - mean) / sqrt(var + eps), s = gamma / sqrt(var + eps) and g the gradient before the
+    activation, every position's gradient already being summed over the windows:
+
+        dx = s * (g - w / N * (sum(g) + x^ * sum(g x^)))
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        gamma: torch.Tensor,
+        beta: torch.Tensor,
+        eps: float,
+        weights: list[torch.Tensor | None],
+        count: int,
+        *xs: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        xs = tuple(x.contiguous(memory_format=torch.channels_last) for x in xs)
+        mean, var = _moments(xs, weights)
+        ys = [F.batch_norm(x, mean, var, gamma, beta, eps=eps) for x in xs]
+        for y in ys:
+            F.leaky_relu_(y, SLOPE)
+        ctx.eps, ctx.weights, ctx.count = eps, weights, count
+        ctx.save_for_backward(gamma, mean, var, *xs, *ys)
+        ctx.mark_non_differentiable(mean, var)
+        return (mean, var, *ys)
+
+    @staticmethod
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        _mean: torch.Tensor,
+        _var: torch.Tensor,
+        *gradients: torch.Tensor,
+    ) -> tuple[torch.Tensor | None, ...]:
+        gamma, mean, var, *saved = ctx.saved_tensors
+        xs, ys = saved[: len(gradients)], saved[len(gradients) :]
+        dxs, d_gamma, d_beta = [], 0, 0
+        for x, y, g in zip(xs, ys, gradients, strict=True):
+            g = g.contiguous(memory_format=torch.channels_last)
+            g = aten.leaky_relu_backward(g, y, SLOPE, True)
+            # In evaluation mode PyTorch's kernel gives s * g and both sums in one pass.
+            dx, of_gamma, of_beta = aten.native_batch_norm_backward(
+                g, x, gamma, mean, var, None, None, False, ctx.eps, [True, True, True]
+            )
+            dxs.append(dx)
+            d_gamma, d_beta = d_gamma + of_gamma, d_beta + of_beta
+        s = gamma * (var + ctx.eps).rsqrt() / -ctx.count
+        for x, dx, w in zip(xs, dxs, ctx.weights, strict=True):
+            through = F.batch_norm(x, mean, var, s * d_gamma, s * d_beta, eps=ctx.eps)
+            _add_covered(_rows(dx), _rows(through), w)
+        return d_gamma, d_beta, None, None, None, *dxs
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w), channels last in memory, as (B * h * w, C) without copying."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _moments(
+    xs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor | None]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance (C,), in float32, of all sheets together, weighted by the coverage.
+
+    Every sheet about its own mean first, then put together (Chan, Golub and LeVeque, 1979): the
+    mean of the squares less the square of the mean would lose digits.
+    """
+    parts = [_moments_of_sheet(x, w) for x, w in zip(xs, weights, strict=True)]
+    total = sum(n for n, _, _ in parts)
+    mean = sum(n / total * m for n, m, _ in parts)
+    var = sum(n / total * (v + (m - mean) ** 2) for n, m, v in parts)
+    return mean, var
+
+
+def _moments_of_sheet(
+    x: torch.Tensor, w: torch.Tensor | None
+) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """Weight, mean and variance (C,) of a sheet (B * G, C, h, w)."""
+    rows = _rows(x)
+    if w is None and x.device.type == "cpu":  # the kernel of PyTorch's own training mode
+        mean, var = torch.zeros(x.shape[1]), torch.zeros(x.shape[1])
+        torch.batch_norm_update_stats(x, mean, var, momentum=1.0)
+        return len(rows), mean, var * (1 - 1 / len(rows))
+    if w is None:
+        var, mean = torch.var_mean(rows.float(), 0, correction=0)
+        return len(rows), mean, var
+    images = rows.float().view(-1, len(w), rows.shape[1])  # (B, G * h * w, C)
+    total = float(w.sum()) * len(images)
+    mean = sum(w @ image for image in images) / total
+    var = sum(w @ (image - mean).square_() for image in images) / total
+    return total, mean, var
+
+
+def _add_covered(
+    to: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor | None
+) -> torch.Tensor:
+    """``to`` += weights * rows, in place, shapes as in ``_covered_sum``."""
+    if weights is None:
+        return to.add_(rows)
+    shape = (-1, len(weights), rows.shape[1])
+    to.view(shape).addcmul_(rows.view(shape), weights[:, None].to(rows.dtype))
+    return to
+
+
+# --- Cross-entropy ------------------------------------------------------------------------------
+
+
+class _CoveredCrossEntropy(torch.autograd.Function):
+    """The cross-entropy of every patch of every copy, from the logits of the canvases.
+
+    A position that w windows cover counts w times, each time with the class of that window, or
+    always as "generated". Its gradient is known at once: (w * softmax - how often each class) / N.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        plan: CanvasPlan,
+        real: bool,
+        *logits: torch.Tensor,
+    ) -> torch.Tensor:
+        images, classes = plan.images(logits), logits[0].shape[1]
+        count = images * plan.patches(plan.layers)
+        loss, gradients = 0.0, []
+        for x, sheet, own in zip(logits, plan.sheets, plan.own(classes), strict=True):
+            log_p = _rows(x).log_softmax(-1, dtype=torch.float32)  # (B * G * h * w, M + 1)
+            w = sheet.coverage[plan.layers]
+            w = None if w is None else w.repeat(images)[:, None]
+            if real:
+                log_own = log_p.view(images, -1)[:, own]  # (B, windows * h * w)
+                loss = loss - log_own.sum()
+                gradient = log_p.exp_() if w is None else log_p.exp_().mul_(w)
+                gradient.view(images, -1)[:, own] -= 1
+            else:
+                log_own = log_p[:, -1:] if w is None else log_p[:, -1:] * w
+                loss = loss - log_own.sum()
+                gradient = log_p.exp_() if w is None else log_p.exp_().mul_(w)
+                gradient[:, -1:] -= 1 if w is None else w
+            gradients.append((gradient / count).to(x.dtype))
+        ctx.save_for_backward(*gradients)
+        ctx.shapes = [x.shape for x in logits]
+        return loss / count
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
+        found = []
+        for gradient, (b, c, h, w) in zip(ctx.saved_tensors, ctx.shapes, strict=True):
+            found.append((gradient * g.to(gradient.dtype)).view(b, h, w, c).permute(0, 3, 1, 2))
+        return None, None, *found
