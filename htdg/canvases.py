@@ -132,6 +132,11 @@ class Sheet:
     canvases: tuple[Canvas, ...]
     coverage: tuple[torch.Tensor | None, ...]
 
+    @property
+    def copies(self) -> int:
+        """How many copies of an image these canvases hold."""
+        return sum(len(canvas.copies) for canvas in self.canvases)
+
 
 class CanvasPlan:
     """Everything about the canvases that depends only on transformations, side and device.

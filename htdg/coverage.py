@@ -81,8 +81,10 @@ def normalise(
     """
     count = plan.images(xs) * plan.patches(layer)
     weights = [sheet.coverage[layer] for sheet in plan.sheets]
+    shares = [sheet.copies / len(plan.transformations) for sheet in plan.sheets]
     with torch.autocast(xs[0].device.type, enabled=False):  # statistics are taken in float32
-        mean, var, *ys = _CoveredNorm.apply(norm.weight, norm.bias, norm.eps, weights, count, *xs)
+        fixed = (norm.eps, weights, shares, count)
+        mean, var, *ys = _CoveredNorm.apply(norm.weight, norm.bias, *fixed, *xs)
     with torch.no_grad():
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(mean, norm.momentum)
@@ -107,11 +109,12 @@ class _CoveredNorm(torch.autograd.Function):
         beta: torch.Tensor,
         eps: float,
         weights: list[torch.Tensor | None],
+        shares: list[float],
         count: int,
         *xs: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         xs = tuple(x.contiguous(memory_format=torch.channels_last) for x in xs)
-        mean, var = _moments(xs, weights)
+        mean, var = _moments(xs, weights, shares)
         ys = [F.batch_norm(x, mean, var, gamma, beta, eps=eps) for x in xs]
         for y in ys:
             F.leaky_relu_(y, SLOPE)
@@ -143,7 +146,7 @@ class _CoveredNorm(torch.autograd.Function):
         for x, dx, w in zip(xs, dxs, ctx.weights, strict=True):
             through = F.batch_norm(x, mean, var, s * d_gamma, s * d_beta, eps=ctx.eps)
             _add_covered(_rows(dx), _rows(through), w)
-        return d_gamma, d_beta, None, None, None, *dxs
+        return d_gamma, d_beta, None, None, None, None, *dxs
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
@@ -152,7 +155,7 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
 
 
 def _moments(
-    xs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor | None]
+    xs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor | None], shares: Sequence[float]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance (C,), in float32, of all sheets together, weighted by the coverage.
 
@@ -160,29 +163,31 @@ def _moments(
     mean of the squares less the square of the mean would lose digits.
     """
     parts = [_moments_of_sheet(x, w) for x, w in zip(xs, weights, strict=True)]
-    total = sum(n for n, _, _ in parts)
-    mean = sum(n / total * m for n, m, _ in parts)
-    var = sum(n / total * (v + (m - mean) ** 2) for n, m, v in parts)
+    if len(parts) == 1:
+        return parts[0]
+    mean = sum(n * m for n, (m, _) in zip(shares, parts, strict=True))
+    var = sum(n * (v + (m - mean) ** 2) for n, (m, v) in zip(shares, parts, strict=True))
     return mean, var
 
 
-def _moments_of_sheet(
-    x: torch.Tensor, w: torch.Tensor | None
-) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """Weight, mean and variance (C,) of a sheet (B * G, C, h, w)."""
+def _moments_of_sheet(x: torch.Tensor, w: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance (C,) of a sheet (B * G, C, h, w)."""
     rows = _rows(x)
     if w is None and x.device.type == "cpu":  # the kernel of PyTorch's own training mode
         mean, var = torch.zeros(x.shape[1]), torch.zeros(x.shape[1])
         torch.batch_norm_update_stats(x, mean, var, momentum=1.0)
-        return len(rows), mean, var * (1 - 1 / len(rows))
+        return mean, var.mul_(1 - 1 / len(rows))
     if w is None:
-        var, mean = torch.var_mean(rows.float(), 0, correction=0)
-        return len(rows), mean, var
+        return torch.var_mean(rows.float(), 0, correction=0)[::-1]
     images = rows.float().view(-1, len(w), rows.shape[1])  # (B, G * h * w, C)
-    total = float(w.sum()) * len(images)
-    mean = sum(w @ image for image in images) / total
-    var = sum(w @ (image - mean).square_() for image in images) / total
-    return total, mean, var
+    share = w / (w.sum() * len(images))
+    mean = _weighted_sum(share, images)
+    return mean, _weighted_sum(share, (images - mean).square_())
+
+
+def _weighted_sum(w: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """(P,) weights times (B, P, C), summed over images and positions: (C,)."""
+    return w @ images[0] if len(images) == 1 else (w @ images).sum(0)
 
 
 def _add_covered(
@@ -219,21 +224,19 @@ class _CoveredCrossEntropy(torch.autograd.Function):
         for x, sheet, own in zip(logits, plan.sheets, plan.own(classes), strict=True):
             log_p = _rows(x).log_softmax(-1, dtype=torch.float32)  # (B * G * h * w, M + 1)
             w = sheet.coverage[plan.layers]
-            w = None if w is None else w.repeat(images)[:, None]
+            each = 1 / count if w is None else (w / count).repeat(images)[:, None]
             if real:
-                log_own = log_p.view(images, -1)[:, own]  # (B, windows * h * w)
-                loss = loss - log_own.sum()
-                gradient = log_p.exp_() if w is None else log_p.exp_().mul_(w)
-                gradient.view(images, -1)[:, own] -= 1
+                loss = loss - log_p.view(images, -1)[:, own].sum() / count
+                gradient = log_p.exp_().mul_(each)
+                gradient.view(images, -1)[:, own] -= 1 / count
             else:
-                log_own = log_p[:, -1:] if w is None else log_p[:, -1:] * w
-                loss = loss - log_own.sum()
-                gradient = log_p.exp_() if w is None else log_p.exp_().mul_(w)
-                gradient[:, -1:] -= 1 if w is None else w
-            gradients.append((gradient / count).to(x.dtype))
+                loss = loss - (log_p[:, -1:] * each).sum()
+                gradient = log_p.exp_().mul_(each)
+                gradient[:, -1:] -= each
+            gradients.append(gradient.to(x.dtype))
         ctx.save_for_backward(*gradients)
         ctx.shapes = [x.shape for x in logits]
-        return loss / count
+        return loss
 
     @staticmethod
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401

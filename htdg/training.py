@@ -86,8 +86,9 @@ class ScaleTraining:
         """Create optimisers and everything that stays constant during the scale."""
         config, scale = self.config, self.scale
         betas = (config.beta1, config.beta2)
-        self.adam_d = torch.optim.Adam(scale.discriminator.parameters(), config.lr_d, betas)
-        self.adam_g = torch.optim.Adam(scale.generator.parameters(), config.lr_g, betas)
+        how = {"fused": config.fast and self.real.device.type in ("cpu", "cuda")}
+        self.adam_d = torch.optim.Adam(scale.discriminator.parameters(), config.lr_d, betas, **how)
+        self.adam_g = torch.optim.Adam(scale.generator.parameters(), config.lr_g, betas, **how)
         self.index = torch.arange(len(self.real), device=self.real.device)  # (K,)
         self.plan, self.chain = None, self.coarser
         if config.fast:
