@@ -1,170 +1,195 @@
-"""How long a training iteration and scoring take: ``python -m benchmarks.speed`` or ``make bench``.
+"""How fast training and scoring are: ``python -m benchmarks.speed [--full]`` or ``make bench``.
 
-Times one iteration (3 steps of D, 3 of G) at every scale of the paper's settings, image_size 128,
-and scoring, on random images of the right shape, and writes ``benchmarks/speed.json`` and the table
-in ``benchmarks/README.md``. Beside them stand the official code's times, which were measured on
-another day on two CPU cores: ratios to them compare two runs.
+Everything is timed in one run at the paper's sizes (image_size 128, sides 25 to 64) on random
+pixels: the straightforward version (``benchmarks.straightforward``), ours the plain way, and ours
+the fast way, and set in ratio to each other. Writes ``speed.json`` (``speed_<gpu>.json`` on a GPU)
+and its part of ``benchmarks/README.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import statistics
-import time
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from htdg import HTDGConfig, HTDGDetector
+from benchmarks.measure import (
+    canvas_pixels,
+    convolution_rate,
+    iteration_operations,
+    iteration_seconds,
+    machine,
+    scoring_ms,
+)
+from benchmarks.report import write_part
+from benchmarks.straightforward import StraightforwardTraining
+from htdg import HTDGConfig
 from htdg.device import keep_freed_memory, resolve_device
-from htdg.sampling import Scale
 from htdg.storage import write_text
-from htdg.training import freeze, start_scale
 
 HERE = Path(__file__).parent
-#: Seconds an iteration of the official code, one image, two CPU cores, float32, image_size 128.
+PRESETS = ("paper_rgb", "paper_grey")
+#: Seconds an iteration of the official code and milliseconds to score an image: another run, on
+#: another machine with two cores (float32, image_size 128, sides 26, 32, 41, 51, 64).
 OFFICIAL = {
-    "paper_rgb": (0.45, 0.63, 1.0, 1.6, 14.0),
-    "paper_grey": (0.41, 0.52, 0.80, 1.2, 7.3),
+    "paper_rgb": {"iteration_s": [0.45, 0.63, 1.0, 1.6, 14.0], "scoring_ms": 490},
+    "paper_grey": {"iteration_s": [0.41, 0.52, 0.80, 1.2, 7.3], "scoring_ms": 340},
 }
-OFFICIAL_SCORING_MS = {"paper_rgb": 490, "paper_grey": 340}
 
 
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def straightforward(preset: str, translation: str, repeats: int) -> dict[str, Any]:
+    """The straightforward version in a process of its own, as a user would run it."""
+    words = [preset, translation, "--repeats", str(repeats)]
+    command = [sys.executable, "-m", "benchmarks.straightforward", *words]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def iteration_seconds(config: HTDGConfig, device: torch.device, repeats: int) -> list[float]:
-    """The median seconds of an iteration at every scale."""
-    transformations = config.resolve_transformations(coloured=True)
-    found, scales = [], []
-    for side in config.sides:
-        real = torch.rand(1, 3, side, side, device=device) * 2 - 1
-        training = start_scale(config, transformations, scales, real)
-        times = []
-        for _ in range(repeats + 1):  # the first one warms up
-            wait(device)
-            started = time.perf_counter()
-            training.step()
-            wait(device)
-            times.append(time.perf_counter() - started)
-        found.append(statistics.median(times[1:]))
-        scales.append(freeze(training.scale))
-    return found
-
-
-def scoring_ms(config: HTDGConfig, device: torch.device, images: int) -> float:
-    """Milliseconds an image, resizing included, with networks that are not trained."""
-    detector = HTDGDetector(config.with_options(device=str(device)))
-    detector.images = torch.zeros(1, 3, config.image_size, config.image_size)
-    detector.transformations = config.resolve_transformations(coloured=True)
-    detector.scales = [untrained(config, device, n) for n in range(len(config.sides))]
-    batch = torch.rand(images, 3, config.image_size, config.image_size)
-    detector.score_samples(batch[:1])
-    started = time.perf_counter()
-    detector.score_samples(batch)
-    return 1000 * (time.perf_counter() - started) / images
-
-
-def untrained(config: HTDGConfig, device: torch.device, n: int) -> Scale:
-    """Scale n with fresh weights."""
-    side = config.sides[n]
-    real = torch.rand(1, 3, side, side, device=device) * 2 - 1
-    wide = config.with_options(channels=config.width(n))
-    return freeze(start_scale(wide, config.resolve_transformations(True), [], real).scale)
-
-
-def measure(device: torch.device, repeats: int, images: int) -> dict[str, object]:
-    """All figures of this machine."""
-    threads = torch.get_num_threads()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    found: dict[str, object] = {
-        "machine": f"{name}, {os.cpu_count()} cores, {threads} threads",
-        "torch": torch.__version__,
-        "repeats": repeats,
+def measure(device: torch.device, full: bool) -> dict[str, Any]:
+    """All figures of this machine; prints each as it comes."""
+    repeats, found = 3, {"machine": machine(device), "torch": torch.__version__}
+    rates = {
+        f"{width} {precision}": convolution_rate(width, precision, device)
+        for width in (32, 64)
+        for precision in ("float32", "bf16")
     }
-    for preset in OFFICIAL:
-        config = HTDGConfig.preset(preset)
-        for precision in ("float32", "bf16"):
-            chosen = config.with_options(precision=precision)
-            found[f"{preset} {precision}"] = {
-                "iteration_s": iteration_seconds(chosen, device, repeats),
-                "scoring_ms": scoring_ms(chosen, device, images),
-            }
-            print(preset, precision, found[f"{preset} {precision}"], flush=True)
+    found["convolution_rate"] = rates
+    print(found, flush=True)
+    rows = found["rows"] = {}
+
+    def keep(name: str, row: dict[str, Any]) -> None:
+        rows[name] = row
+        print(name, row, flush=True)
+
+    for preset in PRESETS:
+        for translation in ("pixel", "resampled") if full else ("pixel",):
+            if device.type == "cpu":
+                row = straightforward(preset, translation, 2)
+                keep(f"{preset} {translation} straightforward", row)
+        plain = HTDGConfig.preset(preset, fast=False, precision="float32", translation="pixel")
+        times = iteration_seconds(plain, device, 1, StraightforwardTraining)
+        keep(f"{preset} pixel straightforward, memory kept", {"iteration_s": times})
+        for translation in ("pixel", "stretched", "resampled"):
+            config = HTDGConfig.preset(preset, translation=translation)
+            if translation == "pixel":
+                slow = config.with_options(fast=False, precision="float32")
+                row = {"iteration_s": iteration_seconds(slow, device, 1)}
+                keep(f"{preset} {translation} plain", row)
+            for precision in ("float32", "bf16"):
+                chosen = config.with_options(precision=precision)
+                times = iteration_seconds(chosen, device, repeats)
+                row = {"iteration_s": times, "share": shares(chosen, times, rates)}
+                row["pixels"] = [canvas_pixels(config, n) for n in range(len(config.sides))]
+                counts = (1, 10, 100, 1000) if full and translation == "pixel" else (1, 10, 100)
+                if preset == "paper_rgb":
+                    row["scoring_ms"] = {n: scoring_ms(chosen, device, n) for n in counts}
+                keep(f"{preset} {translation} {precision}", row)
     return found
 
 
-def cpu_name() -> str:
-    """The processor's own name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def table(found: dict[str, object]) -> str:
-    """The figures as a page."""
-    lines = [
-        "# Benchmarks",
-        "",
-        "Made by `make bench`. Medians over repeats; one training image; random pixels.",
-        "",
-        f"Machine: {found['machine']}; torch {found['torch']}.",
-        "",
-        "Seconds an iteration (3 D steps, 3 G steps) at the scales of image_size 128, and "
-        "milliseconds to score an image. The official code's figures come from another run on two "
-        "cores, at sides 26, 32, 41, 51, 64; the last column is the ratio of the sums.",
-        "",
-        "| preset | 25 px | 32 px | 40 px | 51 px | 64 px | sum | scoring, ms | official / ours |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+def shares(config: HTDGConfig, times: list[float], rates: dict[str, float]) -> list[float]:
+    """At each scale the convolutions' operations over time, as a share of the machine's rate."""
+    return [
+        iteration_operations(config, n) / seconds / rates[f"{config.width(n)} {config.precision}"]
+        for n, seconds in enumerate(times)
     ]
-    for preset, official in OFFICIAL.items():
-        row(lines, f"{preset}, official code", official, OFFICIAL_SCORING_MS[preset], None)
-        for precision in ("float32", "bf16"):
-            mine = found[f"{preset} {precision}"]
-            times = mine["iteration_s"]
-            row(lines, f"{preset}, {precision}", times, mine["scoring_ms"], sum(official))
-    hours = []
-    for preset in OFFICIAL:
-        for precision in ("float32", "bf16"):
-            seconds = sum(found[f"{preset} {precision}"]["iteration_s"])
-            hours.append(f"{preset} {precision} {seconds * niter(preset) / 3600:.1f} h")
-    lines += ["", f"A whole model, extrapolated from these iterations: {', '.join(hours)}.", ""]
+
+
+# --- The page -----------------------------------------------------------------------------------
+
+
+def page(found: dict[str, Any]) -> str:
+    """The figures as tables."""
+    rows, rates = found["rows"], found["convolution_rate"]
+    sides = HTDGConfig.preset("paper_rgb").sides
+    lines = [
+        f"Machine: {found['machine']}; torch {found['torch']}. One 3 x 3 convolution, forward and "
+        "backward, runs at "
+        + ", ".join(f"{v / 1e9:.0f} GFLOP/s ({k})" for k, v in rates.items())
+        + ".",
+        "",
+        "Seconds an iteration (3 D steps, 3 G steps) at each side; *ratio* is the sum of the "
+        "straightforward version over this one's, *least* the smallest ratio of a single side. "
+        "*share* is D's convolutions over the smallest canvases, in operations a second, as a "
+        "share of the machine's rate, at the coarsest and at the finest side. The last two rows "
+        "are marked: the official code's times come from another run on another machine.",
+        "",
+    ]
+    for preset in PRESETS:
+        heads = [preset, *(f"{side} px" for side in sides), "sum", "ratio", "least", "share"]
+        lines += ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
+        base = rows.get(f"{preset} pixel straightforward") or rows[f"{preset} pixel plain"]
+        for name, row in rows.items():
+            if name.startswith(preset):
+                translation = name.split()[1]
+                own = rows.get(f"{preset} {translation} straightforward", base)
+                lines.append(_row(name.removeprefix(f"{preset} "), row, own))
+        lines += [_row("official code (another run)", OFFICIAL[preset], base), ""]
+    lines += _scoring(rows)
+    lines += _whole_models(rows)
     return "\n".join(lines)
 
 
-def niter(preset: str) -> int:
-    """Iterations at each scale."""
-    return HTDGConfig.preset(preset).niter
+def _row(name: str, row: dict[str, Any], base: dict[str, Any]) -> str:
+    times, other = row["iteration_s"], base["iteration_s"]
+    least = min(b / t for b, t in zip(other, times, strict=True))
+    cells = [name, *(f"{t:.3f}" for t in times), f"{sum(times):.2f}"]
+    cells += [f"{sum(other) / sum(times):.2f}", f"{least:.2f}"]
+    cells.append(f"{row['share'][0]:.0%}, {row['share'][-1]:.0%}" if "share" in row else "")
+    return "| " + " | ".join(cells) + " |"
 
 
-def row(lines: list[str], name: str, times: object, scoring: float, official: float | None) -> None:
-    """Append one row."""
-    cells = [f"{t:.2f}" for t in times] + [f"{sum(times):.2f}", f"{scoring:.0f}"]
-    ratio = "" if official is None else f"{official / sum(times):.2f}"
-    lines.append(f"| {name} | {' | '.join(cells)} | {ratio} |")
+def _scoring(rows: dict[str, Any]) -> list[str]:
+    counts = sorted({int(n) for row in rows.values() for n in _counted(row)})
+    heads = ["milliseconds an image", *(f"{n} images" for n in counts), "ratio"]
+    lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
+    for name, row in rows.items():
+        preset = name.split()[0]
+        base = rows.get(f"{preset} pixel straightforward", {}).get("scoring_ms")
+        if name.endswith("straightforward"):
+            cells = [f"{row['scoring_ms']:.0f}"] * len(counts)
+            lines.append("| " + " | ".join([f"{name} (one by one)", *cells, "1"]) + " |")
+        elif _counted(row):
+            values = [_counted(row).get(n) for n in counts]
+            ratio = f"{base / min(v for v in values if v):.2f}" if base else ""
+            cells = ["" if v is None else f"{v:.0f}" for v in values]
+            lines.append("| " + " | ".join([name, *cells, ratio]) + " |")
+    return [*lines, ""]
+
+
+def _counted(row: dict[str, Any]) -> dict[int, float]:
+    timed = row.get("scoring_ms", {})
+    return {int(n): v for n, v in timed.items()} if isinstance(timed, dict) else {}
+
+
+def _whole_models(rows: dict[str, Any]) -> list[str]:
+    lines = ["Whole models, extrapolated from these iterations (not run to their end):", ""]
+    for name, row in rows.items():
+        preset = HTDGConfig.preset(name.split()[0])
+        hours = sum(row["iteration_s"]) * preset.niter / 3600
+        lines.append(f"- {name}: {hours:.1f} h for {preset.niter} iterations a scale")
+    return [*lines, ""]
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description="Measure training iterations and scoring.")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--images", type=int, default=16, help="images to score")
+    parser.add_argument("--full", action="store_true", help="also another mode, and 1,000 images")
+    parser.add_argument("--page-only", action="store_true", help="write the page again")
     options = parser.parse_args()
     device = resolve_device(options.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    found = measure(device, options.repeats, options.images)
-    write_text(HERE / "speed.json", json.dumps(found, indent=1) + "\n")
-    write_text(HERE / "README.md", table(found))
-    print(table(found))
+    suffix = "" if device.type == "cpu" else f"_{torch.cuda.get_device_name(device)}"
+    file = HERE / f"speed{suffix.replace(' ', '_').lower()}.json"
+    if not options.page_only:
+        if device.type == "cpu":
+            keep_freed_memory()
+        write_text(file, json.dumps(measure(device, options.full), indent=1) + "\n")
+    found = json.loads(file.read_text())
+    write_part(HERE / "README.md", f"Speed: {found['machine']}", page(found))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,14 @@ another is scored. It computes the same losses and scores as ours (``tests/test_
 
 from __future__ import annotations
 
+import argparse
+import json
+
 import torch
 from torch.nn import functional as F
 
+from htdg import HTDGConfig
+from htdg.device import resolve_device
 from htdg.sampling import Scale, generate, random_noise, upsampled
 from htdg.training import ScaleTraining
 
@@ -59,3 +64,28 @@ def score(scale: Scale, transformations: list, translation: str, image: torch.Te
     for m in range(len(transformations)):
         total += float(logits[m, :-1].softmax(0)[m].mean())
     return total
+
+
+def main() -> None:
+    """Time it in a process of its own, whose memory the system manages as it does by default."""
+    from benchmarks.measure import iteration_seconds, scoring_ms
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("preset")
+    parser.add_argument("translation")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--images", type=int, default=3)
+    options = parser.parse_args()
+    config = HTDGConfig.preset(
+        options.preset, translation=options.translation, fast=False, precision="float32"
+    )
+    device = resolve_device("cpu")
+    found = {
+        "iteration_s": iteration_seconds(config, device, options.repeats, StraightforwardTraining),
+        "scoring_ms": scoring_ms(config, device, options.images, straightforward=score),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -101,6 +101,7 @@ class Checkpoint:
         load_scale(scale, n, self.tensors)
         return True
 
+    @torch.no_grad()
     def restore_training(self, training: ScaleTraining) -> float:
         """Bring a scale that had been begun to where it stood; returns the seconds it had taken."""
         n = len(training.coarser)
@@ -110,10 +111,12 @@ class Checkpoint:
         for name, adam in (("adam_d", training.adam_d), ("adam_g", training.adam_g)):
             state = {
                 i: {
-                    key: self.tensors[f"{name}.{i}.{key}"]
-                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    "step": self.tensors[f"{name}.{i}.step"],
+                    # In the order in memory that the weights have: Adam's fused kernel needs it.
+                    "exp_avg": torch.empty_like(p).copy_(self.tensors[f"{name}.{i}.exp_avg"]),
+                    "exp_avg_sq": torch.empty_like(p).copy_(self.tensors[f"{name}.{i}.exp_avg_sq"]),
                 }
-                for i, _ in enumerate(adam.param_groups[0]["params"])
+                for i, p in enumerate(adam.param_groups[0]["params"])
             }
             groups = adam.state_dict()["param_groups"]
             adam.load_state_dict({"state": state, "param_groups": groups})

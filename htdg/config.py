@@ -146,7 +146,7 @@ class HTDGConfig:
     @classmethod
     def preset(cls, name: str, **options: Any) -> HTDGConfig:  # noqa: ANN401
         """The preset called ``name`` with ``options`` changed. ConfigError if there is none."""
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             _refuse("preset", name, f"one of {', '.join(PRESETS)}")
         return PRESETS[name].with_options(**options)
 

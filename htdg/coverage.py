@@ -7,7 +7,7 @@ things differ from running a network over images:
 - batch normalisation needs the statistics of the *copies*: each position of a canvas is weighted by
   the number of windows that cover it, layer by layer;
 - normalisation and activation are one step with a gradient written by hand, since after sharing
-  they would cost nearly as much as the convolutions;
+  they would cost nearly as much as the convolutions (``htdg.kernels`` compiles it where it can);
 - the losses read the logits through the windows.
 """
 
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from htdg import kernels
 from htdg.canvases import CanvasPlan
 from htdg.networks import SLOPE, Discriminator
 
@@ -96,10 +97,10 @@ class _CoveredNorm(torch.autograd.Function):
     """y = LeakyReLU(gamma * (x - mean) / sqrt(var + eps) + beta), mean and var over the windows.
 
     With w the coverage and N its sum, mean = sum(w x) / N, and likewise var. Backward, with
-    x^ = (x - mean) / sqrt(var + eps), s = gamma / sqrt(var + eps) and g the gradient before the
+    x^ = (x - mean) / sqrt(var + eps), s = gamma / sqrt(var + eps) and h the gradient before the
     activation, every position's gradient already being summed over the windows:
 
-        dx = s * (g - w / N * (sum(g) + x^ * sum(g x^)))
+        dx = s * (h - w / N * (sum(h) + x^ * sum(h x^)))
     """
 
     @staticmethod
@@ -115,11 +116,10 @@ class _CoveredNorm(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         xs = tuple(x.contiguous(memory_format=torch.channels_last) for x in xs)
         mean, var = _moments(xs, weights, shares)
-        ys = [F.batch_norm(x, mean, var, gamma, beta, eps=eps) for x in xs]
-        for y in ys:
-            F.leaky_relu_(y, SLOPE)
+        s = gamma * (var + eps).rsqrt()
+        ys = [_activated(x, s, beta - s * mean) for x in xs]
         ctx.eps, ctx.weights, ctx.count = eps, weights, count
-        ctx.save_for_backward(gamma, mean, var, *xs, *ys)
+        ctx.save_for_backward(gamma, beta, mean, var, *xs)
         ctx.mark_non_differentiable(mean, var)
         return (mean, var, *ys)
 
@@ -130,28 +130,33 @@ class _CoveredNorm(torch.autograd.Function):
         _var: torch.Tensor,
         *gradients: torch.Tensor,
     ) -> tuple[torch.Tensor | None, ...]:
-        gamma, mean, var, *saved = ctx.saved_tensors
-        xs, ys = saved[: len(gradients)], saved[len(gradients) :]
-        dxs, d_gamma, d_beta = [], 0, 0
-        for x, y, g in zip(xs, ys, gradients, strict=True):
-            g = g.contiguous(memory_format=torch.channels_last)
-            g = aten.leaky_relu_backward(g, y, SLOPE, True)
-            # In evaluation mode PyTorch's kernel gives s * g and both sums in one pass.
-            dx, of_gamma, of_beta = aten.native_batch_norm_backward(
-                g, x, gamma, mean, var, None, None, False, ctx.eps, [True, True, True]
-            )
-            dxs.append(dx)
-            d_gamma, d_beta = d_gamma + of_gamma, d_beta + of_beta
-        s = gamma * (var + ctx.eps).rsqrt() / -ctx.count
-        for x, dx, w in zip(xs, dxs, ctx.weights, strict=True):
-            through = F.batch_norm(x, mean, var, s * d_gamma, s * d_beta, eps=ctx.eps)
-            _add_covered(_rows(dx), _rows(through), w)
-        return d_gamma, d_beta, None, None, None, None, *dxs
+        gamma, beta, mean, var, *xs = ctx.saved_tensors
+        gradients = [g.contiguous(memory_format=torch.channels_last) for g in gradients]
+        inverse = (var + ctx.eps).rsqrt()
+        s = gamma * inverse
+        shift = beta - s * mean
+        sums = [_gradient_sums(g, x, s, shift, mean) for g, x in zip(gradients, xs, strict=True)]
+        of_h, of_hx = (sum(parts) for parts in zip(*sums, strict=True))
+        d_gamma = inverse * of_hx
+        # -s / N * (sum(h) + x^ * sum(h x^)) = p + q x
+        q = -s / ctx.count * inverse * d_gamma
+        p = -s / ctx.count * of_h - q * mean
+        dxs = [
+            _input_gradient(g, x, w, s, shift, p, q)
+            for g, x, w in zip(gradients, xs, ctx.weights, strict=True)
+        ]
+        return d_gamma, of_h, None, None, None, None, *dxs
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
     """(B, C, h, w), channels last in memory, as (B * h * w, C) without copying."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _images(rows: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """The inverse of ``_rows``: (B * h * w, C) as (B, C, h, w), without copying."""
+    b, _, h, w = shape
+    return rows.view(b, h, w, -1).permute(0, 3, 1, 2)
 
 
 def _moments(
@@ -173,32 +178,72 @@ def _moments(
 def _moments_of_sheet(x: torch.Tensor, w: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance (C,) of a sheet (B * G, C, h, w)."""
     rows = _rows(x)
-    if w is None and x.device.type == "cpu":  # the kernel of PyTorch's own training mode
-        mean, var = torch.zeros(x.shape[1]), torch.zeros(x.shape[1])
-        torch.batch_norm_update_stats(x, mean, var, momentum=1.0)
-        return mean, var.mul_(1 - 1 / len(rows))
+    if kernels.usable(x):
+        return kernels.moments(rows, w)
+    images = rows.to(_precise(x.dtype))
     if w is None:
-        return torch.var_mean(rows.float(), 0, correction=0)[::-1]
-    images = rows.float().view(-1, len(w), rows.shape[1])  # (B, G * h * w, C)
+        return torch.var_mean(images, 0, correction=0)[::-1]
+    images = images.view(-1, len(w), rows.shape[1])  # (B, G * h * w, C)
+    w = w.to(images.dtype)
     share = w / (w.sum() * len(images))
     mean = _weighted_sum(share, images)
     return mean, _weighted_sum(share, (images - mean).square_())
 
 
+def _activated(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """LeakyReLU(scale * x + shift), in the type and layout of ``x``."""
+    rows = _rows(x)
+    if kernels.usable(x):
+        return _images(kernels.activate(rows, scale, shift, SLOPE), x.shape)
+    return _images(F.leaky_relu_(torch.addcmul(shift, rows, scale), SLOPE).to(x.dtype), x.shape)
+
+
+def _gradient_sums(
+    g: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, mean: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums (C,) of h and of h * (x - mean), h being the gradient before the activation."""
+    if kernels.usable(x):
+        return kernels.gradient_sums(_rows(g), _rows(x), scale, shift, mean, SLOPE)
+    h = _before_activation(g, x, scale, shift)
+    return h.sum(0), (h * (_rows(x) - mean)).sum(0)
+
+
+def _input_gradient(
+    g: torch.Tensor,
+    x: torch.Tensor,
+    w: torch.Tensor | None,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    p: torch.Tensor,
+    q: torch.Tensor,
+) -> torch.Tensor:
+    """scale * h + w * (p + q * x), in the type and layout of ``x``."""
+    rows = _rows(x)
+    if kernels.usable(x):
+        return _images(kernels.gradient(_rows(g), rows, w, scale, shift, p, q, SLOPE), x.shape)
+    through = torch.addcmul(p, rows, q)
+    if w is not None:
+        through = through.view(-1, len(w), len(p)).mul_(w[:, None].to(p.dtype)).view(rows.shape)
+    dx = through.addcmul_(_before_activation(g, x, scale, shift), scale)
+    return _images(dx.to(x.dtype), x.shape)
+
+
+def _before_activation(
+    g: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+) -> torch.Tensor:
+    """The gradient h before the activation, (B * G * h * w, C), at least in float32."""
+    z = torch.addcmul(shift, _rows(x), scale)
+    return aten.leaky_relu_backward(_rows(g).to(z.dtype), z, SLOPE, False)
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    """The type that statistics and losses of activations of this type are computed in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def _weighted_sum(w: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """(P,) weights times (B, P, C), summed over images and positions: (C,)."""
     return w @ images[0] if len(images) == 1 else (w @ images).sum(0)
-
-
-def _add_covered(
-    to: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor | None
-) -> torch.Tensor:
-    """``to`` += weights * rows, in place, shapes as in ``_covered_sum``."""
-    if weights is None:
-        return to.add_(rows)
-    shape = (-1, len(weights), rows.shape[1])
-    to.view(shape).addcmul_(rows.view(shape), weights[:, None].to(rows.dtype))
-    return to
 
 
 # --- Cross-entropy ------------------------------------------------------------------------------
@@ -222,9 +267,9 @@ class _CoveredCrossEntropy(torch.autograd.Function):
         count = images * plan.patches(plan.layers)
         loss, gradients = 0.0, []
         for x, sheet, own in zip(logits, plan.sheets, plan.own(classes), strict=True):
-            log_p = _rows(x).log_softmax(-1, dtype=torch.float32)  # (B * G * h * w, M + 1)
+            log_p = _rows(x).log_softmax(-1, dtype=_precise(x.dtype))  # (B * G * h * w, M + 1)
             w = sheet.coverage[plan.layers]
-            each = 1 / count if w is None else (w / count).repeat(images)[:, None]
+            each = 1 / count if w is None else (w.to(log_p) / count).repeat(images)[:, None]
             if real:
                 loss = loss - log_p.view(images, -1)[:, own].sum() / count
                 gradient = log_p.exp_().mul_(each)
@@ -241,6 +286,6 @@ class _CoveredCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
         found = []
-        for gradient, (b, c, h, w) in zip(ctx.saved_tensors, ctx.shapes, strict=True):
-            found.append((gradient * g.to(gradient.dtype)).view(b, h, w, c).permute(0, 3, 1, 2))
+        for gradient, shape in zip(ctx.saved_tensors, ctx.shapes, strict=True):
+            found.append(_images(gradient * g.to(gradient.dtype), shape))
         return None, None, *found

@@ -194,7 +194,7 @@ class HTDGDetector:
         self._check_fitted()
         if defect_fraction is not None:
             check_fraction(defect_fraction)
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
             raise ConfigError(f"batch_size is {batch_size!r}, but it must be a whole number >= 1.")
         counted = isinstance(images, Sequence) and not isinstance(images, str)
         total = len(images) if counted else None

@@ -6,6 +6,7 @@ results are those of evaluation mode; nothing is left to train.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import torch
@@ -23,15 +24,16 @@ def folded_convolutions(network: PatchNetwork) -> list[nn.Conv2d]:
     Between them belongs LeakyReLU. Weights lie channels last, as they are used.
     """
     folded = [fuse_conv_bn_eval(block.conv, block.norm) for block in network.blocks]
-    return [_ready(c) for c in [*folded, network.tail]]
+    return [_ready(c) for c in [*folded, copy.deepcopy(network.tail)]]
 
 
 def voting_convolutions(d: Discriminator) -> list[nn.Conv2d]:
     """Those of a discriminator, the last one without the class "generated", which has no vote."""
     *hidden, tail = folded_convolutions(d)
-    voting = nn.Conv2d(tail.in_channels, tail.out_channels - 1, 3, device=tail.weight.device)
-    voting.load_state_dict({"weight": tail.weight[:-1], "bias": tail.bias[:-1]})
-    return [*hidden, _ready(voting)]
+    tail.weight = nn.Parameter(tail.weight[:-1].clone())
+    tail.bias = nn.Parameter(tail.bias[:-1].clone())
+    tail.out_channels -= 1
+    return [*hidden, _ready(tail)]
 
 
 def folded_generator(scale: Scale) -> Scale:

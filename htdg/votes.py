@@ -47,8 +47,9 @@ def aggregate_votes(votes: torch.Tensor, defect_fraction: float | None = None) -
 
 
 def check_fraction(defect_fraction: float) -> None:
-    """Raise ValueError unless the fraction lies in (0, 1]."""
-    if not 0 < defect_fraction <= 1:
+    """Raise ValueError unless the fraction is a number in (0, 1]."""
+    number = isinstance(defect_fraction, (int, float)) and not isinstance(defect_fraction, bool)
+    if not number or not 0 < defect_fraction <= 1:
         raise ValueError(
             f"defect_fraction is {defect_fraction!r}, but it must be above 0 and at most 1 "
             "(0.05 averages the lowest 5 % of the votes)."

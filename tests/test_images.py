@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,7 @@ from htdg.images import (
     list_images,
     load_image,
     load_images,
+    read_ahead,
     read_image,
     to_uint8,
 )
@@ -411,3 +415,52 @@ def test_to_uint8_rounds_to_the_nearest_level_and_cuts_off():
 def test_rounding_errors_just_outside_the_range_are_forgiven(off):
     # Interpolation of a float image leaves [0, 1] by that much.
     assert load_image(np.array([[0.5, off]])).abs().max() <= 1
+
+
+# --- Reading ahead ------------------------------------------------------------------------------
+
+
+def flat_images(levels):
+    return [np.full((4, 5), level, np.uint8) for level in levels]
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 16])
+@pytest.mark.parametrize("form", [list, iter, tuple], ids=["list", "iterator", "tuple"])
+def test_reading_ahead_keeps_the_order(form, ahead):
+    def slow_at_first(image):
+        time.sleep(0.02 if image.max() < -0.9 else 0)
+        return image.max().item()
+
+    found = read_ahead(form(flat_images(range(0, 255, 17))), slow_at_first, workers=4, ahead=ahead)
+    assert list(found) == pytest.approx([v / 127.5 - 1 for v in range(0, 255, 17)])
+
+
+def test_reading_ahead_stops_a_few_images_ahead():
+    read = []
+
+    class Watched(Sequence):
+        def __len__(self):
+            return 100
+
+        def __getitem__(self, i):
+            read.append(i)
+            return flat_images([i])[0]
+
+    found = read_ahead(Watched(), lambda image: image, workers=2, ahead=5)
+    next(found)
+    found.close()
+    assert sorted(read) == list(range(len(read)))
+    assert len(read) <= 6
+
+
+def test_an_image_that_cannot_be_read_is_named_when_its_turn_comes():
+    images = [*flat_images([10, 20]), np.zeros((2, 2, 2), np.uint8)]
+    found = read_ahead(images, lambda image: image)
+    next(found)
+    next(found)
+    with pytest.raises(ImageError, match=r"image 3 has shape \(2, 2, 2\)"):
+        next(found)
+    with pytest.raises(ImageError, match="list of images is empty"):
+        next(read_ahead([], lambda image: image))
+    with pytest.raises(ImageError, match="The images are a int"):
+        next(read_ahead(7, lambda image: image))

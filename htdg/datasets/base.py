@@ -104,7 +104,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def read(self, name: str) -> np.ndarray:
-        """The image of that name, as in ``Sample``."""
+        """The image of that name, as in ``Sample``. Several threads may call it at a time."""
 
     def read_mask(self, name: str) -> np.ndarray | None:
         """The mask of a test image, as in ``Sample``."""

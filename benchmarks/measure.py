@@ -1,0 +1,142 @@
+"""What the benchmarks time: a training iteration, scoring, and the machine's own convolutions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from htdg import HTDGConfig, HTDGDetector
+from htdg.canvases import canvas_plan, canvases_of
+from htdg.pyramid import resize
+from htdg.sampling import Scale
+from htdg.training import ScaleTraining, freeze, start_scale
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def median_seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """The median time of ``repeats`` calls after one that warms up."""
+    times = []
+    for _ in range(repeats + 1):
+        wait(device)
+        started = time.perf_counter()
+        work()
+        wait(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
+def iteration_seconds(
+    config: HTDGConfig,
+    device: torch.device,
+    repeats: int,
+    kind: type[ScaleTraining] = ScaleTraining,
+) -> list[float]:
+    """The median seconds of an iteration at every scale, on one random image."""
+    transformations = config.resolve_transformations(coloured=True)
+    found, scales = [], []
+    for side in config.sides:
+        real = torch.rand(1, 3, side, side, device=device) * 2 - 1
+        training = start_scale(config, transformations, scales, real)
+        if kind is not ScaleTraining:
+            training = kind(config, transformations, scales, training.scale, real, training.rng)
+        found.append(median_seconds(training.step, repeats, device))
+        scales.append(freeze(training.scale))
+    return found
+
+
+def untrained(config: HTDGConfig, device: torch.device) -> HTDGDetector:
+    """A detector with fresh weights: scoring takes as long as with trained ones."""
+    detector = HTDGDetector(config.with_options(device=str(device)))
+    detector.images = torch.zeros(1, 3, config.image_size, config.image_size)
+    detector.transformations = config.resolve_transformations(coloured=True)
+    for n, side in enumerate(config.sides):
+        real = torch.rand(1, 3, side, side, device=device) * 2 - 1
+        wide = config.with_options(channels=config.width(n))
+        detector.scales.append(freeze(start_scale(wide, detector.transformations, [], real).scale))
+    return detector
+
+
+def scoring_ms(
+    config: HTDGConfig,
+    device: torch.device,
+    images: int,
+    straightforward: Callable[[Scale, list, str, torch.Tensor], float] | None = None,
+) -> float:
+    """Milliseconds an image, resizing included."""
+    detector = untrained(config, device)
+    batch = torch.rand(images, 3, config.image_size, config.image_size)
+
+    def one_by_one() -> None:
+        for image in batch:
+            for scale in detector.scales:
+                small = resize(image[None] * 2 - 1, scale.side)
+                straightforward(scale, detector.transformations, config.translation, small)
+
+    work = one_by_one if straightforward else lambda: detector.score_samples(batch)
+    with torch.inference_mode():
+        if images >= 100:  # long enough to need neither warming up nor a median
+            detector.score_samples(batch[:8])
+            started = time.perf_counter()
+            work()
+            return 1000 * (time.perf_counter() - started) / images
+        return 1000 * median_seconds(work, 3, device) / images
+
+
+def convolution_rate(width: int, precision: str, device: torch.device) -> float:
+    """Operations a second of one large 3 x 3 convolution, forward and backward together."""
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    as_used = {"dtype": kind, "device": device, "memory_format": torch.channels_last}
+    x = torch.randn(16, width, 71, 71).to(**as_used).requires_grad_()
+    w = torch.randn(width, width, 3, 3).to(**as_used).requires_grad_()
+    g = torch.randn(16, width, 69, 69).to(**as_used)
+    seconds = median_seconds(lambda: F.conv2d(x, w).backward(g), 7, device)
+    return 3 * 2 * 9 * width**2 * 16 * 69**2 / seconds
+
+
+def iteration_operations(config: HTDGConfig, n: int) -> float:
+    """Floating-point operations of D's convolutions over the smallest canvases, an iteration.
+
+    G, which sees one image where D sees the copies of it, is left out.
+    """
+    transformations, side = config.resolve_transformations(True), config.sides[n]
+    canvases = canvases_of(transformations, side, config.translation)
+    width, classes = config.width(n), len(transformations) + 1
+    channels = [3] + [width] * (config.layers - 1) + [classes]
+    forward, first = 0.0, 0.0
+    for layer in range(config.layers):
+        positions = sum((c.height - 2 * layer - 2) * (c.width - 2 * layer - 2) for c in canvases)
+        operations = 2 * 9 * channels[layer] * channels[layer + 1] * positions
+        forward += operations
+        first += operations if layer == 0 else 0
+    # D steps: real and generated, each forward, to the weights, and to all inputs but the image.
+    d_step = 2 * (3 * forward - first)
+    return config.d_steps * d_step + config.g_steps * 2 * forward
+
+
+def canvas_pixels(config: HTDGConfig, n: int) -> int:
+    """Pixels of the canvases as they are computed."""
+    shapes = (config.sides[n], config.translation, config.layers, torch.device("cpu"))
+    return canvas_plan(config.resolve_transformations(True), *shapes).pixels
+
+
+def machine(device: torch.device) -> str:
+    """The processor's or GPU's name, as the system tells it, and how many threads are used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"

@@ -1,0 +1,227 @@
+"""How good a detector gets in how many minutes: ``python -m benchmarks.quality --data-root data``.
+
+Runs ``htdg.evaluate`` over studies of one thing each and keeps every result in ``quality.json``; a
+run that is there is not repeated, so a stopped benchmark goes on where it was. Needs FashionMNIST
+and CIFAR10 (or its subset), and MVTec AD's bottle for the study of equalisation. Then writes the
+tables into ``benchmarks/README.md`` and the plot ``quality.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.measure import machine
+from benchmarks.report import write_part
+from htdg import HTDGConfig, Task, evaluate
+from htdg.device import resolve_device
+from htdg.plots import save_figure
+from htdg.storage import write_text
+
+HERE = Path(__file__).parent
+FILE = HERE / "quality.json"
+#: What is normal, and how 1,000 test images are chosen.
+CLASSES = {
+    "Sneaker": {"dataset": "fashionmnist", "normal_class": "Sneaker", "limit": 1000},
+    "Bag": {"dataset": "fashionmnist", "normal_class": "Bag", "limit": 1000},
+    "Trouser": {"dataset": "fashionmnist", "normal_class": "Trouser", "limit": 1000},
+    "plane": {"dataset": "cifar10", "normal_class": "plane", "limit_per_kind": 100},
+    "car": {"dataset": "cifar10", "normal_class": "car", "limit_per_kind": 100},
+    "bottle": {"dataset": "mvtec", "normal_class": "bottle", "defect_fraction": 0.05},
+}
+SMALL = {"transformations": "auto", "niter": 30}
+Run = tuple[str, str, dict[str, Any], dict[str, Any]]
+
+
+def own_size(name: str) -> int:
+    """The side that the images of a class come in."""
+    return 28 if CLASSES[name]["dataset"] == "fashionmnist" else 32
+
+
+def runs() -> Iterator[Run]:
+    """(study, class, options of the config, options of the task), the cheap ones first."""
+    for seed in (0, 1, 2):
+        for name in ("Sneaker", "plane", "Bag"):
+            size = {"image_size": own_size(name), "seed": seed}
+            for translation in ("pixel", "stretched", "resampled"):
+                yield "translation", name, {**SMALL, **size, "translation": translation}, {}
+            if name != "Bag":
+                bf16 = {"translation": "stretched", "precision": "bf16"}
+                yield "precision", name, {**SMALL, **size, **bf16}, {}
+    for seed in (0, 1):
+        for equalise in ("none", "train", "both"):
+            for name in ("plane", "car"):
+                options = {**SMALL, "image_size": 32, "seed": seed, "translation": "stretched"}
+                yield "equalise", name, options, {"equalise": equalise}
+            options = {**SMALL, "image_size": 64, "max_size": 41, "seed": seed}
+            options |= {"translation": "stretched"}
+            yield "equalise", "bottle", options, {"equalise": equalise}
+    for name in ("Sneaker", "Bag", "plane"):
+        for niter in (4, 12, 36, 108):
+            options = {"image_size": own_size(name), "niter": niter}
+            yield "time", name, options | {"translation": "stretched"}, {}
+    for size, iterations in ((64, (4, 12)), (128, (4, 12)), (64, (36,)), (128, (36,))):
+        for name in ("Sneaker", "Bag", "plane"):
+            for niter in iterations:
+                options = {"image_size": size, "niter": niter, "translation": "stretched"}
+                yield "time", name, options, {}
+
+
+def key_of(run: Run) -> str:
+    """A name for a run by which it is found again."""
+    study, name, options, task = run
+    words = [f"{k}={v}" for k, v in {**options, **task}.items()]
+    return " ".join([study, name, *words])
+
+
+def perform(run: Run, data_root: Path, out: Path) -> dict[str, Any]:
+    """Train, score, and keep what matters."""
+    study, name, options, more = run
+    config = HTDGConfig(**{"transformations": "auto", "precision": "float32", **options})
+    task = Task(**CLASSES[name], data_root=data_root, **more)
+    metrics = evaluate(task, out, config, overwrite=True, progress=False)
+    shutil.rmtree(out)
+    return {
+        "study": study,
+        "class": name,
+        "options": {**options, **more},
+        "image_auroc": metrics["image_auroc"],
+        "minutes": metrics["training_seconds"] / 60,
+        "scoring_ms": metrics["scoring_ms_per_image"],
+        "test_images": metrics["test_images"],
+    }
+
+
+# --- The page -----------------------------------------------------------------------------------
+
+
+def page(found: list[dict[str, Any]], where: str) -> str:
+    """Every study as a table."""
+    lines = [f"Machine: {where}. One-shot, 1,000 test images a class (bottle: all 83), float32", ""]
+    lines[0] += " unless said otherwise, CIFAR10 from a subset decoded from JPEG."
+    for study, option in (
+        ("translation", "translation"),
+        ("precision", "precision"),
+        ("equalise", "equalise"),
+    ):
+        lines += [f"### {study.capitalize()}", "", *_comparison(found, study, option), ""]
+    lines += ["### AUROC against minutes of training", "", *_times(found), ""]
+    return "\n".join(lines)
+
+
+def _comparison(found: list[dict[str, Any]], study: str, option: str) -> list[str]:
+    groups: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+    for result in found:
+        options = result["options"]
+        same = result["study"] == study
+        if study == "precision":  # float32 stands in the study of translation
+            same |= result["study"] == "translation" and options["translation"] == "stretched"
+            same &= result["class"] != "Bag"
+        if same:
+            value = options.get(option, "float32")
+            groups[value, result["class"]][options["seed"]] = result["image_auroc"]
+    values, names = ({k[i]: None for k in groups} for i in (0, 1))
+    lines = ["| " + " | ".join([option, *names, "mean"]) + " |", "| --- " * (len(names) + 2) + "|"]
+    for value in values:
+        cells, means = [], []
+        for name in names:
+            aurocs = list(groups.get((value, name), {}).values())
+            if not aurocs:
+                cells.append("")
+                continue
+            means.append(statistics.mean(aurocs))
+            spread = f" ({min(aurocs):.3f} to {max(aurocs):.3f}, {len(aurocs)} seeds)"
+            cells.append(f"{means[-1]:.3f}{spread if len(aurocs) > 1 else ''}")
+        lines.append("| " + " | ".join([value, *cells, f"{statistics.mean(means):.3f}"]) + " |")
+    return lines
+
+
+def _times(found: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| class | image_size | iterations a scale: AUROC (minutes) | within 0.01 of the longest |",
+        "| --- | --- | --- | --- |",
+    ]
+    for (name, size), results in _curves(found).items():
+        last = results[-1]["image_auroc"]
+        first = next(r for r in results if r["image_auroc"] >= last - 0.01)
+        cells = [
+            f"{r['options']['niter']}: {r['image_auroc']:.3f} ({r['minutes']:.2f})" for r in results
+        ]
+        reached = f"{first['minutes']:.2f} minutes, {first['options']['niter']} iterations"
+        lines.append(f"| {name} | {size} | {'; '.join(cells)} | {reached} |")
+    return lines
+
+
+def _curves(found: list[dict[str, Any]]) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    curves: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for result in found:
+        if result["study"] == "time":
+            curves[result["class"], result["options"]["image_size"]].append(result)
+    return {k: sorted(v, key=lambda r: r["options"]["niter"]) for k, v in sorted(curves.items())}
+
+
+def plot(found: list[dict[str, Any]]) -> Figure:
+    """AUROC against minutes of training, a panel a class, a line an image size."""
+    curves = _curves(found)
+    names = sorted({name for name, _ in curves})
+    figure = Figure(figsize=(3.6 * len(names), 3.2), layout="constrained")
+    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+    sizes = sorted({size for _, size in curves})
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for ax, name in zip(panels, names, strict=True):
+        for size, colour, mark in zip(sizes, colours, "osv^", strict=False):
+            results = curves.get((name, size), [])
+            minutes = [r["minutes"] for r in results]
+            ax.plot(
+                minutes,
+                [r["image_auroc"] for r in results],
+                f"{mark}-",
+                color=colour,
+                label=f"{size} pixels",
+            )
+        ax.set_xscale("log")
+        ax.set_title(name)
+        ax.set_xlabel("minutes of training, two CPU cores")
+        ax.grid(alpha=0.3)
+    panels[0].set_ylabel("image AUROC")
+    figure.legend(*_handles(panels), loc="outside lower center", ncols=len(sizes))
+    return figure
+
+
+def _handles(panels: Any) -> tuple[list[Any], list[str]]:
+    found = {}
+    for ax in panels:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            if len(handle.get_xdata()):
+                found[label] = handle
+    return list(found.values()), list(found)
+
+
+def main() -> None:
+    """Run what is missing and write the page."""
+    parser = argparse.ArgumentParser(description="AUROC against minutes, and what options matter.")
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--page-only", action="store_true", help="only write the page again")
+    options = parser.parse_args()
+    where = machine(resolve_device("cpu"))
+    kept = json.loads(FILE.read_text()) if FILE.is_file() else {"machine": where, "runs": {}}
+    for run in () if options.page_only else runs():
+        if key_of(run) not in kept["runs"]:
+            kept["runs"][key_of(run)] = perform(run, options.data_root, Path("runs/quality"))
+            write_text(FILE, json.dumps(kept, indent=1) + "\n")
+            print(key_of(run), kept["runs"][key_of(run)], flush=True)
+    found = list(kept["runs"].values())
+    save_figure(plot(found), HERE / "quality.png")
+    write_part(HERE / "README.md", "Time to quality", page(found, kept["machine"]))
+
+
+if __name__ == "__main__":
+    main()

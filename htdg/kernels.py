@@ -1,0 +1,149 @@
+"""Compiled helpers for the CPU: ``kernels.c``, built once where there is a C compiler.
+
+Normalising and activating a canvas with PyTorch's operations reads and writes it some twenty times,
+these helpers eight times. Without a compiler, on other systems than Linux and on other devices,
+``coverage`` does the same with PyTorch's operations: nothing here is needed, it only saves time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
+_NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
+Moments = tuple[torch.Tensor, torch.Tensor]
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled helpers; None where they cannot be had, or HTDG_KERNELS is 0."""
+    if os.environ.get("HTDG_KERNELS") == "0" or not sys.platform.startswith("linux"):
+        return None
+    try:
+        # PyTorch's own OpenMP, so that both share one set of threads instead of competing.
+        for runtime in (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"):
+            ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
+        found = ctypes.CDLL(str(_compiled()))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found
+
+
+def _compiled() -> Path:
+    """Where the compiled helpers are kept; compiles them if they are not. OSError if it cannot."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise OSError("there is no C compiler")
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+    made_of = [SOURCE.read_bytes(), version, _processor(), *(flag.encode() for flag in FLAGS)]
+    digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache_home / "htdg"
+    target = folder / f"kernels-{digest}.so"
+    if target.is_file():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        made, linked = Path(name) / "kernels.o", Path(name) / "kernels.so"
+        for words in (
+            [compiler, *FLAGS, "-c", str(SOURCE), "-o", str(made)],
+            # Linked without OpenMP, so that PyTorch's is found when it is loaded.
+            [compiler, "-shared", str(made), "-o", str(linked)],
+        ):
+            subprocess.run(words, capture_output=True, check=True, timeout=120)
+        linked.replace(target)
+    return target
+
+
+def _processor() -> bytes:
+    """What ``-march=native`` depends on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    kept = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
+    return "\n".join([platform.machine(), *kept[:2]]).encode()
+
+
+def usable(x: torch.Tensor) -> bool:
+    """Whether the helpers can be used for activations like ``x``."""
+    return x.device.type == "cpu" and x.dtype in _NAMES and library() is not None
+
+
+# x, y, g and dx below are (rows, C), contiguous; w is None or (period,), rows a multiple of it.
+
+
+def moments(x: torch.Tensor, w: torch.Tensor | None) -> Moments:
+    """Mean and variance (C,), each row weighted by its coverage."""
+    sums = torch.empty(2, x.shape[1], dtype=torch.float64)
+    _call("moments", x, x, w, *_lengths(x, w), x.shape[1], sums)
+    total = len(x) if w is None else float(w.sum(dtype=torch.float64)) * (len(x) // len(w))
+    first, second = sums / total
+    return (x[0].double() + first).float(), (second - first * first).clamp_(min=0).float()
+
+
+def activate(
+    x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, slope: float
+) -> torch.Tensor:
+    """LeakyReLU(scale * x + shift) in the type of ``x``."""
+    y = torch.empty_like(x)
+    _call("activate", x, x, y, scale, shift, slope, len(x), x.shape[1])
+    return y
+
+
+def gradient_sums(
+    g: torch.Tensor,
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    mean: torch.Tensor,
+    slope: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums (C,) of h and of h * (x - mean), h being the gradient before the activation."""
+    sums = torch.empty(2, x.shape[1], dtype=torch.float64)
+    _call("gradient_sums", x, g, x, scale, shift, mean, slope, len(x), x.shape[1], sums)
+    of_h, of_hx = sums.float()
+    return of_h, of_hx
+
+
+def gradient(
+    g: torch.Tensor,
+    x: torch.Tensor,
+    w: torch.Tensor | None,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    p: torch.Tensor,
+    q: torch.Tensor,
+    slope: float,
+) -> torch.Tensor:
+    """scale * h + w * (p + q * x), the gradient to ``x``, in its type."""
+    dx = torch.empty_like(x)
+    _call("gradient", x, g, x, dx, w, scale, shift, p, q, slope, *_lengths(x, w), x.shape[1])
+    return dx
+
+
+def _lengths(x: torch.Tensor, w: torch.Tensor | None) -> tuple[int, int]:
+    return len(x), 1 if w is None else len(w)
+
+
+def _call(name: str, like: torch.Tensor, *arguments: torch.Tensor | float | None) -> None:
+    """Call the helper for the type of ``like``; MemoryError if it ran out of memory."""
+    converted = []
+    for value in arguments:
+        if isinstance(value, torch.Tensor) or value is None:
+            converted.append(ctypes.c_void_p(None if value is None else value.data_ptr()))
+        else:
+            kind = ctypes.c_ssize_t if isinstance(value, int) else ctypes.c_float
+            converted.append(kind(value))
+    if getattr(library(), f"{name}_{_NAMES[like.dtype]}")(*converted) != 0:
+        raise MemoryError("There is no memory left for the sums of a normalisation.")

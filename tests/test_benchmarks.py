@@ -1,0 +1,51 @@
+"""The straightforward version that speed is measured against computes what ours does."""
+
+import pytest
+import torch
+
+from benchmarks.measure import iteration_operations
+from benchmarks.report import write_part
+from benchmarks.straightforward import StraightforwardTraining, score
+from htdg import HTDGConfig
+from htdg.scoring import voter
+from htdg.training import freeze, start_scale
+from htdg.votes import aggregate_votes
+
+CONFIG = HTDGConfig.preset("tiny", transformations="rgb54", translation="pixel", fast=False)
+
+
+def test_an_iteration_and_a_score_of_the_straightforward_version():
+    transformations = CONFIG.resolve_transformations(True)
+    real = torch.rand(1, 3, 14, 14, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ours = start_scale(CONFIG.with_options(fast=True), transformations, [], real)
+    started = start_scale(CONFIG, transformations, [], real)
+    theirs = StraightforwardTraining(CONFIG, transformations, [], started.scale, real, started.rng)
+    ours.step()
+    theirs.step()
+    for name, values in ours.history.items():
+        assert values[0].item() == pytest.approx(theirs.history[name][0].item(), rel=2e-4)
+    scale = freeze(ours.scale)
+    with torch.inference_mode():
+        votes = voter(scale, transformations, CONFIG.with_options(fast=True))(real)
+        expected = score(scale, list(transformations), "pixel", real)
+    assert aggregate_votes(votes).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_operations_by_hand():
+    # One transformation, one canvas of 14 x 14, two layers: 12 x 12 x 9 x 3 x 8 multiplications,
+    # then 10 x 10 x 9 x 8 x 2, each with an addition.
+    config = CONFIG.with_options(
+        transformations=((0, 0, 0, 0, 0),), layers=2, channels=8, d_steps=1, g_steps=2
+    )
+    first, second = 2 * 144 * 9 * 3 * 8, 2 * 100 * 9 * 8 * 2
+    d_step = 2 * (2 * first + 3 * second)  # no gradient to the image
+    g_step = 2 * (first + second)  # none to the weights
+    assert iteration_operations(config, 0) == d_step + 2 * g_step
+
+
+def test_a_part_of_the_page_replaces_its_former_self(tmp_path, capsys):
+    page = tmp_path / "README.md"
+    write_part(page, "One", "1")
+    write_part(page, "Two", "2")
+    write_part(page, "One", "new")
+    assert page.read_text() == "# Benchmarks\n\n## Two\n\n2\n\n## One\n\nnew\n"
