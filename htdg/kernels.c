@@ -1,11 +1,12 @@
 /* Normalisation and activation of channels-last activations, each in as few passes over memory as
- * there can be. `coverage.py` has the same with PyTorch's operations, and uses these instead where
+ * there can be. `normalisation.py` has the same with PyTorch's operations, and uses these instead where
  * `kernels.py` could compile them. Rows are positions, columns channels.
  *
  *   x, g, y, dx   (rows, channels) float or bfloat16
  *   w             (period,) coverage of row r at r % period, or NULL for ones
  *   others        (channels,) float
  */
+#include <omp.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -50,29 +51,31 @@ static inline bf16 to_bf16(float v) {
     c0 = c + (N);                                                      \
   }
 
-/* Runs SUM_BLOCK over all rows in parallel; sums (2, channels) double. 1 if memory is short. */
-#define SUM_ROWS(FIRST, SECOND)                                        \
-  int failed = 0;                                                      \
-  memset(sums, 0, 2 * channels * sizeof *sums);                        \
-  _Pragma("omp parallel")                                              \
-  {                                                                    \
-    double *mine = calloc(2 * channels, sizeof *mine);                 \
-    if (!mine) {                                                       \
-      _Pragma("omp atomic write") failed = 1;                          \
-    }                                                                  \
-    _Pragma("omp for schedule(static)")                                \
+/* Runs SUM_BLOCK over all rows in parallel; sums (2, channels) double. 1 if memory is short.
+ * Each thread adds up its own rows, always the same ones, and the threads' sums are added in the
+ * order of their numbers: the result does not depend on which thread is done first. */
+#define SUM_ROWS(FIRST, SECOND)                                              \
+  const int threads = omp_get_max_threads();                                 \
+  double *all = calloc((size_t)threads * 2 * channels, sizeof *all);         \
+  if (!all) return 1;                                                        \
+  _Pragma("omp parallel num_threads(threads)")                               \
+  {                                                                          \
+    double *mine = all + (ptrdiff_t)omp_get_thread_num() * 2 * channels;     \
+    _Pragma("omp for schedule(static)")                                      \
     for (ptrdiff_t block = 0; block < (rows + BLOCK - 1) / BLOCK; block++) { \
-      const ptrdiff_t start = block * BLOCK;                           \
-      const ptrdiff_t stop = start + BLOCK < rows ? start + BLOCK : rows; \
-      ptrdiff_t c0 = 0;                                                \
-      if (!mine) continue;                                             \
-      SUM_BLOCK(LANES, FIRST, SECOND)                                  \
-      SUM_BLOCK(1, FIRST, SECOND)                                      \
-    }                                                                  \
-    _Pragma("omp critical") for (ptrdiff_t c = 0; mine && c < 2 * channels; c++) sums[c] += mine[c]; \
-    free(mine);                                                        \
-  }                                                                    \
-  return failed;
+      const ptrdiff_t start = block * BLOCK;                                 \
+      const ptrdiff_t stop = start + BLOCK < rows ? start + BLOCK : rows;    \
+      ptrdiff_t c0 = 0;                                                      \
+      SUM_BLOCK(LANES, FIRST, SECOND)                                        \
+      SUM_BLOCK(1, FIRST, SECOND)                                            \
+    }                                                                        \
+  }                                                                          \
+  memset(sums, 0, 2 * channels * sizeof *sums);                              \
+  for (int thread = 0; thread < threads; thread++)                           \
+    for (ptrdiff_t c = 0; c < 2 * channels; c++)                             \
+      sums[c] += all[(ptrdiff_t)thread * 2 * channels + c];                  \
+  free(all);                                                                 \
+  return 0;
 
 #define KERNELS(T)                                                                              \
   /* Sums of w (x - x[0]) and w (x - x[0])^2: about the first row, so that no digits are lost. */ \

@@ -1,8 +1,8 @@
 """Compiled helpers for the CPU: ``kernels.c``, built once where there is a C compiler.
 
-Normalising and activating a canvas with PyTorch's operations reads and writes it some twenty times,
-these helpers eight times. Without a compiler, on other systems than Linux and on other devices,
-``coverage`` does the same with PyTorch's operations: nothing here is needed, it only saves time.
+With PyTorch's operations, normalising and activating a canvas, forward and backward, reads and
+writes it some twenty times, with these helpers eight times. Nothing here is needed, it only saves time:
+without a compiler, on other systems than Linux and on other devices ``normalisation`` does without.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from htdg import coverage, training
 from htdg.canvases import CanvasPlan, arranged, canvases_of
 from htdg.folding import FoldedGenerator, folded_convolutions, voting_convolutions
 from htdg.networks import Discriminator, Generator, initialise
+from htdg.normalisation import normalise
 from htdg.transformations import CATALOGUE, TRANSLATIONS, Transformation, transform_all
 from htdg.votes import aggregate_votes, votes_from_logits
 
@@ -185,7 +186,7 @@ def test_moments_do_not_lose_digits():
     norm = torch.nn.BatchNorm2d(1)
     x = torch.randn(1, 1, 10, 11, generator=torch.Generator().manual_seed(0))
     for shift in (0, 1000):
-        (y,) = coverage.normalise(norm, [x + shift], plan, 1)
+        (y,) = normalise(norm, [x + shift], plan, 1)
         if shift == 0:
             expected = y
     torch.testing.assert_close(y, expected, atol=2e-3, rtol=0)  # x + 1000 itself is rounded

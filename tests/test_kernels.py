@@ -57,6 +57,18 @@ def test_moments_of_a_large_mean_keep_their_digits():
 
 
 @compiled
+def test_the_order_in_which_threads_finish_does_not_matter():
+    before, x = torch.get_num_threads(), rows(20_000, 5, torch.float32)
+    torch.set_num_threads(5)
+    try:
+        first, *others = (kernels.moments(x, None) for _ in range(30))
+    finally:
+        torch.set_num_threads(before)
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("translation", ["pixel", "resampled"])
 def test_a_network_is_the_same_with_and_without_them(translation, dtype, monkeypatch):
