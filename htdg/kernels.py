@@ -1,8 +1,8 @@
 """Compiled helpers for the CPU: ``kernels.c``, built once where there is a C compiler.
 
 With PyTorch's operations, normalising and activating a canvas, forward and backward, reads and
-writes it some twenty times, with these helpers eight times. Nothing here is needed, it only saves time:
-without a compiler, on other systems than Linux and on other devices ``normalisation`` does without.
+writes it some twenty times, with these helpers eight times. Nothing here is needed, it only saves
+time: without a compiler, on other systems than Linux and on other devices there is PyTorch alone.
 """
 
 from __future__ import annotations
