@@ -109,7 +109,10 @@ def perform(run: Run, data_root: Path, out: Path) -> dict[str, Any]:
 def page(found: list[dict[str, Any]], where: str) -> str:
     """Every study as a table."""
     lines = [f"Machine: {where}. One-shot, 1,000 test images a class (bottle: all 83), float32", ""]
-    lines[0] += " unless said otherwise, CIFAR10 from a subset decoded from JPEG."
+    lines[0] += " unless said otherwise, CIFAR10 from a subset decoded from JPEG. The bf16 runs "
+    lines[0] += (
+        "drew generated copies in bfloat16 and real ones in float32, which was mended later."
+    )
     for study, option in (
         ("translation", "translation"),
         ("precision", "precision"),
@@ -161,7 +164,7 @@ def _bottle(found: list[dict[str, Any]]) -> list[str]:
 
 def _times(found: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| class | image_size | iterations a scale: AUROC (minutes) | within 0.01 of the longest |",
+        "| class | image_size | iterations: AUROC (minutes) | first at most 0.01 below the longest |",
         "| --- | --- | --- | --- |",
     ]
     for (name, size), results in _curves(found).items():

@@ -32,13 +32,13 @@ class StraightforwardTraining(ScaleTraining):
     def real_loss(self, copies: list[torch.Tensor]) -> torch.Tensor:
         """D's loss for naming the transformations of a stack of copies."""
         logits = self.scale.discriminator(torch.cat(copies))
-        named = torch.arange(len(copies)).repeat_interleave(len(copies[0]))
+        named = torch.arange(len(copies), device=logits.device).repeat_interleave(len(copies[0]))
         return F.cross_entropy(logits, named.view(-1, 1, 1).expand(-1, *logits.shape[-2:]))
 
     def generated_loss(self, copies: list[torch.Tensor]) -> torch.Tensor:
         """D's loss for calling a stack of copies generated."""
         logits = self.scale.discriminator(torch.cat(copies))
-        named = torch.full((len(logits), *logits.shape[-2:]), len(copies))
+        named = torch.full_like(logits[:, 0], len(copies), dtype=torch.long)
         return F.cross_entropy(logits, named)
 
     def draw_previous(self, count: int) -> torch.Tensor:

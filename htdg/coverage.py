@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from htdg.canvases import CanvasPlan
@@ -100,6 +101,7 @@ class _CoveredCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
         found = []
         for gradient, shape in zip(ctx.saved_tensors, ctx.shapes, strict=True):

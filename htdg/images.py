@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -111,8 +112,8 @@ def read_ahead(
     """The images one by one, in order, after ``prepare``; the next ones are read meanwhile.
 
     Args:
-        images: as in ``load_images``. A sequence is indexed by the workers, so that what its items
-            cost is paid there; anything else is iterated over by the caller.
+        images: as in ``load_images``. A sequence is indexed by the workers, several at a time, so
+            that what its items cost is paid there; anything else is iterated over by the caller.
         prepare: is called by the workers.
         workers: threads that read.
         ahead: images that are ready or being read at a time.
@@ -156,7 +157,14 @@ def _loaders(images: Any) -> Iterator[Callable[[], torch.Tensor]]:  # noqa: ANN4
         raise ImageError("The list of images is empty: give at least one.")
 
 
+#: PIL images are decoded when they are first used, which two threads must not do at a time.
+_DECODING = Lock()
+
+
 def _load_numbered(image: Any, number: int) -> torch.Tensor:  # noqa: ANN401
+    if isinstance(image, Image.Image):
+        with _DECODING:
+            return load_image(image, f"image {number}")
     return load_image(image, None if isinstance(image, (str, Path)) else f"image {number}")
 
 

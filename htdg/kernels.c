@@ -27,6 +27,7 @@ static inline float from_bf16(bf16 v) {
 }
 static inline bf16 to_bf16(float v) {
   uint32_t bits;
+  if (v != v) return 0x7fc0; /* rounding could turn other NaNs into zeros */
   memcpy(&bits, &v, sizeof bits);
   return (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16); /* to the nearest, ties to even */
 }
@@ -78,7 +79,7 @@ static inline bf16 to_bf16(float v) {
   return 0;
 
 #define KERNELS(T)                                                                              \
-  /* Sums of w (x - x[0]) and w (x - x[0])^2: about the first row, so that no digits are lost. */ \
+  /* Sums of w (x - x[0]) and w (x - x[0])^2: about the first row, so that a large mean costs no digits. */ \
   int moments_##T(const T *x, const float *w, ptrdiff_t rows, ptrdiff_t period,                 \
                   ptrdiff_t channels, double *sums) {                                           \
     SUM_ROWS(const float d = from_##T(x[at]) - from_##T(x[j]); const float first = weight * d,  \

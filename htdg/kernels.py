@@ -36,25 +36,30 @@ def library() -> ctypes.CDLL | None:
         for runtime in (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"):
             ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
         found = ctypes.CDLL(str(_compiled()))
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, RuntimeError, subprocess.SubprocessError):
         return None
     return found
 
 
 def _compiled() -> Path:
     """Where the compiled helpers are kept; compiles them if they are not. OSError if it cannot."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
+    compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise OSError("there is no C compiler")
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     made_of = [SOURCE.read_bytes(), version, _processor(), *(flag.encode() for flag in FLAGS)]
     digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
-    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache_home.is_absolute():
+        cache_home = Path.home() / ".cache"
     folder = cache_home / "htdg"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    about = folder.stat()
+    if about.st_uid != os.getuid() or about.st_mode & 0o022:
+        raise OSError(f"others may write into {folder}")  # and what is loaded from it is run
     target = folder / f"kernels-{digest}.so"
     if target.is_file():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         made, linked = Path(name) / "kernels.o", Path(name) / "kernels.so"
         for words in (

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from htdg import kernels
@@ -73,6 +74,7 @@ class _CoveredNorm(torch.autograd.Function):
         return (mean, var, *ys)
 
     @staticmethod
+    @once_differentiable
     def backward(
         ctx: Any,  # noqa: ANN401
         _mean: torch.Tensor,
@@ -103,7 +105,7 @@ def rows_of(x: torch.Tensor) -> torch.Tensor:
 
 
 def images_of(rows: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """The inverse of ``_rows``: (B * h * w, C) as (B, C, h, w), without copying."""
+    """The inverse of ``rows_of``: (B * h * w, C) as (B, C, h, w), without copying."""
     b, _, h, w = shape
     return rows.view(b, h, w, -1).permute(0, 3, 1, 2)
 

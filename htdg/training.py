@@ -109,6 +109,11 @@ class ScaleTraining:
 
     def transformed(self, images: torch.Tensor) -> Copies:
         """All copies of images (B, 3, H, H): (M, B, 3, H, H), or the canvases that hold them."""
+        # Not under autocast: D could tell real and generated copies apart by their rounding.
+        with torch.autocast(images.device.type, enabled=False):
+            return self._transformed(images)
+
+    def _transformed(self, images: torch.Tensor) -> Copies:
         if self.plan is not None:
             return self.plan.draw(images)
         return transform_all(images, self.transformations, self.config.translation)

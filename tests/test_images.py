@@ -464,3 +464,11 @@ def test_an_image_that_cannot_be_read_is_named_when_its_turn_comes():
         next(read_ahead([], lambda image: image))
     with pytest.raises(ImageError, match="The images are a int"):
         next(read_ahead(7, lambda image: image))
+
+
+def test_one_pil_image_given_many_times_is_decoded_once_at_a_time(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    with Image.open(tmp_path / "large.png") as image:
+        found = list(read_ahead([image] * 4, lambda i: i.sum().item(), workers=4))
+    assert found == [load_image(noise).sum().item()] * 4

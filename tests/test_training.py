@@ -414,3 +414,13 @@ def test_a_scale_is_trained_to_its_last_iteration_and_no_further():
     done = weights(training.scale.generator)
     train_scale(training, (14,), None)
     assert torch.equal(weights(training.scale.generator), done)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_copies_are_drawn_in_float32_also_under_autocast(fast):
+    """Otherwise D could tell generated patches from real ones by their rounding."""
+    training = fresh(CONFIG.with_options(fast=fast, precision="bf16"))
+    with training.autocast():
+        inside = training.transformed(image())
+    for a, b in zip(inside, training.transformed(image()), strict=True):
+        assert torch.equal(a, b)
