@@ -121,6 +121,7 @@ def page(found: list[dict[str, Any]], where: str) -> str:
         lines += [f"### {study.capitalize()}", "", *_comparison(found, study, option), ""]
     lines += ["### Bottle, the lowest 5 % of the votes", "", *_bottle(found), ""]
     lines += ["### AUROC against minutes of training", "", *_times(found), ""]
+    lines += ["![AUROC against minutes of training, a panel a class](quality.png)", ""]
     return "\n".join(lines)
 
 
@@ -164,7 +165,7 @@ def _bottle(found: list[dict[str, Any]]) -> list[str]:
 
 def _times(found: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| class | image_size | iterations: AUROC (minutes) | first at most 0.01 below the longest |",
+        "| class | image_size | iterations: AUROC (minutes) | first within 0.01 of the longest |",
         "| --- | --- | --- | --- |",
     ]
     for (name, size), results in _curves(found).items():

@@ -114,3 +114,12 @@ def test_notebooks_explain_before_they_compute(path):
     assert "**After this notebook**" in "".join(cells[0]["source"])
     assert "## Recap" in "".join("".join(c["source"]) for c in cells[-1:])
     assert max(len(c["source"]) for c in cells if c["cell_type"] == "code") <= 25
+
+
+def test_no_page_has_a_gap_to_be_filled():
+    for page in (
+        ROOT / "README.md",
+        ROOT / "benchmarks" / "README.md",
+        ROOT / "data" / "README.md",
+    ):
+        assert "PLACEHOLDER" not in page.read_text(encoding="utf-8")
