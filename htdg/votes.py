@@ -7,6 +7,8 @@ training images knows what was done to it; an odd one does not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -26,24 +28,46 @@ def votes_from_logits(logits: torch.Tensor) -> torch.Tensor:
     return torch.stack(own).exp()  # (M, ..., h, w)
 
 
-def aggregate_votes(votes: torch.Tensor, defect_fraction: float | None = None) -> torch.Tensor:
+def binary_votes(logits: torch.Tensor) -> torch.Tensor:
+    """The probability that each patch is real, of logits (M, ..., 2, h, w): (M, ..., h, w).
+
+    For the ablation in which D only tells real patches from generated ones (paper Table 6, b, c).
+    """
+    return logits.softmax(dim=-3)[..., 0, :, :]
+
+
+def aggregate_votes(
+    votes: torch.Tensor, defect_fraction: float | Sequence[float | None] | None = None
+) -> torch.Tensor:
     """The normality of each image at one scale.
 
     Args:
         votes: (M, B, h, w) in [0, 1].
         defect_fraction: average only this share of the patches for each transformation, those with
             the lowest votes (at least one patch): a defect covers few patches, and the mean over
-            all would drown them. ``None`` averages over all.
+            all would drown them. ``None`` averages over all. Several fractions come from the same
+            sorted votes, at hardly more cost than one.
 
     Returns:
-        (B,) the sum over m of the mean votes, in [0, M]; higher is more normal.
+        (B,) the sum over m of the mean votes, in [0, M]; higher is more normal. Of F fractions
+        (F, B).
     """
     patches = votes.flatten(2)  # (M, B, P)
-    if defect_fraction is not None:
+    if defect_fraction is None:
+        return patches.mean(-1).sum(0)
+    if not isinstance(defect_fraction, Sequence):
         check_fraction(defect_fraction)
         count = max(1, int(patches.shape[-1] * defect_fraction))
-        patches = patches.topk(count, dim=-1, largest=False).values  # (M, B, count)
-    return patches.mean(-1).sum(0)
+        lowest = patches.topk(count, dim=-1, largest=False).values  # (M, B, count)
+        return lowest.mean(-1).sum(0)
+    for fraction in defect_fraction:
+        if fraction is not None:
+            check_fraction(fraction)
+    sorted_votes = patches.sort(dim=-1).values
+    total = patches.shape[-1]
+    counts = [total if f is None else max(1, int(total * f)) for f in defect_fraction]
+    means = [sorted_votes[..., :count].mean(-1).sum(0) for count in counts]  # each (B,)
+    return torch.stack(means)  # (F, B)
 
 
 def check_fraction(defect_fraction: float) -> None:
