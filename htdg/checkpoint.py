@@ -7,6 +7,7 @@ from it gives the same weights, bit for bit, as never having stopped.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def _state(scale: Scale) -> dict[str, torch.Tensor]:
     return state
 
 
+def remove_checkpoint(folder: Path) -> None:
+    """Delete a checkpoint that is no longer needed, and the one of GEOM's classifier beside it."""
+    for path in (folder, geom_checkpoint(folder)):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def geom_checkpoint(folder: Path) -> Path:
+    """Where the classifier of the ablation "geom" keeps its own checkpoint."""
+    return folder.with_name(f"{folder.name}.geom")
+
+
 class Checkpoint:
     """One training's checkpoint directory."""
 
@@ -56,6 +68,7 @@ class Checkpoint:
         self.fingerprint = fingerprint
         self.tensors: dict[str, torch.Tensor] = {}
         self.n_done, self.iteration, self.seconds = 0, 0, 0.0
+        self.images_at_once = 0  # what the training was begun with, wherever it goes on
         self.history: list[dict[str, object]] = []
         if folder.exists():
             self._read()
@@ -69,6 +82,7 @@ class Checkpoint:
             )
         self.n_done, self.iteration = described["n_done"], described["iteration"]
         self.seconds = described["seconds"]
+        self.images_at_once = described["images_at_once"]
 
     def write(
         self,
@@ -91,6 +105,7 @@ class Checkpoint:
             "n_done": len(done),
             "iteration": iteration,
             "seconds": seconds,
+            "images_at_once": self.images_at_once,
         }
         write_directory(self.folder, tensors, described, history)
 

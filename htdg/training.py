@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -40,16 +41,20 @@ def real_loss(discriminator: Discriminator, copies: torch.Tensor) -> torch.Tenso
         discriminator: D.
         copies: (M, B, 3, H, W), row m holding the images under T_m. D learns from real images
             with it, and G from generated ones: it wants them named as if they were real.
+
+    A D with a single class for everything real is asked for that one.
     """
     logits = discriminator(copies.flatten(0, 1))  # (M * B, M + 1, h, w)
     true = torch.arange(len(copies), device=copies.device).repeat_interleave(copies.shape[1])
+    true = true % (logits.shape[1] - 1)
     return F.cross_entropy(logits, true.view(-1, 1, 1).expand(-1, *logits.shape[-2:]))
 
 
 def generated_loss(discriminator: Discriminator, copies: torch.Tensor) -> torch.Tensor:
     """-log p(generated | patch of T_m(G(z))), averaged likewise; ``copies`` (M, B, 3, H, W)."""
     logits = discriminator(copies.flatten(0, 1))  # (M * B, M + 1, h, w)
-    true = logits.new_full((len(logits), *logits.shape[-2:]), len(copies), dtype=torch.long)
+    last = logits.shape[1] - 1
+    true = logits.new_full((len(logits), *logits.shape[-2:]), last, dtype=torch.long)
     return F.cross_entropy(logits, true)
 
 
@@ -63,6 +68,11 @@ class ScaleTraining:
     With ``config.fast`` D sees the copies as windows of shared canvases (``htdg.canvases``) and the
     frozen generators have their normalisation folded in (``htdg.folding``): the same numbers but
     for rounding.
+
+    With ``config.images_at_once`` fewer than the training images, these go through the networks in
+    chunks, whose losses, weighted by their share of the images, add up to the step's. What differs
+    from all at once is batch normalisation, which takes the statistics of each chunk by itself, as
+    it does on each device in the official code's data parallelism.
 
     Attributes:
         config: the options.
@@ -98,6 +108,7 @@ class ScaleTraining:
             for network in (scale.discriminator, scale.generator):
                 network.to(memory_format=torch.channels_last)
         self.real_copies = self.transformed(self.real)  # (M, K, 3, H, H), or canvases of them
+        self.chunks = chunks_of(len(self.real), config.images_at_once)
         with torch.no_grad():
             rebuilt = generate(self.chain, reconstruction_noise(self.chain), self.index)
         self.rec_previous = upsampled(rebuilt, scale.side, self.real)  # (K, 3, H, H)
@@ -105,7 +116,8 @@ class ScaleTraining:
         if not self.history:
             # On the device, so that no iteration waits to hand its losses over.
             blank = torch.zeros(config.niter, device=self.real.device)
-            self.history = {name: blank.clone() for name in LOSSES}
+            names = LOSSES if config.method != "no_generator" else LOSSES[:1]
+            self.history = {name: blank.clone() for name in names}
 
     def transformed(self, images: torch.Tensor) -> Copies:
         """All copies of images (B, 3, H, H): (M, B, 3, H, H), or the canvases that hold them."""
@@ -130,6 +142,20 @@ class ScaleTraining:
             return coverage.generated_loss(self.scale.discriminator, copies, self.plan)
         return generated_loss(self.scale.discriminator, copies)
 
+    def real_copies_of(self, chunk: slice) -> Copies:
+        """The part of ``real_copies`` that belongs to a chunk of the training images."""
+        if isinstance(self.real_copies, torch.Tensor):
+            return self.real_copies[:, chunk]
+        each = [len(sheet) // len(self.real) for sheet in self.real_copies]  # canvases an image
+        return [
+            sheet[chunk.start * n : chunk.stop * n]
+            for sheet, n in zip(self.real_copies, each, strict=True)
+        ]
+
+    def share(self, chunk: slice) -> float:
+        """Which part of the training images a chunk is."""
+        return (chunk.stop - chunk.start) / len(self.real)
+
     def amplified(self, noise: torch.Tensor) -> torch.Tensor:
         """sigma_n * z for each training image: (K or 1, 3, H, H) -> (K, 3, H, H)."""
         return self.scale.sigma.view(-1, 1, 1, 1) * noise
@@ -150,21 +176,31 @@ class ScaleTraining:
         like = self.real.expand(count, *self.real.shape).flatten(0, 1)
         return upsampled(images, self.scale.side, like).unflatten(0, (count, -1))
 
-    def d_step(self, noise: torch.Tensor, previous: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One step of D: name the transformation of real patches, and the generated ones."""
+    def d_step(self, noise: torch.Tensor, previous: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """One step of D: name the transformation of real patches, and the generated ones.
+
+        ``previous`` None leaves the generated ones out (the ablation without a generator).
+        """
         self.adam_d.zero_grad()
-        # The sum of both losses is minimised. Each has a forward pass of its own, so that BatchNorm
-        # sees generated patches apart from real ones, and gradients add up.
-        with self.autocast():
-            on_real = self.real_loss(self.real_copies)
-        on_real.backward()
-        with torch.no_grad(), self.autocast():
-            fake = self.scale.generator(noise, previous, self.index)  # (K, 3, H, H)
-        with self.autocast():
-            on_fake = self.generated_loss(self.transformed(fake))
-        on_fake.backward()
+        losses: list[dict[str, torch.Tensor]] = []
+        for chunk in self.chunks:
+            # The sum of both losses is minimised. Each has a forward pass of its own, so that
+            # BatchNorm sees generated patches apart from real ones, and gradients add up.
+            with self.autocast():
+                on_real = self.real_loss(self.real_copies_of(chunk)) * self.share(chunk)
+            on_real.backward()
+            losses.append({"d_real": on_real.detach()})
+            if previous is None:
+                continue
+            with torch.no_grad(), self.autocast():
+                parts = noise[chunk], previous[chunk], self.index[chunk]
+                fake = self.scale.generator(*parts)  # (k, 3, H, H)
+            with self.autocast():
+                on_fake = self.generated_loss(self.transformed(fake)) * self.share(chunk)
+            on_fake.backward()
+            losses[-1]["d_fake"] = on_fake.detach()
         self.adam_d.step()
-        return {"d_real": on_real.detach(), "d_fake": on_fake.detach()}
+        return _summed(losses)
 
     def g_step(self, noise: torch.Tensor, previous: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step of G: pass for real under every T_m, and rebuild the training images from z*.
@@ -173,19 +209,25 @@ class ScaleTraining:
         """
         d, g = self.scale.discriminator, self.scale.generator
         d.requires_grad_(False)
-        with self.autocast():
-            fake = g(noise, previous, self.index)  # (K, 3, H, H)
-            adversarial = self.real_loss(self.transformed(fake))
-            rebuilt = g(self.rec_noise, self.rec_previous, self.index)
-            reconstruction = F.mse_loss(rebuilt, self.real)
         self.adam_g.zero_grad()
-        (adversarial + self.config.alpha * reconstruction).backward()
+        losses: list[dict[str, torch.Tensor]] = []
+        for chunk in self.chunks:
+            index, share = self.index[chunk], self.share(chunk)
+            with self.autocast():
+                fake = g(noise[chunk], previous[chunk], index)  # (k, 3, H, H)
+                adversarial = self.real_loss(self.transformed(fake)) * share
+                rebuilt = g(self.rec_noise[chunk], self.rec_previous[chunk], index)
+                reconstruction = F.mse_loss(rebuilt, self.real[chunk]) * share
+            (adversarial + self.config.alpha * reconstruction).backward()
+            losses.append(
+                {
+                    "g_adversarial": adversarial.detach(),
+                    "g_reconstruction": reconstruction.detach(),
+                }
+            )
         self.adam_g.step()
         d.requires_grad_(True)
-        return {
-            "g_adversarial": adversarial.detach(),
-            "g_reconstruction": reconstruction.detach(),
-        }
+        return _summed(losses)
 
     def step(self) -> None:
         """One iteration: the D steps, then the G steps, which reuse the last ``previous``."""
@@ -194,11 +236,15 @@ class ScaleTraining:
         self.adam_g.param_groups[0]["lr"] = lr_g
         losses: dict[str, torch.Tensor] = {}
         noise = self.draw_noise()  # once for all the steps
-        previous = self.draw_previous(self.config.d_steps)  # (d_steps, K, 3, H, H)
-        for step in range(self.config.d_steps):
-            losses |= self.d_step(noise, previous[step])
-        for _ in range(self.config.g_steps):
-            losses |= self.g_step(noise, previous[-1])
+        if self.config.method == "no_generator":
+            for _ in range(self.config.d_steps):
+                losses |= self.d_step(noise, None)
+        else:
+            previous = self.draw_previous(self.config.d_steps)  # (d_steps, K, 3, H, H)
+            for step in range(self.config.d_steps):
+                losses |= self.d_step(noise, previous[step])
+            for _ in range(self.config.g_steps):
+                losses |= self.g_step(noise, previous[-1])
         for name, value in losses.items():
             self.history[name][self.iteration] = value
         self.iteration += 1
@@ -208,11 +254,31 @@ class ScaleTraining:
         return autocast(self.real.device, self.config.precision)
 
 
+def chunks_of(count: int, at_once: int) -> list[slice]:
+    """0 .. count - 1 in as few parts of at most ``at_once`` as possible, all about as long.
+
+    ``at_once`` 0 is all in one.
+    """
+    parts = 1 if at_once == 0 else -(-count // at_once)
+    ends = [count * i // parts for i in range(parts + 1)]
+    return [slice(start, stop) for start, stop in pairwise(ends)]
+
+
+def _summed(losses: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The chunks' shares of each loss, added."""
+    return {name: sum(chunk[name] for chunk in losses) for name in losses[0]}
+
+
 def learning_rates(config: HTDGConfig, iteration: int) -> tuple[float, float]:
     """Learning rates of D and G at an iteration, counted from 0: gamma times as large later on."""
     lr_d = config.lr_d if iteration < config.milestone_d else config.lr_d * config.gamma
     lr_g = config.lr_g if iteration < config.milestone_g else config.lr_g * config.gamma
     return lr_d, lr_g
+
+
+def real_classes(config: HTDGConfig, transformations: Sequence[Transformation]) -> int:
+    """How many classes D has for real patches: M, or one if it only names what is generated."""
+    return 1 if config.method == "real_or_generated" else len(transformations)
 
 
 def start_scale(
@@ -229,7 +295,8 @@ def start_scale(
     n, side = len(coarser), real.shape[-1]
     seeds = torch.Generator().manual_seed(config.seed * 1_000 + n)
     generator = Generator(config.width(n), config.layers)
-    discriminator = Discriminator(config.width(n), len(transformations), config.layers)
+    classes = real_classes(config, transformations)
+    discriminator = Discriminator(config.width(n), classes, config.layers)
     initialise(generator, seeds)
     initialise(discriminator, seeds)
     if coarser and config.width(n) == config.width(n - 1):
@@ -250,8 +317,11 @@ def start_scale(
 def noise_amplitudes(
     config: HTDGConfig, coarser: Sequence[Scale], real: torch.Tensor
 ) -> torch.Tensor:
-    """sigma_n (K,): 1 at scale 0, above it relative to what the reconstruction still misses."""
-    if not coarser:
+    """sigma_n (K,): 1 at scale 0, above it relative to what the reconstruction still misses.
+
+    Also 1 where nothing is generated.
+    """
+    if not coarser or config.method == "no_generator":
         return real.new_ones(len(real))
     index = torch.arange(len(real), device=real.device)
     with torch.no_grad():

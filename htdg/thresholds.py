@@ -1,0 +1,65 @@
+"""From which anomaly score on an image is called anomalous, learnt from normal images alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+#: Where the normal images came from.
+HELD_OUT, GENERATED = "held-out images", "generated images"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Images that score above ``score``, and pixels above ``pixel``, are called anomalous.
+
+    Attributes:
+        score: anomaly score in [0, 1].
+        pixel: value of the anomaly map in [0, 1].
+        false_positive_rate: the share of normal images that was to be flagged at most.
+        count: how many normal images it was learnt from.
+        source: ``"held-out images"`` or ``"generated images"``: images that the model's own
+            generator drew stand in for normal ones, but they are not, and the true rate differs.
+        defect_fraction: what the scores were made with.
+    """
+
+    score: float
+    pixel: float
+    false_positive_rate: float
+    count: int
+    source: str
+    defect_fraction: float | None
+
+    def __str__(self) -> str:
+        """In a sentence, with the number of images."""
+        least = 1 / (self.count + 1)
+        told = f"{self.score:.4f}, for {self.false_positive_rate:.1%} of normal images flagged, "
+        told += f"from {self.count} {self.source}"
+        if least > self.false_positive_rate:
+            told += f" (so few that {least:.1%} is the least that can be expected)"
+        return told
+
+
+def upper_quantile(values: Sequence[float] | np.ndarray, false_positive_rate: float) -> float:
+    """The least of ``values`` that a further one like them exceeds at this rate at most.
+
+    Of n values the k-th smallest with k = ceil((n + 1) (1 - rate)): whatever their distribution, a
+    further value exceeds it with probability 1 - k / (n + 1) at most (split conformal prediction).
+    With fewer than 1 / rate - 1 values that is more than all of them; then the largest is taken.
+
+    Raises:
+        ValueError: no values, or the rate is not in (0, 1).
+    """
+    if not 0 < false_positive_rate < 1:
+        raise ValueError(
+            f"The false positive rate is {false_positive_rate!r}, but it must be between 0 and 1."
+        )
+    ordered = np.sort(np.asarray(values, dtype=float))
+    if len(ordered) == 0:
+        raise ValueError("There are no scores to learn a threshold from: give normal images.")
+    # Rounding before ceil: (99 + 1) * (1 - 0.05) is a little above 95 in floating point.
+    k = math.ceil(round((len(ordered) + 1) * (1 - false_positive_rate), 9))
+    return float(ordered[min(k, len(ordered)) - 1])

@@ -1,0 +1,96 @@
+"""Thresholds: the quantile by hand, its guarantee by simulation, and the detector's use of it."""
+
+import numpy as np
+import pytest
+
+from htdg import ConfigError, HTDGDetector, NotFittedError
+from htdg.thresholds import GENERATED, HELD_OUT, Threshold, upper_quantile
+
+
+def test_the_quantile_by_hand():
+    values = [0.3, 0.1, 0.2, 0.5, 0.4, 0.9, 0.7, 0.6, 0.8]  # nine of them
+    assert upper_quantile(values, 0.1) == 0.9  # the 9th of 9: ceil(10 * 0.9)
+    assert upper_quantile(values, 0.2) == 0.8
+    assert upper_quantile(values, 0.5) == 0.5
+    assert upper_quantile(values, 0.01) == 0.9  # would be the 10th: the largest
+    assert upper_quantile(range(1, 100), 0.05) == 95  # not 96, for rounding's sake
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.3])
+def test_a_further_value_exceeds_it_at_that_rate_at_most(rate):
+    rng = np.random.default_rng(0)
+    draws = rng.exponential(size=(20_000, 40))
+    exceeded = [row[-1] > upper_quantile(row[:-1], rate) for row in draws]
+    # 39 values: the k-th smallest of them with k = 40 (1 - rate), so exactly the rate.
+    assert np.mean(exceeded) == pytest.approx(rate, abs=0.008)
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, float("nan")])
+def test_rates_outside_0_to_1_are_refused(rate):
+    with pytest.raises(ValueError, match=r"false positive rate is .* between 0 and 1"):
+        upper_quantile([0.1], rate)
+
+
+def test_no_values_are_refused():
+    with pytest.raises(ValueError, match="no scores to learn a threshold from"):
+        upper_quantile([], 0.1)
+
+
+def test_what_it_says_of_itself():
+    threshold = Threshold(0.41234, 0.6, 0.05, 12, GENERATED, None)
+    assert str(threshold) == (
+        "0.4123, for 5.0% of normal images flagged, from 12 generated images (so few that 7.7% is "
+        "the least that can be expected)"
+    )
+    assert str(Threshold(0.5, 0.6, 0.05, 50, HELD_OUT, None)).endswith("from 50 held-out images")
+
+
+@pytest.fixture
+def model(tiny, tmp_path):
+    tiny.save(tmp_path / "model")
+    return HTDGDetector.load(tmp_path / "model", device="cpu")
+
+
+def test_calibrating_with_held_out_images(model, brick, tmp_path):
+    held_out, odd = brick[1][:2], np.zeros((40, 40), np.uint8)
+    odd[::2] = 255
+    found = model.calibrate(held_out, 0.5, defect_fraction=0.2)
+    scores = model.anomaly_score(held_out, 0.2)
+    assert found.score == pytest.approx(scores.max(), abs=1e-9)  # the 2nd of 2: ceil(3 * 0.5)
+    assert found.pixel == pytest.approx(max(model.anomaly_map(i).max() for i in held_out), abs=1e-6)
+    assert (found.count, found.source, found.defect_fraction) == (2, HELD_OUT, 0.2)
+    images = [*held_out, odd]
+    expected = np.where(model.anomaly_score(images, 0.2) > found.score, -1, 1)
+    assert model.predict(images).tolist() == expected.tolist()
+    assert model.predict(held_out).tolist() == [1, 1]  # not even those that set it
+    model.save(tmp_path / "again")
+    again = HTDGDetector.load(tmp_path / "again", device="cpu")
+    assert again.threshold == found
+    assert again.predict(images).tolist() == expected.tolist()
+
+
+def test_calibrating_with_generated_images(model):
+    found = model.calibrate(n_generated=19, false_positive_rate=0.1)
+    images = list((model.sample(19).clamp(-1, 1) + 1) / 2)
+    assert found.score == np.sort(model.anomaly_score(images))[17]  # the 18th of 19
+    assert (found.count, found.source) == (19, GENERATED)
+    assert model.calibrate(n_generated=19, false_positive_rate=0.1) == found  # seeded
+    assert model.calibrate(n_generated=19, false_positive_rate=0.1, seed=1) != found
+
+
+def test_without_a_threshold_nothing_is_predicted(tiny, brick):
+    with pytest.raises(NotFittedError, match=r"has no threshold: call calibrate\(normal_images\)"):
+        tiny.predict(brick[1][:1])
+
+
+def test_fitting_again_forgets_the_threshold(model, brick):
+    model.calibrate(n_generated=2)
+    model.fit(brick[0][0], progress=False)
+    assert model.threshold is None
+
+
+@pytest.mark.parametrize("rate", [0, 1.5])
+def test_impossible_rates_are_refused_in_one_sentence(model, brick, rate):
+    with pytest.raises(ConfigError, match="false positive rate"):
+        model.calibrate(brick[1][:1], rate)
+    assert model.threshold is None
