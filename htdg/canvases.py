@@ -206,14 +206,16 @@ class CanvasPlan:
         return luma(x).expand_as(x) if c.grey else x
 
     def own(self, classes: int) -> list[torch.Tensor]:
-        """Where each window reads the logit of its own transformation.
+        """Where each window reads the logit of its own transformation, or of class 0 if that has
+        to do for all, because there are fewer classes than transformations.
 
         For each sheet the places (windows * h * w,) in one image's part of the network's output,
         (G, h, w, classes) in memory.
         """
+        each = classes >= len(self.transformations)
         if classes not in self._own:
             self._own[classes] = [
-                _own_places(s.canvases, self.side, self.layers, classes).to(self.device)
+                _own_places(s.canvases, self.side, self.layers, classes, each).to(self.device)
                 for s in self.sheets
             ]
         return self._own[classes]
@@ -247,12 +249,14 @@ def _coverage(
     return tuple(found)
 
 
-def _own_places(canvases: Sequence[Canvas], side: int, layers: int, classes: int) -> torch.Tensor:
+def _own_places(
+    canvases: Sequence[Canvas], side: int, layers: int, classes: int, each: bool
+) -> torch.Tensor:
     height, width = (n - 2 * layers for n in canvases[0].shape)
     patch = torch.arange(side - 2 * layers)
     places = []
     for g, canvas in enumerate(canvases):
         for m, top, left in canvas.windows(side):
             rows = g * height + top + patch[:, None]  # (h, 1)
-            places.append(((rows * width + left + patch) * classes + m).flatten())
+            places.append(((rows * width + left + patch) * classes + m * each).flatten())
     return torch.cat(places)

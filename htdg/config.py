@@ -15,6 +15,9 @@ from htdg.transformations import (
     transformations_named,
 )
 
+#: The method itself, and those of its ablations that need more than other sizes.
+METHODS = ("htdg", "no_generator", "real_or_generated", "mse", "geom")
+
 
 class ConfigError(ValueError):
     """An option has a value that is not allowed; the message names option, value and rule."""
@@ -54,6 +57,13 @@ class HTDGConfig:
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` ...
         precision: ``"float32"``, ``"bf16"`` (autocast) or ``"auto"`` (bf16 on CUDA devices that
             have it, float32 elsewhere).
+        method: ``"htdg"``, or one of the ablations of the paper's Table 6: ``"no_generator"``,
+            ``"real_or_generated"`` (no discrimination of transformations), ``"mse"`` and ``"geom"``
+            (see ``htdg.variants``).
+        images_at_once: with several training images, how many go through the networks together;
+            0 chooses by the memory there is (see ``htdg.memory``).
+        geom_samples: images that the classifier of ``"geom"`` is trained on.
+        geom_epochs: how often it sees each of their copies.
         fast: compute the copies as windows of shared canvases, with hand-written gradients and
             folded normalisation; False is the plain way, with the same results but for rounding.
     """
@@ -81,6 +91,10 @@ class HTDGConfig:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    method: str = "htdg"
+    images_at_once: int = 0
+    geom_samples: int = 6000
+    geom_epochs: int = 4
     fast: bool = True
 
     def __post_init__(self) -> None:
@@ -107,6 +121,8 @@ class HTDGConfig:
             _refuse("translation", self.translation, f"one of {', '.join(TRANSLATIONS)}")
         if self.precision not in ("float32", "bf16", "auto"):
             _refuse("precision", self.precision, "'float32', 'bf16' or 'auto'")
+        if self.method not in METHODS:
+            _refuse("method", self.method, f"one of {', '.join(METHODS)}")
         if not isinstance(self.fast, bool):
             _refuse("fast", self.fast, "True or False")
         known = re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", str(self.device))
@@ -177,6 +193,9 @@ _INTEGERS = {
     "milestone_d": 1,
     "milestone_g": 1,
     "seed": 0,
+    "images_at_once": 0,
+    "geom_samples": 1,
+    "geom_epochs": 1,
 }
 _REALS = {  # name: (low, high, low excluded, high excluded)
     "scale_factor": (0.0, 1.0, True, True),

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from htdg.canvases import CanvasPlan
-from htdg.networks import SLOPE, Discriminator
+from htdg.folding import run_folded
+from htdg.networks import Discriminator
 from htdg.normalisation import images_of, normalise, precise, rows_of
 
 # --- Losses and votes ---------------------------------------------------------------------------
@@ -51,14 +51,13 @@ def canvas_votes(
     """``votes.votes_from_logits`` from the canvases of B images: (M, B, h, w).
 
     ``convolutions`` are D with its normalisation folded in (``htdg.folding``), the last one without
-    the class "generated", which has no vote.
+    the class "generated", which has no vote; or with both classes where D has but one for all that
+    is real (``votes.binary_votes``).
     """
-    m, h, images = len(plan.transformations), plan.side - 2 * plan.layers, plan.images(sheets)
+    h, images = plan.side - 2 * plan.layers, plan.images(sheets)
     found = []
-    for x, own in zip(sheets, plan.own(m), strict=True):
-        for convolution in convolutions[:-1]:
-            x = F.leaky_relu_(convolution(x), SLOPE)
-        p = rows_of(convolutions[-1](x).float()).softmax(-1)  # (B * G * h' * w', M)
+    for x, own in zip(sheets, plan.own(convolutions[-1].out_channels), strict=True):
+        p = rows_of(run_folded(convolutions, x).float()).softmax(-1)  # (B * G * h' * w', M)
         found.append(p.view(images, -1)[:, own].view(images, -1, h, h))  # (B, windows, h, w)
     return torch.cat(found, 1)[:, plan.order].movedim(1, 0)
 

@@ -7,6 +7,7 @@ results are those of evaluation mode; nothing is left to train.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -41,6 +42,13 @@ def folded_generator(scale: Scale) -> Scale:
     return replace(scale, generator=FoldedGenerator(scale.generator))
 
 
+def run_folded(convolutions: Sequence[nn.Conv2d], x: torch.Tensor) -> torch.Tensor:
+    """``PatchNetwork.body`` with folded convolutions: LeakyReLU after all but the last."""
+    for convolution in convolutions[:-1]:
+        x = F.leaky_relu_(convolution(x), SLOPE)
+    return convolutions[-1](x)
+
+
 class FoldedGenerator(Generator):
     """A trained generator, its normalisation folded in."""
 
@@ -52,10 +60,7 @@ class FoldedGenerator(Generator):
 
     def body(self, x: torch.Tensor) -> torch.Tensor:
         """The convolutions: (B, 4, H, W) -> (B, 3, H - 2L, W - 2L)."""
-        x = x.contiguous(memory_format=torch.channels_last)
-        for convolution in self.convolutions[:-1]:
-            x = F.leaky_relu_(convolution(x), SLOPE)
-        return self.convolutions[-1](x)
+        return run_folded(self.convolutions, x.contiguous(memory_format=torch.channels_last))
 
 
 def _ready(convolution: nn.Conv2d) -> nn.Conv2d:

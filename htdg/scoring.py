@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
 from htdg.canvases import canvas_plan
 from htdg.config import HTDGConfig
 from htdg.coverage import canvas_votes
-from htdg.folding import voting_convolutions
+from htdg.folding import folded_convolutions, voting_convolutions
 from htdg.sampling import Scale
 from htdg.training import autocast
 from htdg.transformations import Transformation, transform_all
-from htdg.votes import votes_from_logits
+from htdg.votes import binary_votes, votes_from_logits
+
+
+class Voter(Protocol):
+    """What scoring needs of a scale: the votes of its images, and what they take."""
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """The votes (M, B, h, h), in [0, 1], of images (B, 3, H, H)."""
+
+    def bytes_per_image(self) -> int:
+        """The memory that an image takes while it is scored."""
 
 
 class PlainVoter:
@@ -30,7 +41,9 @@ class PlainVoter:
         copies = transform_all(images, self.transformations, self.config.translation)
         with autocast(images.device, self.config.precision):
             logits = self.scale.discriminator(copies.flatten(0, 1))  # (M * B, M + 1, h, w)
-        return votes_from_logits(logits.float().unflatten(0, copies.shape[:2]))
+        logits = logits.float().unflatten(0, copies.shape[:2])  # (M, B, M + 1, h, w)
+        binary = self.config.method == "real_or_generated"
+        return binary_votes(logits) if binary else votes_from_logits(logits)
 
     def bytes_per_image(self) -> int:
         """What scoring an image takes at a time: three layers' activations of all copies."""
@@ -48,7 +61,9 @@ class CanvasVoter(PlainVoter):
         """As the plain one."""
         super().__init__(scale, transformations, config)
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        folded = voting_convolutions(scale.discriminator)
+        binary = config.method == "real_or_generated"
+        fold = folded_convolutions if binary else voting_convolutions
+        folded = fold(scale.discriminator)
         self.convolutions = [convolution.to(self.dtype) for convolution in folded]
         shapes = (scale.side, config.translation, config.layers, scale.z_star.device)
         self.plan = canvas_plan(self.transformations, *shapes)
@@ -64,8 +79,6 @@ class CanvasVoter(PlainVoter):
         return 4 * 3 * self.plan.pixels * widest
 
 
-def voter(
-    scale: Scale, transformations: Sequence[Transformation], config: HTDGConfig
-) -> PlainVoter:
+def voter(scale: Scale, transformations: Sequence[Transformation], config: HTDGConfig) -> Voter:
     """The fast one, or with ``config.fast`` False the plain one."""
     return (CanvasVoter if config.fast else PlainVoter)(scale, transformations, config)

@@ -22,6 +22,9 @@ NUMBERS = {
     "milestone_d": ([0, 1.0, False], ["a whole number, at least 1"]),
     "milestone_g": ([0, 1.0, False], ["a whole number, at least 1"]),
     "seed": ([-1, 0.0, "0", None, False, NAN], ["a whole number, at least 0"]),
+    "images_at_once": ([-1, 1.0, "0", None, True], ["a whole number, at least 0"]),
+    "geom_samples": ([0, 1.0, "9", True], ["a whole number, at least 1"]),
+    "geom_epochs": ([0, 1.0, "9", True], ["a whole number, at least 1"]),
     "scale_factor": ([0, 1, 0.0, 1.0, -0.5, 2.0, NAN, INF, "0.7", True], ["above 0 and below 1"]),
     "lr_d": ([0, 0.0, -1e-4, NAN, INF, "1", None, True], ["a number, above 0"]),
     "lr_g": ([0, 0.0, -1e-4, NAN, INF, "1", None, True], ["a number, above 0"]),
@@ -32,6 +35,10 @@ NUMBERS = {
     "noise_amplitude": ([-1, NAN, INF, True], ["a number, at least 0"]),
 }
 WORDS = {
+    "method": (
+        ["", "HTDG", "a", None, 1],
+        ["one of htdg, no_generator, real_or_generated, mse, geom"],
+    ),
     "translation": (
         ["", "Pixel", "bilinear", None, 1],
         ["one of pixel, resampled, stretched"],

@@ -1,0 +1,106 @@
+"""The ablations of the paper's Table 6: what each part of the method is worth.
+
+They are configurations of the same code. Each has a letter, as in the paper, and a name in words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from htdg.config import ConfigError, HTDGConfig
+
+_IDENTITY = ((0, 0, 0, 0, 0),)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One ablation.
+
+    Attributes:
+        letter: ``a`` to ``g``, as in Table 6.
+        name: in words.
+        what: a sentence on what is different.
+        options: of ``HTDGConfig``, to be changed for it.
+    """
+
+    letter: str
+    name: str
+    what: str
+    options: Mapping[str, Any]
+
+
+def _single_scale(side: int) -> dict[str, Any]:
+    return {"image_size": side, "min_size": side, "max_size": side}
+
+
+#: Table 6, a to g.
+VARIANTS = (
+    Variant(
+        "a",
+        "no generator",
+        "D learns to tell the transformations of real patches only",
+        {"method": "no_generator"},
+    ),
+    Variant(
+        "b",
+        "real or generated",
+        "D tells real patches from generated ones, and nothing is transformed",
+        {"method": "real_or_generated", "transformations": _IDENTITY},
+    ),
+    Variant(
+        "c",
+        "real or generated, augmented",
+        "as b, but D sees all transformed copies, in training and at test time",
+        {"method": "real_or_generated"},
+    ),
+    Variant(
+        "d",
+        "single scale, small patches",
+        "one scale of 100 pixels, of which a patch of 11 is a small part",
+        _single_scale(100),
+    ),
+    Variant(
+        "e",
+        "single scale, large patches",
+        "one scale of 20 pixels, of which a patch of 11 is more than half",
+        _single_scale(20),
+    ),
+    Variant(
+        "f",
+        "mean squared error",
+        "the squared difference from the nearest training image; nothing is trained",
+        {"method": "mse"},
+    ),
+    Variant(
+        "g",
+        "GEOM on samples",
+        "a classifier of whole images (GEOM), trained on images that HTDG generates",
+        {"method": "geom"},
+    ),
+)
+
+
+def variant_named(name: str) -> Variant:
+    """The variant of that letter, or of that name (capitals and punctuation do not matter).
+
+    Raises:
+        ConfigError: there is none.
+    """
+    wanted = _plain(str(name))
+    for variant in VARIANTS:
+        if wanted in (variant.letter, _plain(variant.name)):
+            return variant
+    known = ", ".join(f"{v.letter} ({v.name})" for v in VARIANTS)
+    raise ConfigError(f"There is no variant {name!r}: choose from {known}.")
+
+
+def as_variant(config: HTDGConfig, name: str) -> HTDGConfig:
+    """The configuration changed into that variant; ConfigError if there is none."""
+    return config.with_options(**variant_named(name).options)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z]", "", name.lower())
