@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.measure import iteration_seconds, machine, median_seconds, untrained
 from benchmarks.report import write_part
-from htdg import HTDGConfig
+from htdg import HTDGConfig, memory
 from htdg.device import keep_freed_memory
 from htdg.evaluation import peak_memory
 from htdg.storage import write_text
@@ -32,6 +32,12 @@ VARIED: dict[str, list[dict[str, Any]]] = {
     "side": [{"side": side} for side in (32, 64, 128, 256)],
     "transformations": [{"transformations": t} for t in ("rotations", "grey42", "rgb54")],
     "shots": [{"side": 32, "shots": shots} for shots in (1, 5, 10, 20, 40, 80)],
+    "shots at 64 pixels, width 64, in chunks planned for 8 GiB (a D and a G step)": [
+        {"translation": t, "planned_gib": 8, "shots": 10} for t in ("pixel", "resampled")
+    ],
+    "the same, planned for 20 GiB": [
+        {"translation": t, "planned_gib": 20, "shots": 80} for t in ("pixel", "resampled")
+    ],
     "images scored": [{"scored": count} for count in (1, 10, 100, 1000)],
     "all scales of image_size 128": [
         {"paper": "paper_rgb", "translation": t} for t in ("pixel", "stretched", "resampled")
@@ -46,12 +52,19 @@ def point(
     translation: str = "stretched",
     scored: int = 0,
     paper: str = "",
+    planned_gib: float = 0.0,
 ) -> dict[str, float]:
-    """Seconds and MiB of one point, in this process."""
+    """Seconds and MiB of one point, in this process.
+
+    With ``planned_gib`` a D and a G step of the paper's finest scale, in chunks as planned for a
+    machine that has so much memory.
+    """
     keep_freed_memory()
     options = {"transformations": transformations, "translation": translation}
     config = HTDGConfig(image_size=side, **options, precision="float32", device="cpu")
     before = peak_memory(CPU)["ram"]
+    if planned_gib:
+        return planned_point(config.with_options(channels=64, image_size=64), shots, planned_gib)
     if paper:
         config = HTDGConfig.preset(paper, translation=translation, precision="float32")
         seconds = sum(iteration_seconds(config, CPU, 1))
@@ -69,6 +82,24 @@ def point(
     return {"seconds": seconds, "mib": peak_memory(CPU)["ram"] - before}
 
 
+def planned_point(config: HTDGConfig, shots: int, gib: float) -> dict[str, float]:
+    """What several shots take when they go through in chunks; ``images_at_once`` is the plan's."""
+    memory.total_memory = lambda device: int(gib * 2**30)
+    transformations = config.resolve_transformations(True)
+    at_once = memory.images_at_once(config, transformations, (64,), shots, CPU)
+    before = peak_memory(CPU)["ram"]
+    config = config.with_options(images_at_once=at_once)
+    real = torch.rand(shots, 3, 64, 64) * 2 - 1
+    training = start_scale(config, transformations, [], real)
+    noise, previous = training.draw_noise(), training.draw_previous(1)[0]
+    started = time.perf_counter()
+    training.d_step(noise, previous)
+    training.g_step(noise, previous)
+    seconds = time.perf_counter() - started
+    used = peak_memory(CPU)["ram"] - before
+    return {"seconds": seconds, "mib": used, "images_at_once": at_once}
+
+
 def page(found: dict[str, Any]) -> str:
     """The figures as a table."""
     lines = [
@@ -84,7 +115,9 @@ def page(found: dict[str, Any]) -> str:
         cells = []
         for options in points:
             value = found["points"][json.dumps(options)]
-            what = list(options.values())[-1]
+            what = options.get("translation", list(options.values())[-1])
+            if "images_at_once" in value:
+                what = f"{options['shots']} shots, {what}, {value['images_at_once']} at once"
             cells.append(f"{what}: {value['seconds']:.2f} ({value['mib']:.0f})")
         lines.append(f"| {name} | {'; '.join(cells)} |")
     return "\n".join(lines)

@@ -1,26 +1,30 @@
-"""The command line: ``htdg train``, ``score``, ``sample``, ``info``, ``evaluate``, ``run``."""
+"""The command line: ``htdg train``, ``score``, ``calibrate``, ``sample``, ``info``, ``evaluate``,
+``import-official`` and ``run``.
+"""
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+import torch
 
 import htdg
+from htdg.checkpoint import remove_checkpoint
 from htdg.config import PRESETS, ConfigError, HTDGConfig
 from htdg.datasets import DatasetError, dataset_names
 from htdg.detector import HTDGDetector
 from htdg.evaluation import EQUALISE, EvaluationError, Task, default_equalise, evaluate
-from htdg.images import ImageError, list_images, to_uint8
+from htdg.images import ImageError, list_images, load_image, to_uint8
 from htdg.notebook_run import NotebookError, run_notebook, summary
+from htdg.official import import_official
+from htdg.plots import overlay, plot_sample_grid, png_bytes, save_figure
 from htdg.progress import name_skipped
 from htdg.scores import score_table
 from htdg.storage import (
@@ -31,6 +35,9 @@ from htdg.storage import (
     write_bytes,
     write_text,
 )
+from htdg.thresholds import Threshold
+from htdg.variants import VARIANTS, variant_named
+from htdg.verdicts import Verdict
 
 
 class UsageError(ValueError):
@@ -82,9 +89,11 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands)
     _add_score(commands)
+    _add_calibrate(commands)
     _add_sample(commands)
     _add_info(commands)
     _add_evaluate(commands)
+    _add_import_official(commands)
     _add_run(commands)
     return parser
 
@@ -163,7 +172,7 @@ def _train(options: argparse.Namespace) -> None:
         print(f"going on with {unfinished}", file=sys.stderr)
     detector = HTDGDetector(config).fit(options.images, checkpoint=unfinished)
     detector.save(options.out)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    remove_checkpoint(unfinished)
     print(options.out)
 
 
@@ -189,6 +198,13 @@ def _add_score(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--strict", action="store_true", help="refuse files that are no images")
+    parser.add_argument(
+        "--maps",
+        type=Path,
+        metavar="DIR",
+        help="write anomaly maps there: for each image a 16-bit PNG, and an overlay with the "
+        "contour at the threshold",
+    )
     parser.set_defaults(command=_score)
 
 
@@ -197,18 +213,76 @@ def _score(options: argparse.Namespace) -> None:
         if options.csv.is_dir():
             raise UsageError(f"--csv {options.csv} is a folder: name a file.")
         check_writable(options.csv)
+    if options.maps is not None:
+        check_folder("--maps", options.maps)
     detector = HTDGDetector.load(options.model, device=options.device)
     paths = collect_images(options.images, options.strict)
+    threshold = detector.threshold
     fraction = options.defect_fraction
+    if fraction is None and threshold is not None:
+        fraction = threshold.defect_fraction
     if fraction is not None and not 0 < fraction <= 1:
         raise UsageError(f"--defect-fraction is {fraction}, but it must be above 0 and at most 1.")
-    rows = detector.score_scales(paths, fraction, options.batch_size, progress=True)
-    table = score_table([str(p) for p in paths], None, rows, len(detector.transformations))
+    how = ((fraction,), options.maps is not None, options.batch_size, True)
+    rows = []
+    for i, verdict in enumerate(detector.judge(paths, *how)):
+        rows.append(verdict.normality[0])
+        if options.maps is not None:
+            write_maps(options.maps, map_name(paths, i), paths[i], verdict, threshold)
+    rows = np.stack(rows)  # (B, N + 1)
+    m = len(detector.transformations)
+    others = {}
+    if threshold is not None and threshold.defect_fraction == fraction:
+        others["anomalous"] = (1 - rows.mean(1) / m > threshold.score).astype(int)
+    table = score_table([str(p) for p in paths], None, rows, m, others)
     if options.csv is None:
         print(table, end="")
     else:
         write_text(options.csv, table)
         print(options.csv)
+    _tell_threshold(options, fraction, threshold)
+
+
+def _tell_threshold(
+    options: argparse.Namespace, fraction: float | None, threshold: Threshold | None
+) -> None:
+    """Say on standard error what was called anomalous, or why nothing was."""
+    if threshold is None:
+        told = f"no threshold, so nothing is called anomalous: htdg calibrate {options.model}"
+    elif threshold.defect_fraction != fraction:
+        told = (
+            f"the threshold is for --defect-fraction {threshold.defect_fraction}, so nothing is "
+            "called anomalous: calibrate again with this one"
+        )
+    else:
+        told = f"threshold {threshold}"
+    print(f"htdg: {told}", file=sys.stderr)
+
+
+def map_name(paths: Sequence[Path], i: int) -> str:
+    """What to call the maps of image i: like the image, with its number if others are, too."""
+    stem = paths[i].stem
+    return stem if sum(p.stem == stem for p in paths) == 1 else f"{stem}_{i:04d}"
+
+
+def write_maps(
+    folder: Path, name: str, path: Path, verdict: Verdict, threshold: Threshold | None
+) -> None:
+    """``<name>_map.png``, 0 to 65535 for 0 to 1, and ``<name>_overlay.png``."""
+    found = verdict.anomaly_map
+    levels = np.round(found * 65535).astype(np.uint16)
+    write_bytes(folder / f"{name}_map.png", png_bytes(levels))
+    image = to_uint8(load_image(path)[None])[0]
+    limit = None if threshold is None else threshold.pixel
+    write_bytes(folder / f"{name}_overlay.png", png_bytes(overlay(image, found, limit)))
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Make the folder of an option; UsageError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{option} {folder} cannot be a folder: {error.strerror}.") from None
 
 
 def collect_images(places: Sequence[Path], strict: bool = False) -> list[Path]:
@@ -230,6 +304,60 @@ def collect_images(places: Sequence[Path], strict: bool = False) -> list[Path]:
     return found
 
 
+# --- calibrate ----------------------------------------------------------------------------------
+
+
+def _add_calibrate(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands,
+        "calibrate",
+        "Choose the anomaly score from which on images are called anomalous, from normal ones.",
+        "htdg calibrate runs/model held_out/ --false-positive-rate 0.05",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model directory")
+    parser.add_argument(
+        "images",
+        nargs="*",
+        type=Path,
+        metavar="IMAGE_OR_FOLDER",
+        help="normal images that did not train; without any, the model generates some, which is "
+        "less reliable",
+    )
+    parser.add_argument(
+        "--false-positive-rate",
+        type=float,
+        default=0.05,
+        metavar="P",
+        help="share of normal images that may be called anomalous (default: 0.05)",
+    )
+    parser.add_argument(
+        "--defect-fraction", type=float, metavar="F", help="as it will be given to score"
+    )
+    parser.add_argument(
+        "--generated", type=int, default=200, metavar="N", help="images to generate (default: 200)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of their noise (default: 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.set_defaults(command=_calibrate)
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    fraction = options.defect_fraction
+    if fraction is not None and not 0 < fraction <= 1:
+        raise UsageError(f"--defect-fraction is {fraction}, but it must be above 0 and at most 1.")
+    detector = HTDGDetector.load(options.model, device=options.device)
+    threshold = detector.calibrate(
+        collect_images(options.images) if options.images else None,
+        options.false_positive_rate,
+        fraction,
+        options.generated,
+        options.seed,
+        progress=True,
+    )
+    detector.save(options.model)
+    print(f"threshold {threshold}")
+
+
 # --- sample and info ----------------------------------------------------------------------------
 
 
@@ -238,12 +366,31 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
         commands,
         "sample",
         "Draw random images from a model, to see what it has learnt.",
-        "htdg sample runs/model -n 8 --out samples",
+        "htdg sample runs/model -n 8 --out samples --size 64 128",
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="model directory")
     parser.add_argument("-n", type=int, default=8, help="how many (default: 8)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the PNG files")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        metavar="PIXELS",
+        help="side, or height and width (default: that of the finest scale)",
+    )
+    parser.add_argument(
+        "--from-scale",
+        type=int,
+        default=0,
+        metavar="N",
+        help="coarser scales rebuild the training image, only those from this one on are random",
+    )
+    parser.add_argument(
+        "--grid",
+        action="store_true",
+        help="also grid.png: a row of samples for each scale that randomness can begin at",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.set_defaults(command=_sample)
 
@@ -251,18 +398,32 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
 def _sample(options: argparse.Namespace) -> None:
     if options.n < 1:
         raise UsageError(f"-n is {options.n}, but it must be at least 1.")
+    size = options.size
+    if size is not None:
+        if len(size) > 2:
+            raise UsageError(f"--size has {len(size)} numbers, but it is a side, or two.")
+        size = size[0] if len(size) == 1 else tuple(size)
     detector = HTDGDetector.load(options.model, device=options.device)
-    samples = to_uint8(detector.sample(options.n, options.seed))  # (n, H, W, 3)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {options.out} cannot be a folder: {error.strerror}.") from None
-    for i, sample in enumerate(samples):
-        content = io.BytesIO()
-        Image.fromarray(sample).save(content, format="PNG")
+    samples = detector.sample(options.n, options.seed, size, options.from_scale)  # (n, 3, H, W)
+    check_folder("--out", options.out)
+    for i, sample in enumerate(to_uint8(samples)):
         path = options.out / f"sample_{i:03d}.png"
-        write_bytes(path, content.getvalue())
+        write_bytes(path, png_bytes(sample))
         print(path)
+    drawn = [samples]
+    if options.grid:
+        rows = {}
+        for n, side in enumerate(detector.sides):
+            drawn.append(detector.sample(options.n, options.seed, size, n))
+            rows[f"random from scale {n}\n({side} px)"] = to_uint8(drawn[-1])
+        save_figure(plot_sample_grid(rows), options.out / "grid.png")
+        print(options.out / "grid.png")
+    beyond = float((torch.cat(drawn).abs() > 1).double().mean())
+    if beyond:
+        print(
+            f"htdg: {beyond:.2%} of the values lay beyond black or white and were cut.",
+            file=sys.stderr,
+        )
 
 
 def _add_info(commands: argparse._SubParsersAction) -> None:
@@ -284,8 +445,9 @@ def _info(options: argparse.Namespace) -> None:
         f"                 with htdg {described['htdg']}, torch {described['torch']}, on "
         f"{described['trained_on']} in {seconds:.0f} s"
     )
-    print(f"scales           {' '.join(str(s) for s in config.sides)} pixels")
+    print(f"scales           {' '.join(str(s) for s in detector.sides)} pixels")
     print(f"transformations  {len(detector.transformations)}, translation {config.translation}")
+    print(f"threshold        {detector.threshold or 'none: htdg calibrate makes one'}")
     for name, value in described["config"].items():
         if name not in ("transformations", "translation"):
             print(f"{name:<16} {value}")
@@ -318,7 +480,19 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         choices=EQUALISE,
         help="even out contrast of colour images (default: train for paper_rgb, else none)",
     )
-    data.add_argument("--defect-fraction", type=float, metavar="F")
+    data.add_argument(
+        "--defect-fraction",
+        type=float,
+        nargs="+",
+        metavar="F",
+        help="average only the lowest share of the votes; several come from one pass",
+    )
+    data.add_argument(
+        "--variant",
+        metavar="LETTER",
+        help="an ablation of the paper's Table 6: "
+        + ", ".join(f"{v.letter} {v.name}" for v in VARIANTS),
+    )
     own = parser.add_argument_group("options of single data sets")
     own.add_argument("--train", metavar="DIR", help="folder: good images")
     own.add_argument("--test", metavar="DIR", help="folder: images to test")
@@ -337,6 +511,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     config = config_from(options)
     if options.model is not None:
         _check_no_training_options(options)
+    if options.variant is not None:
+        variant = variant_named(options.variant)
+        for name in variant.options:
+            if getattr(options, name) is not None:
+                raise UsageError(
+                    f"Variant {variant.letter} ({variant.name}) sets {name} itself: leave out "
+                    f"--{name.replace('_', '-')}."
+                )
     own = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
     task = Task(
         dataset=options.dataset,
@@ -350,9 +532,13 @@ def _evaluate(options: argparse.Namespace) -> None:
         options=own,
         equalise=options.equalise or default_equalise(options.preset, config),
         defect_fraction=options.defect_fraction,
+        variant=options.variant,
     )
     metrics = evaluate(task, options.out, config, model=options.model, overwrite=options.overwrite)
-    for name in ("image_auroc", "average_precision", "f1_max", "undefined_because"):
+    for fraction, auroc in metrics.get("image_auroc_per_fraction", {}).items():
+        print(f"image_auroc, lowest {float(fraction):.0%} of the votes  {auroc:.4f}")
+    names = ("image_auroc", "average_precision", "f1_max", "pixel_auroc", "aupro")
+    for name in (*names, "undefined_because", "pixel_undefined_because"):
         if metrics.get(name) is not None:
             value = metrics[name]
             print(f"{name:<18} {value if isinstance(value, str) else format(value, '.4f')}")
@@ -366,6 +552,53 @@ def _check_no_training_options(options: argparse.Namespace) -> None:
                 f"--{field.name.replace('_', '-')} changes nothing about a trained model: leave "
                 "out either it or --model."
             )
+
+
+# --- import-official ----------------------------------------------------------------------------
+
+
+def _add_import_official(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands,
+        "import-official",
+        "Make a model of one that was trained with the official code.",
+        "htdg import-official TrainedModels/car runs/car --transformations car.json",
+    )
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="DIR",
+        help="holds 0/netG.pth, 0/netD.pth, 1/..., Zs.pth and NoiseAmp.pth; no code in them is run",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model directory to write")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        default=128,
+        metavar="S",
+        help="side that the training had images resized to (default: 128)",
+    )
+    parser.add_argument(
+        "--transformations",
+        type=Path,
+        metavar="FILE",
+        help="their list in the order of the classes, rows of grey, flip, tx, ty, k, as .pth, "
+        ".json or .npy (default: DIR/transformations.pth, .json or .npy)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a model that is there under this name"
+    )
+    parser.set_defaults(command=_import_official)
+
+
+def _import_official(options: argparse.Namespace) -> None:
+    model = options.model
+    if model.exists() and not options.overwrite:
+        raise UsageError(f"{model} is there already: choose another MODEL or --overwrite it.")
+    check_writable(model)
+    check_replaceable(model)
+    import_official(options.folder, options.image_size, options.transformations).save(model)
+    print(model)
 
 
 # --- run ----------------------------------------------------------------------------------------

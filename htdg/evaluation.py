@@ -22,15 +22,18 @@ except ImportError:  # on Windows
 
 import htdg
 from htdg import plots
+from htdg.checkpoint import remove_checkpoint
 from htdg.config import HTDGConfig
 from htdg.datasets import Dataset, SampleSequence, equalise, load_dataset
 from htdg.detector import HTDGDetector
 from htdg.images import load_image, to_uint8
 from htdg.metrics import image_metrics
+from htdg.pixel_metrics import PixelMetrics
 from htdg.progress import name_skipped
 from htdg.pyramid import resize
 from htdg.scores import score_table
 from htdg.storage import check_writable, write_text
+from htdg.variants import as_variant, variant_named
 
 EQUALISE = ("train", "both", "none")
 #: What an evaluation leaves in its folder besides the model.
@@ -42,6 +45,7 @@ RESULTS = (
     "histogram.png",
     "roc.png",
     "gallery.png",
+    "maps.png",
 )
 
 
@@ -65,7 +69,9 @@ class Task:
         options: of the data set, such as ``train`` and ``test`` of ``folder``.
         equalise: contrast equalisation (CLAHE) of colour images: of the ``train`` images as in the
             official code, of ``both`` training and test images, or ``none``.
-        defect_fraction: average only the lowest share of the votes.
+        defect_fraction: average only the lowest share of the votes. Of several, which all come
+            from one pass, the first makes the scores and metrics, and the others are set beside it.
+        variant: an ablation of the paper's Table 6, by letter or name (see ``htdg.variants``).
     """
 
     dataset: str
@@ -78,7 +84,8 @@ class Task:
     data_root: str | Path = "data"
     options: dict[str, Any] | None = None
     equalise: str = "none"
-    defect_fraction: float | None = None
+    defect_fraction: float | Sequence[float] | None = None
+    variant: str | None = None
 
     def __post_init__(self) -> None:
         """Check what the data set cannot."""
@@ -86,12 +93,23 @@ class Task:
             raise EvaluationError(
                 f"equalise is {self.equalise!r}, but it must be one of {', '.join(EQUALISE)}."
             )
-        fraction = self.defect_fraction
-        is_number = isinstance(fraction, (int, float)) and not isinstance(fraction, bool)
-        if fraction is not None and not (is_number and 0 < fraction <= 1):
-            raise EvaluationError(
-                f"defect_fraction is {fraction!r}, but it must be above 0 and at most 1."
-            )
+        if self.variant is not None:
+            variant_named(self.variant)
+        if self.fractions == ():
+            raise EvaluationError("defect_fraction is an empty list: give a fraction, or None.")
+        for fraction in self.fractions:
+            is_number = isinstance(fraction, (int, float)) and not isinstance(fraction, bool)
+            if fraction is not None and not (is_number and 0 < fraction <= 1):
+                raise EvaluationError(
+                    f"defect_fraction is {fraction!r}, but it must be above 0 and at most 1."
+                )
+
+    @property
+    def fractions(self) -> tuple[float | None, ...]:
+        """The defect fractions, (None,) for the mean over all votes."""
+        given = self.defect_fraction
+        several = isinstance(given, Sequence) and not isinstance(given, str)
+        return tuple(given) if several else (given,)
 
 
 def default_equalise(preset: str, config: HTDGConfig) -> str:
@@ -136,6 +154,10 @@ def evaluate(
     config = HTDGConfig.preset(config) if isinstance(config, str) else config
     if isinstance(task, str):
         task = Task(task, **{"equalise": default_equalise(preset, config), **options})
+    if task.variant is not None:
+        if model is not None:
+            raise EvaluationError("A trained model is what it is: leave out either it or variant.")
+        config = as_variant(config, task.variant)
     out = Path(out)
     finished = _check_place(out, overwrite)
     dataset = load_dataset(task.dataset, task.data_root, **(task.options or {}))
@@ -160,17 +182,45 @@ def evaluate(
         detector = _trained(images, names, config, out, overwrite, progress)
     started = time.perf_counter()
     shown = TestImages(test, equalised=task.equalise == "both" and dataset.colour)
-    rows = detector.score_scales(shown, task.defect_fraction, progress=progress)
+    rows, located = _judged(detector, test, shown, task.fractions, progress)
     seconds = time.perf_counter() - started
     metrics = {
         **_described(dataset, task, detector),
-        **_measured(test, rows, len(detector.transformations)),
+        **_measured(test, rows, task.fractions, len(detector.transformations)),
+        **located,
         "training_seconds": round(sum(scale["seconds"] for scale in detector.history), 2),
         "scoring_ms_per_image": round(1000 * seconds / len(test), 3),
         "peak_memory_mib": peak_memory(detector.device),
     }
-    _write(out, metrics, test, rows, detector)
+    _write(out, metrics, test, rows, task.fractions, detector)
     return metrics
+
+
+def _judged(
+    detector: HTDGDetector,
+    test: SampleSequence,
+    shown: TestImages,
+    fractions: Sequence[float | None],
+    progress: bool,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Normality (F, B, N + 1) of the test images, and how well their defects were located.
+
+    Maps are made if any defect is marked. Images of unknown kind, and anomalous ones that nobody
+    marked, say nothing about where a defect is.
+    """
+    pixels = PixelMetrics()
+    marked = any(test.mask(i) is not None for i, e in enumerate(test.entries) if e.label == 1)
+    rows, used = [], 0
+    for i, verdict in enumerate(detector.judge(shown, fractions, maps=marked, progress=progress)):
+        rows.append(verdict.normality)
+        if not marked or test.entries[i].label is None:
+            continue
+        mask = test.mask(i) if test.entries[i].label == 1 else None
+        if test.entries[i].label == 0 or mask is not None:
+            pixels.add(verdict.anomaly_map, mask)
+            used += 1
+    located = {**pixels.result(), "pixel_images": used} if marked else {}
+    return np.stack(rows, 1), located
 
 
 class TestImages(Sequence[np.ndarray]):
@@ -252,7 +302,7 @@ def _trained(
     detector = HTDGDetector(config)
     detector.fit(images, names=names, progress=progress, checkpoint=unfinished)
     detector.save(folder)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    remove_checkpoint(unfinished)
     return detector
 
 
@@ -263,7 +313,10 @@ def _described(dataset: Dataset, task: Task, detector: HTDGDetector) -> dict[str
         "normal_class": dataset.resolve_class(task.normal_class),
         "shots": len(detector.images),
         "training_images": detector.image_names,
-        "defect_fraction": task.defect_fraction,
+        "defect_fraction": task.fractions[0],
+        "variant": None if task.variant is None else variant_named(task.variant).name,
+        "method": detector.config.method,
+        "images_at_once": detector.images_at_once,
         "equalise": task.equalise if dataset.colour else "none",
         "seed": detector.config.seed,
         "device": _device_name(detector.device),
@@ -276,8 +329,16 @@ def _described(dataset: Dataset, task: Task, detector: HTDGDetector) -> dict[str
     }
 
 
-def _measured(test: SampleSequence, rows: np.ndarray, n_transformations: int) -> dict[str, Any]:
-    """The metrics over the test images whose label is known."""
+def _measured(
+    test: SampleSequence,
+    rows: np.ndarray,
+    fractions: Sequence[float | None],
+    n_transformations: int,
+) -> dict[str, Any]:
+    """The metrics over the test images whose label is known, of the first fraction.
+
+    With several fractions also the AUROC of each.
+    """
     known = [i for i, entry in enumerate(test.entries) if entry.label is not None]
     counts = {
         "test_images": len(test),
@@ -285,9 +346,15 @@ def _measured(test: SampleSequence, rows: np.ndarray, n_transformations: int) ->
     }
     if not known:
         return {**counts, "image_auroc": None, "undefined_because": "No image has a label."}
-    per_scale = 1 - rows[known] / n_transformations  # anomaly scores in [0, 1]
+    per_scale = 1 - rows[:, known] / n_transformations  # (F, B, N + 1) anomaly scores in [0, 1]
     labels = [test.entries[i].label for i in known]
-    return {**counts, **image_metrics(labels, per_scale.mean(1), per_scale)}
+    found = {**counts, **image_metrics(labels, per_scale[0].mean(1), per_scale[0])}
+    if len(fractions) > 1:
+        found["image_auroc_per_fraction"] = {
+            str(fraction): image_metrics(labels, of_fraction.mean(1))["image_auroc"]
+            for fraction, of_fraction in zip(fractions, per_scale, strict=True)
+        }
+    return found
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
@@ -315,6 +382,7 @@ def _write(
     metrics: dict[str, Any],
     test: SampleSequence,
     rows: np.ndarray,
+    fractions: Sequence[float | None],
     detector: HTDGDetector,
 ) -> None:
     """Everything but the model; ``metrics.json`` last, so that it stands for a finished run."""
@@ -322,9 +390,14 @@ def _write(
     entries = test.entries
     labels = [entry.label for entry in entries]
     known = None if any(label is None for label in labels) else labels
-    write_text(out / "scores.csv", score_table([e.name for e in entries], known, rows, m))
+    others = {
+        f"anomaly_score_{fraction}": 1 - of_fraction.mean(1) / m
+        for fraction, of_fraction in zip(fractions[1:], rows[1:], strict=True)
+    }
+    names = [entry.name for entry in entries]
+    write_text(out / "scores.csv", score_table(names, known, rows[0], m, others))
     write_text(out / "config.json", json.dumps(detector.config.as_dict(), indent=1) + "\n")
-    scores = 1 - rows.mean(1) / m
+    scores = 1 - rows[0].mean(1) / m
     if detector.history:
         plots.save_figure(plots.plot_losses(detector.history), out / "losses.png")
     if known is not None:
@@ -333,6 +406,8 @@ def _write(
         plots.save_figure(plots.plot_roc(labels, scores), out / "roc.png")
         figure = gallery(detector, test, scores, metrics["f1_max_threshold"])
         plots.save_figure(figure, out / "gallery.png")
+    if "pixel_auroc" in metrics:
+        plots.save_figure(maps_figure(detector, test), out / "maps.png")
     write_text(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
 
 
@@ -358,8 +433,9 @@ def gallery(
     }
     shown: dict[str, list[tuple[np.ndarray, str]]] = {
         "training images": [(image, "") for image in to_uint8(detector.images[:count])],
-        "random samples": [(image, "") for image in to_uint8(detector.sample(count))],
     }
+    if detector.has_generator:
+        shown["random samples"] = [(image, "") for image in to_uint8(detector.sample(count))]
     for name, members in groups.items():
         chosen = np.flatnonzero(members)
         chosen = chosen[np.argsort(-np.abs(scores[chosen] - threshold), kind="stable")][:count]
@@ -368,6 +444,24 @@ def gallery(
             (_displayed(test[i].image), f"{test.entries[i].kind}\n{scores[i]:.3f}") for i in chosen
         ]
     return plots.plot_gallery(shown, count)
+
+
+def maps_figure(detector: HTDGDetector, test: SampleSequence, count: int = 8) -> plots.Figure:
+    """Test images with their true defects outlined, their maps below: the first of each kind."""
+    turns: dict[str, int] = {}
+    order = []
+    for i, entry in enumerate(test.entries):
+        turns[entry.kind] = turns.get(entry.kind, 0) + 1
+        order.append((turns[entry.kind], i))
+    chosen = sorted(i for _, i in sorted(order)[:count])
+    images = [test[i].image for i in chosen]
+    maps = [verdict.anomaly_map for verdict in detector.judge(images, maps=True)]
+    return plots.plot_maps(
+        [_displayed(image) for image in images],
+        maps,
+        [test.mask(i) for i in chosen],
+        [test.entries[i].kind for i in chosen],
+    )
 
 
 def _displayed(image: np.ndarray) -> np.ndarray:

@@ -12,12 +12,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+T = TypeVar("T")
 #: Larger images are refused: they would be shrunk to a few dozen pixels anyway.
 MAX_PIXELS = 100_000_000
 #: By this much, rounding may carry floats out of [0, 1].
@@ -105,10 +106,10 @@ def iterate_images(images: Any) -> Iterator[torch.Tensor]:  # noqa: ANN401
 
 def read_ahead(
     images: Any,  # noqa: ANN401
-    prepare: Callable[[torch.Tensor], torch.Tensor],
+    prepare: Callable[[torch.Tensor], T],
     workers: int = 2,
     ahead: int = 16,
-) -> Iterator[torch.Tensor]:
+) -> Iterator[T]:
     """The images one by one, in order, after ``prepare``; the next ones are read meanwhile.
 
     Args:
@@ -118,7 +119,7 @@ def read_ahead(
         workers: threads that read.
         ahead: images that are ready or being read at a time.
     """
-    waiting: deque[Future[torch.Tensor]] = deque()
+    waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="htdg-images") as pool:
         try:
             for load in _loaders(images):

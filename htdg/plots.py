@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
+from skimage.segmentation import find_boundaries
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from htdg.storage import write_bytes
@@ -57,6 +60,8 @@ def plot_losses(history: Sequence[Mapping[str, Any]]) -> Figure:
     )
     for n, (ax, scale) in enumerate(zip(axes, history, strict=True)):
         for key, label, colour, style in lines:
+            if key not in scale:  # an ablation without a generator
+                continue
             iterations = np.arange(1, len(scale[key]) + 1)
             ax.plot(iterations, scale[key], style, color=colour, label=label, linewidth=1.2)
         ax.set_title(f"scale {n}, {scale['side']} px", fontsize=9)
@@ -137,6 +142,86 @@ def plot_gallery(groups: Mapping[str, Sequence[tuple[np.ndarray, str]]], count: 
             else:
                 ax.axis("off")
     return figure
+
+
+def plot_maps(
+    images: Sequence[np.ndarray],
+    maps: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray | None],
+    kinds: Sequence[str],
+) -> Figure:
+    """Images (uint8), true regions outlined in red, above their anomaly maps (H, W) in [0, 1].
+
+    All maps are on one scale, from the least to the greatest value among them.
+    """
+    count = len(images)
+    figure = Figure(figsize=(1.4 * count + 0.9, 3.3), layout="constrained")
+    axes = figure.subplots(2, count, squeeze=False)
+    low, high = min(m.min() for m in maps), max(m.max() for m in maps)
+    for i in range(count):
+        show_image(axes[0, i], images[i], kinds[i])
+        if masks[i] is not None:
+            outline(axes[0, i], masks[i])
+        shown = axes[1, i].imshow(maps[i], cmap="viridis", vmin=low, vmax=high)
+        axes[1, i].set_axis_off()
+        axes[1, i].set_title(f"highest {maps[i].max():.2f}", fontsize=8)
+    figure.colorbar(shown, ax=axes[1], label="anomaly (0 to 1)", fraction=0.05)
+    return figure
+
+
+def outline(ax: Axes, mask: np.ndarray, colour: str = "red") -> None:
+    """Draw the border of the regions of a mask (H, W) bool."""
+    framed = np.pad(mask.astype(float), 1)  # so that regions at the edge are closed
+    y, x = (np.arange(n) - 1 for n in framed.shape)
+    ax.contour(x, y, framed, [0.5], colors=colour, linewidths=1.2)
+
+
+def plot_sample_grid(rows: Mapping[str, np.ndarray]) -> Figure:
+    """Rows of images (n, H, W, 3) uint8, each with its name on the left."""
+    count = max(len(images) for images in rows.values())
+    height, width = next(iter(rows.values())).shape[1:3]
+    figure = Figure(
+        figsize=(1.3 * count + 1.6, 1.4 * len(rows) * height / width), layout="constrained"
+    )
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for i, ax in enumerate(line):
+            if i < len(images):
+                show_image(ax, images[i])
+            else:
+                ax.axis("off")
+        line[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
+    return figure
+
+
+def overlay(
+    image: np.ndarray, anomaly_map: np.ndarray, threshold: float | None = None
+) -> np.ndarray:
+    """An image with its anomaly map laid over it, and the contour at the threshold.
+
+    Args:
+        image: (H, W, 3) uint8.
+        anomaly_map: (H, W) in [0, 1]. From its median to its maximum, or to the threshold if that
+            is higher, the image turns redder.
+        threshold: pixels above it are surrounded by a line; None draws none.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    low, high = np.median(anomaly_map), max(anomaly_map.max(), threshold or 0.0)
+    strength = np.clip((anomaly_map - low) / max(high - low, 1e-9), 0, 1)[..., None]
+    red = np.array(to_rgb(ANOMALOUS)) * 255
+    shown = image * (1 - 0.6 * strength) + red * 0.6 * strength
+    if threshold is not None:
+        shown[find_boundaries(anomaly_map > threshold, mode="inner")] = 255
+    return shown.round().astype(np.uint8)
+
+
+def png_bytes(array: np.ndarray) -> bytes:
+    """A PNG file of (H, W) or (H, W, 3) uint8, or of (H, W) uint16 with 16 bits."""
+    content = io.BytesIO()
+    Image.fromarray(array).save(content, format="PNG")
+    return content.getvalue()
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -36,21 +36,29 @@ def pyramid_sides(
     return tuple(math.ceil(round(top * r ** (steps - n), 9)) for n in range(steps + 1))
 
 
-def resize(images: torch.Tensor, side: int) -> torch.Tensor:
+#: A side, or height and width, in pixels.
+Size = int | tuple[int, int]
+
+
+def resize(images: torch.Tensor, size: Size) -> torch.Tensor:
     """Images (B, C, H, W) in [-1, 1] resized to (B, C, side, side), again in [-1, 1].
 
     Bicubic with antialiasing: when shrinking, the kernel widens so that detail finer than the new
     pixels is averaged away instead of turning up as false patterns. A bicubic kernel has negative
     lobes and overshoots at edges; what leaves [-1, 1] is cut off.
     """
-    if images.shape[-2:] == (side, side):
+    size = height_and_width(size)
+    if images.shape[-2:] == size:
         return images
     # Not every version has this kernel on Apple's devices.
     source = images.cpu() if images.device.type == "mps" else images
-    resized = F.interpolate(
-        source, size=(side, side), mode="bicubic", antialias=True, align_corners=False
-    )
+    resized = F.interpolate(source, size=size, mode="bicubic", antialias=True, align_corners=False)
     return resized.clamp(-1, 1).to(images.device)  # (B, C, side, side)
+
+
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Both, also where one number stands for a square."""
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def build_pyramid(images: torch.Tensor, sides: tuple[int, ...]) -> list[torch.Tensor]:

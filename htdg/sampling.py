@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
+from htdg.config import ConfigError, HTDGConfig
 from htdg.networks import Discriminator, Generator
-from htdg.pyramid import resize
+from htdg.pyramid import Size, height_and_width, resize
 
 
 @dataclass
@@ -36,8 +37,10 @@ class Scale:
     sigma: torch.Tensor
 
 
-#: Draws standard normal noise: (scale number, side) -> (B, 3, side, side).
-DrawNoise = Callable[[int, int], torch.Tensor]
+#: Draws standard normal noise: (scale number, size) -> (B, 3, H, W).
+DrawNoise = Callable[[int, Size], torch.Tensor]
+#: No sample is larger: it would not fit into memory.
+LARGEST_SAMPLE = 2048
 
 
 def random_noise(index: torch.Tensor, generator: torch.Generator) -> DrawNoise:
@@ -47,17 +50,17 @@ def random_noise(index: torch.Tensor, generator: torch.Generator) -> DrawNoise:
     asks for variation of what is already there.
     """
 
-    def draw(scale: int, side: int) -> torch.Tensor:
-        shape = (len(index), 1 if scale == 0 else 3, side, side)
+    def draw(scale: int, size: Size) -> torch.Tensor:
+        shape = (len(index), 1 if scale == 0 else 3, *height_and_width(size))
         noise = torch.randn(shape, generator=generator, device=generator.device)
-        return noise.expand(-1, 3, -1, -1)  # (B, 3, side, side)
+        return noise.expand(-1, 3, -1, -1)  # (B, 3, H, W)
 
     return draw
 
 
 def reconstruction_noise(scales: Sequence[Scale]) -> DrawNoise:
     """The fixed noise z* of every scale, the same for all colours and all training images."""
-    return lambda scale, side: scales[scale].z_star.expand(-1, 3, -1, -1)
+    return lambda scale, size: scales[scale].z_star.expand(-1, 3, -1, -1)
 
 
 def generate(
@@ -66,6 +69,7 @@ def generate(
     index: torch.Tensor,
     start: torch.Tensor | None = None,
     first: int = 0,
+    sizes: Sequence[Size] | None = None,
 ) -> list[torch.Tensor]:
     """Run the generators of ``scales`` one after another.
 
@@ -75,17 +79,19 @@ def generate(
         index: (B,) number of the training image that each output is made from.
         start: (B, 3, h, h) to start from instead of zeros (for ``first`` > 0).
         first: number of the scale to start at; those below are passed over.
+        sizes: of the images of every scale, if not squares of its side.
 
     Returns:
-        The image (B, 3, side, side) of every scale from ``first`` on, coarsest first.
+        The image (B, 3, H, W) of every scale from ``first`` on, coarsest first.
     """
     images = []
     previous = start
     for n, scale in enumerate(scales[first:], start=first):
+        size = scale.side if sizes is None else sizes[n]
         if previous is None:
-            previous = scale.z_star.new_zeros(len(index), 3, scale.side, scale.side)
-        previous = resize(previous, scale.side)  # (B, 3, side, side)
-        noise = scale.sigma[index].view(-1, 1, 1, 1) * draw(n, scale.side)
+            previous = scale.z_star.new_zeros(len(index), 3, *height_and_width(size))
+        previous = resize(previous, size)  # (B, 3, H, W)
+        noise = scale.sigma[index].view(-1, 1, 1, 1) * draw(n, size)
         previous = scale.generator(noise, previous, index)
         images.append(previous)
     return images
@@ -94,3 +100,34 @@ def generate(
 def upsampled(images: list[torch.Tensor], side: int, like: torch.Tensor) -> torch.Tensor:
     """The last of ``images`` at ``side``, or zeros in the shape of ``like`` if there is none."""
     return resize(images[-1], side) if images else torch.zeros_like(like)
+
+
+def sample_sizes(
+    config: HTDGConfig, sides: Sequence[int], size: Size | None
+) -> list[tuple[int, int]]:
+    """Height and width at every scale of a sample that is ``size`` at the finest.
+
+    The ratios between scales are those of the pyramid, so patches keep their size. None is the
+    pyramid itself.
+
+    Raises:
+        ConfigError: no such size, or one that is smaller than a patch at the coarsest scale.
+    """
+    if size is None:
+        return [(side, side) for side in sides]
+    try:
+        height, width = height_and_width(size)
+        if type(height) is not int or type(width) is not int:
+            raise TypeError
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"The size of a sample is {size!r}, but it must be a side, or height and width."
+        ) from None
+    sizes = [tuple(round(n * side / sides[-1]) for n in (height, width)) for side in sides]
+    if max(height, width) > LARGEST_SAMPLE or min(sizes[0]) < config.receptive_field:
+        least = -(-config.receptive_field * sides[-1] // sides[0])
+        raise ConfigError(
+            f"The size of a sample is {height} x {width} pixels, but each must be from {least} to "
+            f"{LARGEST_SAMPLE}."
+        )
+    return sizes

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 
 #: Raised by one whenever a model written now could not be read by the code before.
-FORMAT = 1
+FORMAT = 2
 
 
 class ModelError(ValueError):

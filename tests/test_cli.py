@@ -24,7 +24,16 @@ from htdg.cli import build_parser, main
 from htdg.images import to_uint8
 from htdg.training import ScaleTraining
 
-COMMANDS = ("train", "score", "sample", "info", "evaluate", "run")
+COMMANDS = (
+    "train",
+    "score",
+    "calibrate",
+    "sample",
+    "info",
+    "evaluate",
+    "import-official",
+    "run",
+)
 TINY = ["--preset", "tiny"]
 # As many threads as the tests have: sums in another order round differently.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -151,6 +160,10 @@ OPTIONS = {
     "seed": 9,
     "device": "cpu",
     "precision": "bf16",
+    "method": "geom",
+    "images_at_once": 2,
+    "geom_samples": 11,
+    "geom_epochs": 3,
     "fast": False,
 }
 
@@ -450,7 +463,7 @@ def test_samples_are_those_of_python(place, tiny, here, capsys):
 def test_info_names_every_fact(place, tiny, capsys):
     assert main(["info", str(place / "model")]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert lines["model"] == f"{place / 'model'} (format 1)"
+    assert lines["model"] == f"{place / 'model'} (format 2)"
     assert lines["trained"] == "on       image 1"
     assert re.fullmatch(r"htdg \S+, torch \S+, on cpu in \d+ s", lines["with"])
     assert lines["scales"] == "14 16 18 20 pixels"

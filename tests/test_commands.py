@@ -84,7 +84,8 @@ def test_options_of_the_command_line_reach_the_model(good, tmp_path):
 
 def test_every_command_shows_an_example_and_every_option(capsys):
     commands = build_parser()._subparsers._group_actions[0].choices
-    assert set(commands) == {"train", "score", "sample", "info", "evaluate", "run"}
+    names = {"train", "score", "calibrate", "sample", "info", "evaluate", "import-official", "run"}
+    assert set(commands) == names
     for name in commands:
         with pytest.raises(SystemExit) as left:
             main([name, "--help"])
@@ -116,7 +117,7 @@ def test_info_tells_what_the_model_is(model, capsys):
     for fact in (
         "14 16 18 20 pixels",
         "image 1",
-        "format 1",
+        "format 2",
         "niter            3",
         "4, translation",
     ):

@@ -156,15 +156,15 @@ def test_results_are_not_overwritten_unasked(run, tmp_path):
 
 
 def test_a_run_that_failed_half_way_has_no_metrics_and_goes_on(run, monkeypatch):
-    scoring = HTDGDetector.score_scales
+    scoring = HTDGDetector.judge
 
     def fail(*args, **kwargs):
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(HTDGDetector, "score_scales", fail)
+    monkeypatch.setattr(HTDGDetector, "judge", fail)
     with pytest.raises(RuntimeError, match="power cut"):
         run("textures", "brick", limit=3)
-    monkeypatch.setattr(HTDGDetector, "score_scales", scoring)
+    monkeypatch.setattr(HTDGDetector, "judge", scoring)
     monkeypatch.setattr(HTDGDetector, "fit", fail)  # the trained model is there already
     metrics, out = run("textures", "brick", limit=3)
     assert metrics["test_images"] == 3

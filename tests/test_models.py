@@ -296,7 +296,7 @@ def test_a_loaded_model_is_the_saved_one(tiny, saved, brick):
     assert torch.equal(loaded.sample(2), tiny.sample(2))
     assert loaded.history == json.loads(json.dumps(tiny.history))
     described = json.loads((saved / "config.json").read_text())
-    assert described["format"] == 1
+    assert described["format"] == 2
     assert described["sides"] == [14, 16, 18, 20]
     assert described["transformations"] == [[0, 0, 0, 0, k] for k in range(4)]
     assert described["config"]["seed"] == 0
@@ -333,9 +333,12 @@ def change_option(saved, **options):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda m: edit(m, format=2), "has model format 2, but this htdg reads up to 1: update"),
+        (lambda m: edit(m, format=3), "has model format 3, but this htdg reads up to 2: update"),
         (lambda m: edit(m, format=None), "has no format number"),
-        (lambda m: edit(m, sides=[14, 20]), "its pyramid plan does not follow from its options"),
+        (lambda m: edit(m, sides=[20, 14, 16, 18]), r"its pyramid plan is \[20, 14, 16, 18\]"),
+        (lambda m: edit(m, sides=[9, 16, 18, 20]), r"its pyramid plan is \[9, 16, 18, 20\]"),
+        (lambda m: edit(m, sides=[14, 16, 18]), "more scales than its pyramid plan has sides"),
+        (lambda m: edit(m, sides=[14, 16, 18, 24]), "tensor scale3.z_star does not follow"),
         (lambda m: edit(m, transformations=[[0, 0, 0, 0, 9]]), "Transformation k is 9"),
         (alter_a_tensor, r"Tensor scale1\.discriminator\.tail\.bias .* is not the one"),
         (drop_a_tensor, r"has no tensor scale0\.z_star"),

@@ -93,7 +93,7 @@ def test_config_json_tells_everything(tiny, saved):
     history = (saved / "history.json").read_bytes()
     assert described.pop("history") == hashlib.sha256(history).hexdigest()
     assert described == {
-        "format": 1,
+        "format": 2,
         "htdg": htdg.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -101,8 +101,22 @@ def test_config_json_tells_everything(tiny, saved):
         "sides": [14, 16, 18, 20],
         "transformations": [[0, 0, 0, 0, k] for k in range(4)],
         "training_images": ["image 1"],
+        "images_at_once": 1,
+        "threshold": None,
     }
     assert set(tensors) == {*scale_tensors(tiny.scales), "images"}
+
+
+def test_a_model_of_the_first_format_is_still_read(tiny, saved, brick):
+    described = json.loads((saved / "config.json").read_text())
+    for name in ("images_at_once", "threshold"):
+        del described[name]
+    for name in ("method", "images_at_once", "geom_samples", "geom_epochs"):
+        del described["config"][name]
+    (saved / "config.json").write_text(json.dumps(described | {"format": 1}))
+    again = HTDGDetector.load(saved, device="cpu")
+    assert again.threshold is None
+    assert again.anomaly_score(brick[1][0])[0] == tiny.anomaly_score(brick[1][0])[0]
 
 
 def test_a_digest_by_hand():
@@ -177,8 +191,8 @@ DAMAGE = [
     (change_tensors(dict.clear), "has no tensor images"),
     (lambda m: (m / "weights.safetensors").write_bytes(b""), "weights.safetensors is damaged ("),
     (lambda m: (m / "weights.safetensors").write_bytes(b"PK" * 50), "weights.safetensors is dam"),
-    (edit(format=2), "has model format 2, but this htdg reads up to 1: update htdg."),
-    (edit(format=10**30), "but this htdg reads up to 1: update htdg."),
+    (edit(format=3), "has model format 3, but this htdg reads up to 2: update htdg."),
+    (edit(format=10**30), "but this htdg reads up to 2: update htdg."),
     (edit(format="1"), "has no format number: it is no htdg model."),
     (lambda m: (m / "config.json").write_text("[1]"), "has no format number"),
     (lambda m: (m / "config.json").write_text('{"format": 1'), "config.json cannot be read ("),
@@ -191,8 +205,11 @@ DAMAGE = [
     (forget("sides"), "is no complete htdg model"),
     (forget("transformations"), "is no complete htdg model"),
     (edit(config=[]), "is no complete htdg model"),
-    (edit(sides=[14, 16, 18]), "its pyramid plan does not follow from its options."),
-    (set_option(max_size=18), "its pyramid plan does not follow from its options."),
+    (edit(sides=[14, 16, 18]), "it has more scales than its pyramid plan has sides."),
+    (edit(sides=[14, 16, 18, 21]), "scale3.z_star does not follow from its options."),
+    (edit(sides=[16, 14, 18, 20]), "its pyramid plan is [16, 14, 18, 20]."),
+    (edit(sides="14"), "its pyramid plan is '14'."),
+    (edit(threshold=[1]), "is no complete htdg model"),
     (set_option(lr_d=-1), "Option lr_d is -1, but it must be"),
     (set_option(seed=None), "Option seed is None, but it must be"),
     (set_option(transformations="rgb55"), "Option transformations is 'rgb55', but it must be"),

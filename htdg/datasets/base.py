@@ -225,16 +225,20 @@ class SampleSequence(Sequence[Sample]):
             return SampleSequence(self._dataset, self.entries[index])
         entry = self.entries[index]
         image = self._dataset._read(entry.name)
-        try:
-            mask = self._dataset.read_mask(entry.name)
-        except ImageError as error:
-            raise DatasetError(str(error)) from None
+        mask = self.mask(index)
         if mask is not None and mask.shape != image.shape[:2]:
             raise DatasetError(
                 f"The mask of {entry.name} has {_size(mask)} pixels but its image {_size(image)}: "
                 "make them the same size."
             )
         return Sample(image, entry.label, mask, entry.name, entry.kind)
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """The mask alone, (H, W) bool, of the image at that place; None if nothing is marked."""
+        try:
+            return self._dataset.read_mask(self.entries[index].name)
+        except ImageError as error:
+            raise DatasetError(str(error)) from None
 
 
 def choose(

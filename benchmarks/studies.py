@@ -1,0 +1,357 @@
+"""What the whole method does: ``python -m benchmarks.studies --data-root data``.
+
+Four studies, each kept run by run in ``studies.json``, so that a stopped one goes on where it was:
+defects of MVTec AD's bottle (the paper's Tables 5 and 7), localisation on the textures that the
+package ships, the ablations (Table 6), and how often thresholds flag normal images. Writes their
+tables into ``benchmarks/README.md``. All but the textures need the data sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import machine
+from benchmarks.report import write_part
+from htdg import HTDGConfig, HTDGDetector, Task, evaluate
+from htdg.datasets import load_dataset
+from htdg.device import resolve_device
+from htdg.storage import write_text
+from htdg.variants import VARIANTS
+
+HERE = Path(__file__).parent
+FILE = HERE / "studies.json"
+FRACTIONS = (0.05, 0.01, 0.1, 0.2, 0.5, 1.0)  # the first makes the maps' and other metrics' scores
+SEEDS = (0, 1, 2)
+RATES = (0.01, 0.05, 0.1)
+#: Of the paper, in per cent: image AUROC of bottle, one and five shots (Table 5).
+PAPER_BOTTLE = {("rgb54", 1): 76.3, ("rotations", 1): 85.0, ("rgb54", 5): 74.1}
+PAPER_BOTTLE |= {("rotations", 5): 90.8}
+#: Table 6, one shot.
+PAPER_ABLATIONS = {
+    "plane": {
+        "htdg": 67.2,
+        "a": 58.9,
+        "b": 65.2,
+        "c": 65.2,
+        "d": 59.9,
+        "e": 60.1,
+        "f": 27,
+        "g": 38.2,
+    },
+    "car": {
+        "htdg": 65.6,
+        "a": 61.6,
+        "b": 65.5,
+        "c": 58.3,
+        "d": 55,
+        "e": 63.6,
+        "f": 59.1,
+        "g": 57.6,
+    },
+}
+Result = dict[str, Any]
+Run = tuple[str, Callable[[Path, Path], Result]]
+
+
+# --- The runs -----------------------------------------------------------------------------------
+
+
+def measured(config: HTDGConfig, task: Task, out: Path) -> Result:
+    """Evaluate and keep what the tables show."""
+    metrics = evaluate(task, out, config, overwrite=True, progress=False)
+    names = ("image_auroc", "pixel_auroc", "aupro", "image_auroc_per_fraction", "test_images")
+    found = {name: metrics[name] for name in names if name in metrics}
+    return {**found, "minutes": metrics["training_seconds"] / 60}
+
+
+def bottle_runs() -> Iterator[Run]:
+    """Bottle, one-shot and five-shot, both sets of transformations, three draws."""
+    for shots in (1, 5):
+        for transformations, niter in (("rotations", 40), ("rgb54", 15)):
+            for seed in SEEDS:
+
+                def perform(
+                    data_root: Path,
+                    out: Path,
+                    shots: int = shots,
+                    seed: int = seed,
+                    options: tuple[str, int] = (transformations, niter),
+                ) -> Result:
+                    config = HTDGConfig(
+                        transformations=options[0],
+                        niter=options[1],
+                        translation="pixel",
+                        precision="bf16",
+                        seed=seed,
+                    )
+                    task = Task(
+                        "mvtec",
+                        "bottle",
+                        shots=shots,
+                        draw=seed,
+                        data_root=data_root,
+                        defect_fraction=FRACTIONS,
+                    )
+                    return measured(config, task, out)
+
+                yield f"bottle {transformations} {shots} {seed}", perform
+
+
+def texture_runs() -> Iterator[Run]:
+    """The textures: the tutorial preset as it is, and what might help, three seeds."""
+    settings = {
+        "tutorial": {},
+        "rotations": {"transformations": "rotations"},
+        "rotations, 5 iterations": {"transformations": "rotations", "niter": 5},
+        "rotations, 5 iterations, 5 shots": {"transformations": "rotations", "niter": 5},
+    }
+    for name, options in settings.items():
+        for texture in ("brick", "grass", "gravel"):
+            for seed in SEEDS:
+
+                def perform(
+                    data_root: Path,
+                    out: Path,
+                    options: dict[str, Any] = options,
+                    texture: str = texture,
+                    seed: int = seed,
+                    shots: int = 5 if "shots" in name else 1,
+                ) -> Result:
+                    config = HTDGConfig.preset("tutorial", seed=seed, **options)
+                    task = Task("textures", texture, shots=shots, defect_fraction=0.05)
+                    return measured(config, task, out)
+
+                yield f"textures|{name}|{texture}|{seed}", perform
+
+
+def ablation_runs() -> Iterator[Run]:
+    """The method and its seven ablations on two classes of CIFAR10, two seeds."""
+    for seed in SEEDS:
+        for letter in ["htdg", *(v.letter for v in VARIANTS)]:
+            for name in ("plane", "car"):
+
+                def perform(
+                    data_root: Path,
+                    out: Path,
+                    letter: str = letter,
+                    name: str = name,
+                    seed: int = seed,
+                ) -> Result:
+                    config = HTDGConfig(
+                        image_size=32,
+                        niter=36,
+                        translation="stretched",
+                        precision="float32",
+                        geom_samples=64,
+                        seed=seed,
+                    )
+                    task = Task(
+                        "cifar10",
+                        name,
+                        draw=seed,
+                        limit_per_kind=50,
+                        data_root=data_root,
+                        variant=None if letter == "htdg" else letter,
+                    )
+                    return measured(config, task, out)
+
+                yield f"ablation|{letter}|{name}|{seed}", perform
+
+
+#: Data set, class, defect fraction, options, and how many held-out images calibrate.
+HELD_OUT = {
+    "Sneaker": ("fashionmnist", "Sneaker", None, {"image_size": 28, "niter": 12}, 100),
+    "plane": ("cifar10", "plane", None, {"image_size": 32, "niter": 36}, 40),
+    "bottle": ("mvtec", "bottle", 0.05, {"transformations": "rotations", "niter": 40}, 60),
+}
+
+
+def threshold_runs() -> Iterator[Run]:
+    """How many held-out normal images thresholds of either kind flag."""
+    for name in HELD_OUT:
+        for seed in SEEDS:
+
+            def perform(data_root: Path, out: Path, name: str = name, seed: int = seed) -> Result:
+                return flagged(data_root, *HELD_OUT[name], seed)
+
+            yield f"threshold|{name}|{seed}", perform
+
+
+def flagged(
+    data_root: Path,
+    dataset: str,
+    normal_class: str,
+    fraction: float | None,
+    options: dict[str, Any],
+    count: int,
+    seed: int,
+) -> Result:
+    """The share of normal images, neither trained on nor calibrated with, that is flagged."""
+    config = HTDGConfig(
+        **{"transformations": "auto", "translation": "pixel", "precision": "float32", **options},
+        seed=seed,
+    )
+    chosen = load_dataset(dataset, data_root)
+    images, names = chosen.training_images(normal_class, 1, seed=seed)
+    detector = HTDGDetector(config).fit(images, progress=False)
+    pool = [name for name in chosen.training_pool(normal_class) if name not in names]
+    tested = chosen.test_set(normal_class, names)
+    others = [chosen.read(name) for name in pool[: count + 300]]
+    others += [tested[i].image for i, entry in enumerate(tested.entries) if entry.label == 0][:300]
+    calibrating, rest = others[:count], others[count:]
+    scores = detector.anomaly_score(rest, fraction)
+    found: Result = {"calibrating": count, "generated": 200, "tested": len(rest)}
+    for source, given in (("held out", calibrating), ("generated", None)):
+        for rate in RATES:
+            threshold = detector.calibrate(given, rate, fraction)
+            found[f"{source} {rate}"] = float((scores > threshold.score).mean())
+    return found
+
+
+STUDIES = {
+    "textures": texture_runs,
+    "threshold": threshold_runs,
+    "ablation": ablation_runs,
+    "bottle": bottle_runs,
+}
+
+
+# --- The page -----------------------------------------------------------------------------------
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, least and greatest."""
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def page(kept: dict[str, Result], where: str) -> str:
+    """Every study as a table."""
+    lines = [f"Machine: {where}. Mean, least and greatest over seeds.", ""]
+    lines += ["### Bottle: defects and where they are", "", *bottle_tables(kept), ""]
+    lines += ["### Textures, one-shot, localisation", "", *texture_table(kept), ""]
+    lines += ["### Ablations, CIFAR10, one-shot", "", *ablation_table(kept), ""]
+    lines += ["### How often thresholds flag normal images", "", *threshold_table(kept), ""]
+    return "\n".join(lines)
+
+
+def bottle_tables(kept: dict[str, Result]) -> list[str]:
+    """Tables 5 and 7 of the paper, as far as bottle goes."""
+    groups: dict[tuple[str, int], list[Result]] = defaultdict(list)
+    for key, result in kept.items():
+        study, *words = key.split(" ")
+        if study == "bottle":
+            groups[words[0], int(words[1])].append(result)
+    rows, fractions = [], []
+    for (transformations, shots), results in groups.items():
+        own = [transformations, str(shots), str(len(results))]
+        cells = [spread([r[n] for r in results]) for n in ("image_auroc", "pixel_auroc", "aupro")]
+        paper = f"{PAPER_BOTTLE[transformations, shots] / 100:.3f}"
+        minutes = f"{statistics.mean(r['minutes'] for r in results):.1f}"
+        rows.append([*own, cells[0], paper, *cells[1:], minutes])
+        per = [
+            spread([r["image_auroc_per_fraction"][str(f)] for r in results])
+            for f in sorted(FRACTIONS)
+        ]
+        fractions.append([*own[:2], *per])
+    head = ["transformations", "shots", "seeds", "image AUROC, 5 %", "paper"]
+    first = table([*head, "pixel AUROC", "AUPRO", "minutes of training"], rows)
+    shares = [f"{f:.0%}" for f in sorted(FRACTIONS)]
+    return [*first, "", *table(["transformations", "shots", *shares], fractions)]
+
+
+def texture_table(kept: dict[str, Result]) -> list[str]:
+    """Pixel AUROC and AUPRO of every texture."""
+    groups: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    for key, result in kept.items():
+        study, *words = key.split("|")
+        if study == "textures":
+            groups[words[0]][words[1]].append(result)
+    rows = [
+        [setting, texture]
+        + [spread([r[n] for r in results]) for n in ("image_auroc", "pixel_auroc", "aupro")]
+        for setting, textures in groups.items()
+        for texture, results in textures.items()
+    ]
+    return table(["setting", "texture", "image AUROC, 5 %", "pixel AUROC", "AUPRO"], rows)
+
+
+def ablation_table(kept: dict[str, Result]) -> list[str]:
+    """Table 6 of the paper for two classes."""
+    words = {"htdg": "the whole method", **{v.letter: v.name for v in VARIANTS}}
+    rows = []
+    for letter, name in words.items():
+        cells = [letter, name]
+        for of_class in ("plane", "car"):
+            start = f"ablation|{letter}|{of_class}|"
+            results = [r["image_auroc"] for key, r in kept.items() if key.startswith(start)]
+            cells += [spread(results), f"{PAPER_ABLATIONS[of_class][letter] / 100:.3f}"]
+        rows.append(cells)
+    return table(["", "variant", "plane", "paper", "car", "paper"], rows)
+
+
+def threshold_table(kept: dict[str, Result]) -> list[str]:
+    """The share of normal images above the threshold, beside the share asked for."""
+    rows = []
+    for name in HELD_OUT:
+        results = [r for key, r in kept.items() if key.startswith(f"threshold|{name}|")]
+        for source in ("held out", "generated"):
+            if results:
+                count = results[0]["calibrating" if source == "held out" else "generated"]
+                cells = [spread([r[f"{source} {rate}"] for r in results]) for rate in RATES]
+                rows.append([name, f"{count} {source}", str(results[0]["tested"]), *cells])
+    head = ["set", "calibrated with", "tested on"]
+    return table([*head, *(f"asked for {rate:.0%}" for rate in RATES)], rows)
+
+
+def read_kept(where: str) -> dict[str, Any]:
+    """What ``studies.json`` holds, or the beginning of one."""
+    if FILE.is_file():
+        return json.loads(FILE.read_text(encoding="utf-8"))
+    return {"machine": where, "runs": {}}
+
+
+def main() -> None:
+    """Run what is missing and write the page."""
+    parser = argparse.ArgumentParser(description="Defects, localisation, ablations, thresholds.")
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--only", choices=STUDIES, help="one study (default: all)")
+    parser.add_argument("--page-only", action="store_true", help="only write the page again")
+    options = parser.parse_args()
+    where = machine(resolve_device("cpu"))
+    kept = read_kept(where)
+    for study, runs in STUDIES.items():
+        if options.page_only or options.only not in (None, study):
+            continue
+        for key, perform in runs():
+            if key in kept["runs"]:
+                continue
+            out = Path(tempfile.mkdtemp(prefix="htdg-study-"))
+            result = perform(options.data_root, out / "run")
+            shutil.rmtree(out)
+            kept = read_kept(where)  # another study may have been run beside this one
+            kept["runs"][key] = result
+            write_text(FILE, json.dumps(kept, indent=1) + "\n")
+            print(key, kept["runs"][key], flush=True)
+    write_part(HERE / "README.md", "The whole method", page(kept["runs"], kept["machine"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""Maps, thresholds and samples from the command line, and what an evaluation says about defects."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from htdg import HTDGConfig, HTDGDetector, Task, evaluate
+from htdg.cli import main
+from htdg.datasets import load_dataset
+from htdg.pixel_metrics import PixelMetrics
+from htdg.plots import ANOMALOUS, overlay, plot_maps, plot_sample_grid
+from htdg.pyramid import resize
+from htdg.sampling import generate, reconstruction_noise
+
+TINY = HTDGConfig.preset("tiny", niter=1)
+
+
+@pytest.fixture
+def place(tiny, brick, tmp_path):
+    """A model and two photos of different size."""
+    tiny.save(tmp_path / "model")
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    Image.fromarray(brick[1][0]).save(tmp_path / "photos" / "a.png")
+    Image.fromarray(brick[1][1][:50, :80]).save(tmp_path / "photos" / "more" / "a.png")
+    Image.fromarray(brick[1][2]).save(tmp_path / "photos" / "b.png")
+    return tmp_path
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+# --- score --maps -------------------------------------------------------------------------------
+
+
+def test_maps_are_16_bit_pngs_at_the_image_s_size(place, tiny, capsys):
+    assert (
+        main(["score", str(place / "model"), str(place / "photos"), "--maps", str(place / "m")])
+        == 0
+    )
+    assert "no threshold, so nothing is called anomalous: htdg calibrate" in capsys.readouterr().err
+    written = sorted(p.name for p in (place / "m").iterdir())
+    stems = ["a_0000", "a_0002", "b"]  # two images are called a
+    assert written == sorted(f"{s}_{kind}.png" for s in stems for kind in ("map", "overlay"))
+    for stem, path in zip(stems, ("a.png", "more/a.png", "b.png"), strict=True):
+        shown = Image.open(place / "m" / f"{stem}_map.png")
+        assert shown.mode == "I;16"
+        expected = tiny.anomaly_map(place / "photos" / path)[0]
+        np.testing.assert_allclose(np.asarray(shown) / 65535, expected, atol=1e-5)
+        laid = np.asarray(Image.open(place / "m" / f"{stem}_overlay.png"))
+        assert laid.shape == (*expected.shape, 3)
+
+
+def test_maps_change_no_score(place, capsys):
+    words = ["score", str(place / "model"), str(place / "photos")]
+    assert main(words) == 0
+    plain = rows_of(capsys.readouterr().out)
+    assert main([*words, "--maps", str(place / "m")]) == 0
+    assert rows_of(capsys.readouterr().out) == plain
+
+
+def test_maps_cannot_go_into_a_file(place, capsys):
+    (place / "m").write_text("here")
+    words = ["score", str(place / "model"), str(place / "photos"), "--maps", str(place / "m")]
+    assert main(words) == 2
+    assert f"--maps {place / 'm'} cannot be a folder" in capsys.readouterr().err
+
+
+def test_an_overlay_is_redder_where_the_map_is_higher_and_has_the_contour():
+    image = np.full((20, 20, 3), 100, np.uint8)
+    odd = np.full((20, 20), 0.2)
+    odd[8:12, 8:12] = 0.8
+    plain = overlay(image, odd)
+    assert (plain[0, 0] == 100).all()  # the median and what lies below stay as they are
+    red = np.array([int(ANOMALOUS[i : i + 2], 16) for i in (1, 3, 5)])
+    np.testing.assert_allclose(plain[9, 9], 100 * 0.4 + red * 0.6, atol=1)
+    outlined = overlay(image, odd, 0.5)
+    assert (outlined[8, 8:12] == 255).all()
+    np.testing.assert_array_equal(outlined[9, 9], plain[9, 9])  # inside
+    np.testing.assert_array_equal(outlined[:8], plain[:8])  # outside
+    # Below a threshold that nothing reaches, no contour, and a fainter red.
+    faint = overlay(image, odd, 2.0)
+    assert (faint[9, 9].astype(int) - 100)[0] < (plain[9, 9].astype(int) - 100)[0]
+    assert not (faint == 255).all(2).any()
+
+
+# --- calibrate ----------------------------------------------------------------------------------
+
+
+def test_calibrated_with_images_then_flagged(place, capsys):
+    model, photos = place / "model", place / "photos"
+    words = ["calibrate", str(model), str(photos), "--false-positive-rate", "0.5"]
+    assert main([*words, "--defect-fraction", "0.2"]) == 0
+    said = capsys.readouterr().out
+    assert "for 50.0% of normal images flagged, from 3 held-out images" in said
+    found = HTDGDetector.load(model, device="cpu").threshold
+    assert f"threshold {found}" in said
+    assert main(["score", str(model), str(photos), "--maps", str(place / "m")]) == 0
+    out, err = capsys.readouterr()
+    assert f"threshold {found}" in err
+    for row in rows_of(out):
+        assert int(row["anomalous"]) == (float(row["anomaly_score"]) > found.score + 1e-9)
+    # By default scored as it was calibrated; scored otherwise, nothing is called anomalous.
+    assert main(["score", str(model), str(photos), "--defect-fraction", "0.9"]) == 0
+    out, err = capsys.readouterr()
+    assert "anomalous" not in rows_of(out)[0]
+    assert "the threshold is for --defect-fraction 0.2" in err
+    assert main(["info", str(model)]) == 0
+    assert f"threshold        {found}" in capsys.readouterr().out
+
+
+def test_calibrated_without_images_says_where_the_threshold_comes_from(place, capsys):
+    before = HTDGDetector.load(place / "model", device="cpu")
+    assert main(["calibrate", str(place / "model"), "--generated", "5"]) == 0
+    assert "from 5 generated images (so few that 16.7% is the least" in capsys.readouterr().out
+    after = HTDGDetector.load(place / "model", device="cpu")
+    assert after.trained_with == before.trained_with
+    assert torch.equal(after.sample(1), before.sample(1))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--false-positive-rate", "1"], "false positive rate is 1.0, but it must be between"),
+        (["--defect-fraction", "0"], "--defect-fraction is 0.0, but it must be above 0"),
+        (["--generated", "0"], "The number of samples is 0"),
+        (["nowhere.png"], "nowhere.png is not there"),
+    ],
+)
+def test_calibrating_with_wrong_input(place, capsys, words, said):
+    before = (place / "model" / "config.json").read_text()
+    assert main(["calibrate", str(place / "model"), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert (place / "model" / "config.json").read_text() == before
+
+
+# --- sample -------------------------------------------------------------------------------------
+
+
+def test_samples_of_any_size_and_from_any_scale_on(place, tiny, capsys):
+    words = ["sample", str(place / "model"), "-n", "2", "--out", str(place / "s")]
+    assert main([*words, "--size", "24", "60", "--from-scale", "2", "--grid"]) == 0
+    raw = tiny.sample(2, size=(24, 60), from_scale=2)
+    assert raw.shape == (2, 3, 24, 60)
+    for i in range(2):
+        written = np.asarray(Image.open(place / "s" / f"sample_{i:03d}.png"))
+        expected = ((raw[i].clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0)
+        np.testing.assert_allclose(written, expected, atol=1)
+    grid = Image.open(place / "s" / "grid.png")
+    assert grid.width > grid.height / 2
+    drawn = [raw, *(tiny.sample(2, size=(24, 60), from_scale=n) for n in range(4))]
+    beyond = float((torch.cat(drawn).abs() > 1).double().mean())
+    told = capsys.readouterr().err
+    assert (f"{beyond:.2%} of the values lay beyond black or white and were cut" in told) == (
+        beyond > 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--size", "3"], "The size of a sample is 3 x 3 pixels, but each must be from 16 to 2048"),
+        (["--size", "30", "4000"], "30 x 4000 pixels, but each must be from 16 to 2048"),
+        (["--size", "1", "2", "3"], "--size has 3 numbers"),
+        (["--from-scale", "4"], "from_scale is 4, but it must be from 0 to 3"),
+        (["--from-scale", "-1"], "from_scale is -1, but it must be from 0 to 3"),
+    ],
+)
+def test_samples_with_wrong_input(place, capsys, words, said):
+    assert main(["sample", str(place / "model"), "--out", str(place / "s"), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (place / "s").exists()
+
+
+def test_where_randomness_begins(tiny):
+    """Below it the image is rebuilt from z*, from it on noise is drawn: step by step by hand."""
+    found = tiny.sample(2, seed=5, from_scale=3)
+    index = torch.zeros(2, dtype=torch.long)
+    with torch.no_grad():
+        below = generate(tiny.scales[:3], reconstruction_noise(tiny.scales), index)[-1]
+        previous = resize(below, 20)
+        z = torch.randn(2, 3, 20, 20, generator=torch.Generator().manual_seed(5))
+        last = tiny.scales[3]
+        expected = last.generator(last.sigma[0] * z, previous, index)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert torch.equal(tiny.sample(2, size=20), tiny.sample(2))  # the finest side is 20
+    assert tiny.sample(1, size=(20, 33)).shape == (1, 3, 20, 33)
+
+
+def test_many_samples_begin_with_few(tiny):
+    many = tiny.sample(70)  # more than are drawn at once
+    assert many.shape == (70, 3, 20, 20)
+    assert len({image.sum().item() for image in many}) == 70
+    assert torch.equal(many[:64], tiny.sample(64))
+
+
+# --- evaluate -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """Brick with several fractions, evaluated with the smallest model."""
+    out = tmp_path_factory.mktemp("evaluated") / "out"
+    task = Task("textures", "brick", limit_per_kind=2, defect_fraction=[0.1, 0.5, 1.0])
+    return evaluate(task, out, TINY, progress=False), out
+
+
+def test_several_fractions_in_one_run(evaluated):
+    metrics, out = evaluated
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+    assert metrics["defect_fraction"] == 0.1
+    for fraction, auroc in metrics["image_auroc_per_fraction"].items():
+        task = Task("textures", "brick", limit_per_kind=2, defect_fraction=float(fraction))
+        alone = evaluate(task, out.parent / fraction, TINY, model=out / "model", progress=False)
+        assert alone["image_auroc"] == auroc
+        assert "image_auroc_per_fraction" not in alone
+    assert metrics["image_auroc"] == metrics["image_auroc_per_fraction"]["0.1"]
+    rows = rows_of((out / "scores.csv").read_text())
+    alone = rows_of((out.parent / "0.5" / "scores.csv").read_text())
+    for row, other in zip(rows, alone, strict=True):
+        assert float(row["anomaly_score_0.5"]) == pytest.approx(
+            float(other["anomaly_score"]), abs=1e-6
+        )
+
+
+def test_pixel_metrics_are_those_of_the_detector_s_maps(evaluated):
+    metrics, out = evaluated
+    detector = HTDGDetector.load(out / "model", device="cpu")
+    test = load_dataset("textures").test_set("brick", detector.image_names, limit_per_kind=2)
+    pixels = PixelMetrics()
+    for sample in test:
+        pixels.add(detector.anomaly_map(sample.image)[0], sample.mask)
+    for name, value in pixels.result().items():
+        if isinstance(value, float):
+            assert metrics[name] == pytest.approx(value, abs=1e-4)
+        else:
+            assert metrics[name] == value
+    assert metrics["pixel_images"] == 10
+    assert metrics["defect_regions"] >= 8
+    assert (out / "maps.png").is_file()
+
+
+def test_sets_without_masks_have_no_pixel_metrics(tmp_path):
+    metrics = evaluate("digits", tmp_path / "out", TINY, normal_class=3, limit=20, progress=False)
+    assert not {"pixel_auroc", "aupro", "pixel_images"} & metrics.keys()
+    assert not (tmp_path / "out" / "maps.png").exists()
+
+
+def test_defects_that_nobody_marked_do_not_count(tmp_path):
+    """Of two defective images one has a mask: the other says nothing about where defects are."""
+    rng = np.random.default_rng(0)
+    for place in ("train/0", "test/good/0", "test/cut/0", "test/cut/1"):
+        path = tmp_path / "data" / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (30, 30), dtype=np.uint8)).save(path)
+    mask = np.zeros((30, 30), np.uint8)
+    mask[5:9, 5:9] = 255
+    (tmp_path / "data" / "ground_truth" / "cut").mkdir(parents=True)
+    Image.fromarray(mask).save(tmp_path / "data" / "ground_truth" / "cut" / "1.png")
+    task = Task("folder", data_root=tmp_path / "data")
+    metrics = evaluate(task, tmp_path / "out", TINY, progress=False)
+    assert (metrics["pixel_images"], metrics["defect_regions"]) == (2, 1)
+    assert metrics["test_images_anomalous"] == 2
+
+
+def test_the_table_7_row_is_printed(tmp_path, capsys):
+    words = ["evaluate", "--dataset", "textures", "--category", "brick", "--limit-per-kind", "1"]
+    words += ["--preset", "tiny", "--niter", "1", "--out", str(tmp_path / "out")]
+    assert main([*words, "--defect-fraction", "0.01", "0.05", "0.1", "0.2", "0.5", "1.0"]) == 0
+    said = capsys.readouterr().out
+    for share in ("1%", "5%", "10%", "20%", "50%", "100%"):
+        assert f"image_auroc, lowest {share} of the votes  0." in said
+    for name in ("pixel_auroc", "aupro"):
+        assert f"\n{name} " in said
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+def test_the_maps_figure_outlines_what_is_marked_and_shares_one_scale():
+    images = [np.zeros((10, 10, 3), np.uint8)] * 2
+    maps = [np.full((10, 10), 0.2), np.full((10, 10), 0.9)]
+    mask = np.zeros((10, 10), bool)
+    mask[0:3, 4:8] = True  # at the edge, too
+    figure = plot_maps(images, maps, [None, mask], ["good", "hole"])
+    above, below = figure.axes[:2], figure.axes[2:4]
+    assert [ax.get_title() for ax in above] == ["good", "hole"]
+    assert [len(ax.collections) for ax in above] == [0, 1]
+    assert {ax.images[0].get_clim() for ax in below} == {(0.2, 0.9)}
+    outline = above[1].collections[0].get_paths()[0].vertices
+    # Halfway between the last marked pixel and the next: x 3.5 to 7.5, y -0.5 to 2.5.
+    np.testing.assert_allclose(outline.min(0), [3.5, -0.5])
+    np.testing.assert_allclose(outline.max(0), [7.5, 2.5])
+
+
+def test_a_grid_has_a_row_for_each_scale():
+    rows = {f"scale {n}": np.zeros((3, 8, 12, 3), np.uint8) for n in range(4)}
+    figure = plot_sample_grid(rows)
+    assert [ax.get_ylabel() for ax in figure.axes[::3]] == list(rows)
+
+
+# --- images that are hard to use ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2000), (1500, 7), (13, 13)])
+def test_images_of_any_size_are_scored_and_mapped(tiny, size):
+    image = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
+    assert 0 <= tiny.anomaly_score(image)[0] <= 1
+    found = tiny.anomaly_map(image)
+    assert found.shape == (1, *size)
+    assert np.isfinite(found).all()
+
+
+def test_a_flat_image_is_scored_but_trains_nothing(tiny):
+    flat = np.full((30, 30), 128, np.uint8)
+    assert 0 <= tiny.anomaly_score(flat)[0] <= 1
+    assert tiny.anomaly_map(flat).min() >= 0
