@@ -16,9 +16,9 @@ from htdg import (
     ImageError,
     ModelError,
     NotFittedError,
-    detector,
     images,
     storage,
+    trained,
 )
 from htdg.checkpoint import scale_tensors
 from htdg.device import resolve_device, resolve_precision
@@ -391,4 +391,4 @@ def test_scoring_batches_fit_into_memory(tiny):
     assert plain.bytes_per_image() == 54 * 64 * 64 * 64 * 4 * 3
     # 16 canvases: 3 of 82 x 82, 6 of 73 x 73, 7 of 64 x 64.
     assert voter(scale, CATALOGUE, config).bytes_per_image() == 80_818 * 64 * 4 * 3
-    assert all(8 * v.bytes_per_image() < detector.SCORING_BYTES for v in tiny._voters())
+    assert all(8 * v.bytes_per_image() < trained.SCORING_BYTES for v in tiny._voters())
