@@ -3,15 +3,18 @@
     python -m tests.golden FOLDER
 
 FOLDER holds ``mnist_digit1_28.npz`` and ``cifar10_car_128.npz``. Prints one line a comparison with
-the largest difference found and the tolerance, and exits with 1 if any is exceeded. The folder is
-not part of the project and ``make test`` does not need it: ``tests/test_recorded.py`` checks the
-same computations against small arrays of our own runs, recorded when this comparison passed.
+the largest difference found and the tolerance, and exits with 1 if any is exceeded. Between them it
+says by how much the anomaly scores of raw images differ that an imported model gives: our resizing
+is not the official one. The folder is not part of the project and ``make test`` does not need it:
+``tests/test_recorded.py`` checks the same computations against small arrays of our own runs,
+recorded when this comparison passed.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,8 +22,9 @@ import numpy as np
 import torch
 
 from htdg.config import HTDGConfig
+from htdg.detector import HTDGDetector
 from htdg.networks import Discriminator, Generator
-from htdg.official import from_official_state
+from htdg.official import from_official_state, import_official
 from htdg.sampling import Scale
 from htdg.training import ScaleTraining
 from htdg.transformations import Transformation, transform_all
@@ -165,6 +169,92 @@ def _pyramid_keys(arrays: Arrays, n: int) -> list[str]:
     return [key for key in keys if key in arrays]
 
 
+# --- Import of a whole model --------------------------------------------------------------------
+
+
+def write_official(folder: Path, arrays: Arrays) -> None:
+    """The recorded model as a folder in the layout that ``import_official`` reads."""
+    count = int(arrays["n_scales"])
+    for n in range(count):
+        (folder / str(n)).mkdir(parents=True)
+        for kind in ("netG", "netD"):
+            torch.save(tensors(arrays, f"s{n}/{kind}/"), folder / str(n) / f"{kind}.pth")
+    for name, key in (("Zs", "z_opt"), ("NoiseAmp", "noise_amp"), ("reals", "real")):
+        values = [torch.from_numpy(arrays[f"s{n}/{key}"]) for n in range(count)]
+        torch.save(values, folder / f"{name}.pth")
+    np.save(folder / "transformations.npy", arrays["transformations"])
+
+
+def imported(arrays: Arrays) -> HTDGDetector:
+    """A detector with the recorded model, by way of such a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_official(Path(folder), arrays)
+        return import_official(folder, image_size=int(arrays["train_image"].shape[0]))
+
+
+def enlarged(images: torch.Tensor, side: int, factor: float) -> torch.Tensor:
+    """Between generators, the official resizing: cut to 8 bits, enlarged by ``factor``, cropped.
+
+    The sides are rounded, so the ratio of two is not the factor, and ours stretches to fit.
+    """
+    n = images.shape[-1]
+    source = (torch.arange(side, dtype=torch.float64) + 0.5) / factor - 0.5
+    taps = torch.arange(n + 2)  # those beyond the right border show the mirrored image
+    x = (source[:, None] - taps).abs()
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    found = torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
+    weights = found[:, :n].clone()
+    weights[:, -2:] += found[:, n:].flip(1)
+    weights = (weights / weights.sum(1, keepdim=True)).float()  # (side, n)
+    levels = ((images.clamp(-1, 1) + 1) * 127.5).floor() / 127.5 - 1
+    return (weights @ levels @ weights.T).clamp(-1, 1)
+
+
+@torch.no_grad()
+def rebuilding(arrays: Arrays, detector: HTDGDetector, report: Report, name: str) -> None:
+    """z*, amplitudes and generators: the images rebuilt up to each scale, enlarged officially."""
+    previous = torch.zeros(1, 3, detector.sides[0], detector.sides[0])
+    for n, scale in enumerate(detector.scales[:-1]):
+        noise = scale.sigma.view(-1, 1, 1, 1) * scale.z_star.expand(-1, 3, -1, -1)
+        image = scale.generator(noise, previous, torch.zeros(1))
+        previous = enlarged(image, detector.sides[n + 1], 1 / float(arrays["scale_factor"]))
+        key = f"s{n + 1}/iter1/draw01_rec"
+        if key in arrays:
+            what = f"{name}: scale {n}, imported, rebuilt image"
+            report.check(what, previous, arrays[key], 1e-5, False)
+
+
+def importing(arrays: Arrays, report: Report, name: str) -> None:
+    """Logits of the imported model, and how its scores of the raw test images differ."""
+    detector = imported(arrays)
+    rebuilding(arrays, detector, report, name)
+    for n, scale in enumerate(detector.scales):
+        if f"test0/logits/s{n}" in arrays:
+            copies = torch.from_numpy(arrays[f"test0/transformed/s{n}"])
+            rows = arrays.get(f"test0/logits/s{n}_index", np.arange(len(copies)))
+            with torch.inference_mode():
+                logits = scale.discriminator(copies)[rows]
+            theirs = arrays[f"test0/logits/s{n}"]
+            report.check(f"{name}: scale {n}, imported, logits", logits, theirs, 1e-4, False)
+    ours = detector.score_scales(list(arrays["test_images"])) / len(detector.transformations)
+    theirs = np.asarray(arrays["test_scores_per_scale"]) / len(detector.transformations)
+    print(f"{name}: imported, anomaly scores of {len(ours)} raw images, resized by us and by them")
+    for n, side in enumerate(detector.sides):
+        _print_difference(f"  scale {n}, {side} pixels", ours[:, n], theirs[:, n])
+    _print_difference("  all scales", ours.mean(1), theirs.mean(1))
+
+
+def _print_difference(what: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+    """How normalities in [0, 1] differ, and so do anomaly scores; nothing to pass or fail."""
+    difference = np.abs(ours - theirs)
+    ranks = [values.argsort().argsort() for values in (ours, theirs)]
+    print(
+        f"{what:<22} differ by {difference.max():.1e} at most, {difference.mean():.1e} on average; "
+        f"theirs are from {1 - theirs.max():.4f} to {1 - theirs.min():.4f}; "
+        f"rank correlation {np.corrcoef(*ranks)[0, 1]:.3f}"
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run all comparisons; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__)
@@ -175,6 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
         with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
         scoring(arrays, report, name)
+        importing(arrays, report, name)
         for n in (0, 1, 2):
             if f"s{n}/iter1/lossD_real" in arrays:
                 first_iteration(arrays, n, report, name)
