@@ -23,7 +23,7 @@ from benchmarks.report import write_part
 from htdg import HTDGConfig, memory
 from htdg.device import keep_freed_memory
 from htdg.evaluation import peak_memory
-from htdg.storage import write_text
+from htdg.files import write_text
 from htdg.training import start_scale
 
 HERE = Path(__file__).parent

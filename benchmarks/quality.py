@@ -23,8 +23,8 @@ from benchmarks.measure import machine
 from benchmarks.report import write_part
 from htdg import HTDGConfig, Task, evaluate
 from htdg.device import resolve_device
+from htdg.files import write_text
 from htdg.plots import save_figure
-from htdg.storage import write_text
 
 HERE = Path(__file__).parent
 FILE = HERE / "quality.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from htdg.storage import write_text
+from htdg.files import write_text
 
 
 def write_part(path: Path, title: str, text: str) -> None:

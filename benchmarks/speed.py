@@ -29,7 +29,7 @@ from benchmarks.report import write_part
 from benchmarks.straightforward import StraightforwardTraining
 from htdg import HTDGConfig
 from htdg.device import keep_freed_memory, resolve_device
-from htdg.storage import write_text
+from htdg.files import write_text
 
 HERE = Path(__file__).parent
 PRESETS = ("paper_rgb", "paper_grey")  # the second with --full

@@ -23,7 +23,7 @@ from benchmarks.report import write_part
 from htdg import HTDGConfig, HTDGDetector, Task, evaluate
 from htdg.datasets import load_dataset
 from htdg.device import resolve_device
-from htdg.storage import write_text
+from htdg.files import write_text
 from htdg.thresholds import upper_quantile
 from htdg.variants import VARIANTS
 

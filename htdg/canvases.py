@@ -164,7 +164,7 @@ class CanvasPlan:
         laid = [m for group in groups for canvas in group for m, _, _ in canvas.copies]
         self.order = torch.argsort(torch.tensor(laid)).to(device)
         self.device = device
-        self._own: dict[int, list[torch.Tensor]] = {}
+        self._own: dict[tuple[int, bool], list[torch.Tensor]] = {}
 
     @property
     def pixels(self) -> int:
@@ -205,20 +205,20 @@ class CanvasPlan:
         x = torch.rot90(drawn[key], c.k, (-2, -1))
         return luma(x).expand_as(x) if c.grey else x
 
-    def own(self, classes: int) -> list[torch.Tensor]:
-        """Where each window reads the logit of its own transformation, or of class 0 if that has
-        to do for all, because there are fewer classes than transformations.
+    def own(self, classes: int, each: bool = True) -> list[torch.Tensor]:
+        """Where each window reads the logit of its own transformation.
+
+        Or, unless ``each`` has a class of its own, of class 0, which then stands for all of them.
 
         For each sheet the places (windows * h * w,) in one image's part of the network's output,
         (G, h, w, classes) in memory.
         """
-        each = classes >= len(self.transformations)
-        if classes not in self._own:
-            self._own[classes] = [
+        if (classes, each) not in self._own:
+            self._own[classes, each] = [
                 _own_places(s.canvases, self.side, self.layers, classes, each).to(self.device)
                 for s in self.sheets
             ]
-        return self._own[classes]
+        return self._own[classes, each]
 
 
 @lru_cache(maxsize=64)

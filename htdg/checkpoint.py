@@ -124,6 +124,8 @@ class Checkpoint:
             return 0.0
         load_scale(training.scale, n, self.tensors)
         for name, adam in (("adam_d", training.adam_d), ("adam_g", training.adam_g)):
+            if f"{name}.0.step" not in self.tensors:
+                continue  # it never stepped: the ablation without a generator
             state = {
                 i: {
                     "step": self.tensors[f"{name}.{i}.step"],

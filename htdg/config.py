@@ -7,6 +7,7 @@ import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from htdg.errors import UserError
 from htdg.pyramid import pyramid_sides
 from htdg.transformations import (
     TRANSLATIONS,
@@ -19,7 +20,7 @@ from htdg.transformations import (
 METHODS = ("htdg", "no_generator", "real_or_generated", "mse", "geom")
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """An option has a value that is not allowed; the message names option, value and rule."""
 
 

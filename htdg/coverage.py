@@ -46,17 +46,21 @@ def discriminate(
 
 
 def canvas_votes(
-    convolutions: Sequence[nn.Conv2d], sheets: Sequence[torch.Tensor], plan: CanvasPlan
+    convolutions: Sequence[nn.Conv2d],
+    sheets: Sequence[torch.Tensor],
+    plan: CanvasPlan,
+    binary: bool = False,
 ) -> torch.Tensor:
     """``votes.votes_from_logits`` from the canvases of B images: (M, B, h, w).
 
     ``convolutions`` are D with its normalisation folded in (``htdg.folding``), the last one without
-    the class "generated", which has no vote; or with both classes where D has but one for all that
-    is real (``votes.binary_votes``).
+    the class "generated", which has no vote. ``binary``: with both classes, where D has but one for
+    all that is real (``votes.binary_votes``).
     """
     h, images = plan.side - 2 * plan.layers, plan.images(sheets)
+    classes = convolutions[-1].out_channels
     found = []
-    for x, own in zip(sheets, plan.own(convolutions[-1].out_channels), strict=True):
+    for x, own in zip(sheets, plan.own(classes, each=not binary), strict=True):
         p = rows_of(run_folded(convolutions, x).float()).softmax(-1)  # (B * G * h' * w', M)
         found.append(p.view(images, -1)[:, own].view(images, -1, h, h))  # (B, windows, h, w)
     return torch.cat(found, 1)[:, plan.order].movedim(1, 0)
@@ -82,7 +86,8 @@ class _CoveredCrossEntropy(torch.autograd.Function):
         images, classes = plan.images(logits), logits[0].shape[1]
         count = images * plan.patches(plan.layers)
         loss, gradients = 0.0, []
-        for x, sheet, own in zip(logits, plan.sheets, plan.own(classes), strict=True):
+        places = plan.own(classes, each=classes > len(plan.transformations))
+        for x, sheet, own in zip(logits, plan.sheets, places, strict=True):
             log_p = rows_of(x).log_softmax(-1, dtype=precise(x.dtype))  # (B * G * h * w, M + 1)
             w = sheet.coverage[plan.layers]
             each = 1 / count if w is None else (w.to(log_p) / count).repeat(images)[:, None]

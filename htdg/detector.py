@@ -31,8 +31,14 @@ from htdg.sampling import (
     Scale,
     sample_sizes,
 )
-from htdg.storage import ModelError, digest, read_directory, write_directory
-from htdg.thresholds import GENERATED, HELD_OUT, Threshold, upper_quantile
+from htdg.storage import (
+    ModelError,
+    change_description,
+    digest,
+    read_directory,
+    write_directory,
+)
+from htdg.thresholds import GENERATED, HELD_OUT, Threshold, check_rate, upper_quantile
 from htdg.trained import NotFittedError, TrainedModel, config_sides, reproducible
 from htdg.training import (
     ScaleTraining,
@@ -45,6 +51,7 @@ from htdg.training import (
     train_scale,
 )
 from htdg.transformations import Transformation, as_rows
+from htdg.votes import as_fractions
 
 
 class HTDGDetector(TrainedModel):
@@ -74,6 +81,7 @@ class HTDGDetector(TrainedModel):
         self.history: list[dict[str, Any]] = []
         self.trained_with: dict[str, str] = {}
         self.images_at_once = 0
+        self.geom_seconds = 0.0
         self.threshold: Threshold | None = None
 
     # --- Training -----------------------------------------------------------------------------
@@ -130,14 +138,15 @@ class HTDGDetector(TrainedModel):
             "trained_on": self.device.type,
         }
         saved = Checkpoint(Path(checkpoint), self._fingerprint()) if checkpoint else None
-        self.images_at_once = saved.images_at_once if saved else 0
-        if not self.images_at_once:
-            plan = (self.transformations, self.sides, len(square), self.device)
-            self.images_at_once = images_at_once(self._resolved(), *plan)
+        begun = saved.images_at_once if saved else 0
+        plan = (self.transformations, self.sides, len(square), self.device)
+        self.images_at_once = begun or images_at_once(self._resolved(), *plan)
         if saved:
             saved.images_at_once = self.images_at_once
         if progress and self.images_at_once < len(square):
-            tell_plan(len(square), self.images_at_once)
+            why = "as this training was begun" if begun else "as asked for"
+            given = begun or config.images_at_once
+            tell_plan(len(square), self.images_at_once, why if given else "so that memory suffices")
         bar = training_bar(progress)
         with reproducible(), bar:
             for real in build_pyramid(square.to(self.device), self.sides):
@@ -150,8 +159,11 @@ class HTDGDetector(TrainedModel):
     def _fit_geom(self, bar: ProgressBar, checkpoint: str | Path | None) -> None:
         """Train the classifier of the ablation "geom" on images that the model generates."""
         config = self.config
+        started = time.perf_counter()
+        # A stream of their own: ``sample`` and ``calibrate`` must not draw the same images again.
+        stream = int(np.random.SeedSequence([config.seed, 1]).generate_state(1)[0])
         sizes = sample_sizes(config, self.sides, None)
-        samples = self._sample(config.geom_samples, config.seed, sizes).clamp(-1, 1)
+        samples = self._sample(config.geom_samples, stream, sizes).clamp(-1, 1)
         samples = resize(samples, config.image_size).to(self.device)
         self.geom = train_geom(
             samples,
@@ -162,6 +174,12 @@ class HTDGDetector(TrainedModel):
             callback=lambda done, total: bar.say(f"GEOM  {done}/{total} batches"),
             checkpoint=geom_checkpoint(Path(checkpoint)) if checkpoint else None,
         )
+        self.geom_seconds = time.perf_counter() - started
+
+    @property
+    def training_seconds(self) -> float:
+        """What the training took: all scales, and GEOM's classifier since its last interruption."""
+        return sum(scale["seconds"] for scale in self.history) + self.geom_seconds
 
     def _fit_scale(
         self,
@@ -233,22 +251,35 @@ class HTDGDetector(TrainedModel):
 
         Raises:
             ConfigError: the rate is not in (0, 1), or there is nothing to generate with.
+            ImageError: an image cannot be read, or there is none.
         """
         self._check_fitted()
-        source = HELD_OUT if images is not None else GENERATED
-        if images is None:
-            images = list((self.sample(n_generated, seed).clamp(-1, 1) + 1) / 2)
-        found = list(self.judge(images, (defect_fraction,), maps=True, progress=progress))
-        scores = [1 - v.normality[0].mean() / len(self.transformations) for v in found]
-        highest = [float(v.anomaly_map.max()) for v in found]
         try:
-            limits = [upper_quantile(values, false_positive_rate) for values in (scores, highest)]
+            check_rate(false_positive_rate)
         except ValueError as error:
             raise ConfigError(str(error)) from None
+        (fraction,) = as_fractions(defect_fraction)
+        source = HELD_OUT if images is not None else GENERATED
+        if images is None:
+            if not self.has_generator:
+                raise ConfigError(
+                    f"The method {self.config.method} trains no generator, so there is nothing to "
+                    "calibrate with: give normal images."
+                )
+            images = list((self.sample(n_generated, seed).clamp(-1, 1) + 1) / 2)
+        scores, highest = [], []
+        for verdict in self.judge(images, (fraction,), maps=True, progress=progress):
+            scores.append(1 - verdict.normality[0].mean() / len(self.transformations))
+            highest.append(float(verdict.anomaly_map.max()))
+        limits = [upper_quantile(values, false_positive_rate) for values in (scores, highest)]
         self.threshold = Threshold(
-            *limits, float(false_positive_rate), len(found), source, defect_fraction
+            *limits, float(false_positive_rate), len(scores), source, fraction
         )
         return self.threshold
+
+    def save_threshold(self, folder: str | Path) -> None:
+        """Keep the threshold in the model directory, which stays as it is otherwise."""
+        change_description(Path(folder), threshold=asdict(self.threshold))
 
     def predict(self, images: Any, **options: Any) -> np.ndarray:  # noqa: ANN401
         """+1 for images called normal, -1 for anomalous ones, (B,), as in scikit-learn.
@@ -283,6 +314,7 @@ class HTDGDetector(TrainedModel):
         }
         tensors = {**scale_tensors(self.scales), "images": self.images}
         if self.geom is not None:
+            described["geom_seconds"] = self.geom_seconds
             tensors |= {f"geom.{key}": value for key, value in self.geom.state_dict().items()}
         write_directory(Path(folder), tensors, described, self.history)
 
@@ -314,9 +346,10 @@ class HTDGDetector(TrainedModel):
                 load_scale(detector.scales[n], n, tensors)
             if config.method == "geom":
                 detector.geom = load_geom(tensors, len(detector.transformations), detector.device)
+            detector.geom_seconds = float(described.get("geom_seconds", 0.0))
             if described.get("threshold") is not None:
                 detector.threshold = Threshold(**described["threshold"])
-            detector.images_at_once = described.get("images_at_once", 0)
+            detector.images_at_once = int(described.get("images_at_once", 0))
             detector._fitted = True
         except ConfigError:
             raise

@@ -23,17 +23,19 @@ except ImportError:  # on Windows
 import htdg
 from htdg import plots
 from htdg.checkpoint import remove_checkpoint
-from htdg.config import HTDGConfig
+from htdg.config import ConfigError, HTDGConfig
 from htdg.datasets import Dataset, SampleSequence, equalise, load_dataset
 from htdg.detector import HTDGDetector
+from htdg.errors import UserError
+from htdg.files import check_writable, write_text
 from htdg.images import load_image, to_uint8
 from htdg.metrics import image_metrics
 from htdg.pixel_metrics import PixelMetrics
 from htdg.progress import name_skipped
 from htdg.pyramid import resize
 from htdg.scores import score_table
-from htdg.storage import check_writable, write_text
 from htdg.variants import as_variant, variant_named
+from htdg.votes import as_fractions
 
 EQUALISE = ("train", "both", "none")
 #: What an evaluation leaves in its folder besides the model.
@@ -49,7 +51,7 @@ RESULTS = (
 )
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError):
     """An evaluation that cannot be done as asked; the message says what to change."""
 
 
@@ -95,21 +97,15 @@ class Task:
             )
         if self.variant is not None:
             variant_named(self.variant)
-        if self.fractions == ():
-            raise EvaluationError("defect_fraction is an empty list: give a fraction, or None.")
-        for fraction in self.fractions:
-            is_number = isinstance(fraction, (int, float)) and not isinstance(fraction, bool)
-            if fraction is not None and not (is_number and 0 < fraction <= 1):
-                raise EvaluationError(
-                    f"defect_fraction is {fraction!r}, but it must be above 0 and at most 1."
-                )
+        try:
+            as_fractions(self.defect_fraction)
+        except ConfigError as error:
+            raise EvaluationError(str(error)) from None
 
     @property
     def fractions(self) -> tuple[float | None, ...]:
         """The defect fractions, (None,) for the mean over all votes."""
-        given = self.defect_fraction
-        several = isinstance(given, Sequence) and not isinstance(given, str)
-        return tuple(given) if several else (given,)
+        return as_fractions(self.defect_fraction)
 
 
 def default_equalise(preset: str, config: HTDGConfig) -> str:
@@ -188,11 +184,11 @@ def evaluate(
         **_described(dataset, task, detector),
         **_measured(test, rows, task.fractions, len(detector.transformations)),
         **located,
-        "training_seconds": round(sum(scale["seconds"] for scale in detector.history), 2),
+        "training_seconds": round(detector.training_seconds, 2),
         "scoring_ms_per_image": round(1000 * seconds / len(test), 3),
         "peak_memory_mib": peak_memory(detector.device),
     }
-    _write(out, metrics, test, rows, task.fractions, detector)
+    _write(out, metrics, shown, rows, task.fractions, detector)
     return metrics
 
 
@@ -380,13 +376,13 @@ def _device_name(device: torch.device) -> str:
 def _write(
     out: Path,
     metrics: dict[str, Any],
-    test: SampleSequence,
+    shown: TestImages,
     rows: np.ndarray,
     fractions: Sequence[float | None],
     detector: HTDGDetector,
 ) -> None:
     """Everything but the model; ``metrics.json`` last, so that it stands for a finished run."""
-    m = len(detector.transformations)
+    m, test = len(detector.transformations), shown.samples
     entries = test.entries
     labels = [entry.label for entry in entries]
     known = None if any(label is None for label in labels) else labels
@@ -407,7 +403,7 @@ def _write(
         figure = gallery(detector, test, scores, metrics["f1_max_threshold"])
         plots.save_figure(figure, out / "gallery.png")
     if "pixel_auroc" in metrics:
-        plots.save_figure(maps_figure(detector, test), out / "maps.png")
+        plots.save_figure(maps_figure(detector, shown), out / "maps.png")
     write_text(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
 
 
@@ -446,21 +442,22 @@ def gallery(
     return plots.plot_gallery(shown, count)
 
 
-def maps_figure(detector: HTDGDetector, test: SampleSequence, count: int = 8) -> plots.Figure:
+def maps_figure(detector: HTDGDetector, shown: TestImages, count: int = 8) -> plots.Figure:
     """Test images with their true defects outlined, their maps below: the first of each kind."""
+    entries = shown.samples.entries
     turns: dict[str, int] = {}
     order = []
-    for i, entry in enumerate(test.entries):
+    for i, entry in enumerate(entries):
         turns[entry.kind] = turns.get(entry.kind, 0) + 1
         order.append((turns[entry.kind], i))
     chosen = sorted(i for _, i in sorted(order)[:count])
-    images = [test[i].image for i in chosen]
+    images = [shown[i] for i in chosen]
     maps = [verdict.anomaly_map for verdict in detector.judge(images, maps=True)]
     return plots.plot_maps(
         [_displayed(image) for image in images],
         maps,
-        [test.mask(i) for i in chosen],
-        [test.entries[i].kind for i in chosen],
+        [shown.samples.mask(i) for i in chosen],
+        [entries[i].kind for i in chosen],
     )
 
 

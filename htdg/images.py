@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from htdg.errors import UserError
+
 T = TypeVar("T")
 #: Larger images are refused: they would be shrunk to a few dozen pixels anyway.
 MAX_PIXELS = 100_000_000
@@ -27,7 +29,7 @@ _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """An image that cannot be used; the message names it and says what is wrong."""
 
 

@@ -49,11 +49,11 @@ def images_at_once(
     return -(-shots // parts)
 
 
-def tell_plan(shots: int, at_once: int) -> None:
+def tell_plan(shots: int, at_once: int, why: str) -> None:
     """Say on standard error that the training images go through in chunks, and what that means."""
     print(
-        f"htdg: of {shots} training images {at_once} at a time go through the networks, as many as "
-        "memory allows; batch normalisation sees each such part by itself (images_at_once).",
+        f"htdg: of {shots} training images at most {at_once} at a time go through the networks, "
+        f"{why}; batch normalisation sees each such part by itself (images_at_once).",
         file=sys.stderr,
     )
 

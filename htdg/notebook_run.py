@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import htdg
+from htdg.errors import UserError
+from htdg.files import check_writable
 from htdg.progress import PROGRESS_MARK, ProgressBar, suitable_look
-from htdg.storage import check_writable
 
 #: Where the course's notebooks are when the package is installed from its repository.
 NOTEBOOKS = Path(htdg.__file__).resolve().parents[1] / "notebooks"
 
 
-class NotebookError(ValueError):
+class NotebookError(UserError):
     """A notebook run that cannot start or did not finish; the message says why."""
 
 
@@ -88,8 +89,12 @@ def run_notebook(
 
 
 def find_notebook(notebook: str | Path) -> Path:
-    """The path of a notebook given by path or by name; NotebookError if there is none."""
-    for candidate in (Path(notebook), NOTEBOOKS / f"{notebook}.ipynb"):
+    """The path of a notebook given by path or by name; NotebookError if there is none.
+
+    Names are seen from the folder of notebooks; those of the folder ``runs`` need not say so.
+    """
+    named = f"{notebook}.ipynb"
+    for candidate in (Path(notebook), NOTEBOOKS / named, NOTEBOOKS / "runs" / named):
         if candidate.suffix == ".ipynb" and candidate.is_file():
             return candidate.resolve()
     names = [

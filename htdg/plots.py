@@ -19,7 +19,7 @@ from PIL import Image
 from skimage.segmentation import find_boundaries
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from htdg.storage import write_bytes
+from htdg.files import write_bytes
 
 NORMAL, ANOMALOUS, GREY = "#0072B2", "#D55E00", "#666666"
 OTHERS = ("#009E73", "#CC79A7")
@@ -225,7 +225,7 @@ def png_bytes(array: np.ndarray) -> bytes:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG: see ``htdg.storage.write_bytes``."""
+    """Write a figure as PNG: see ``htdg.files.write_bytes``."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120)
     write_bytes(path, content.getvalue())

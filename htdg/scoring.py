@@ -61,8 +61,8 @@ class CanvasVoter(PlainVoter):
         """As the plain one."""
         super().__init__(scale, transformations, config)
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        binary = config.method == "real_or_generated"
-        fold = folded_convolutions if binary else voting_convolutions
+        self.binary = config.method == "real_or_generated"
+        fold = folded_convolutions if self.binary else voting_convolutions
         folded = fold(scale.discriminator)
         self.convolutions = [convolution.to(self.dtype) for convolution in folded]
         shapes = (scale.side, config.translation, config.layers, scale.z_star.device)
@@ -71,7 +71,7 @@ class CanvasVoter(PlainVoter):
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """The votes (M, B, H - 10, H - 10), in [0, 1], of images (B, 3, H, H)."""
         sheets = [sheet.to(self.dtype) for sheet in self.plan.draw(images)]
-        return canvas_votes(self.convolutions, sheets, self.plan)
+        return canvas_votes(self.convolutions, sheets, self.plan, self.binary)
 
     def bytes_per_image(self) -> int:
         """Two layers' activations of the largest sheet, and the votes."""

@@ -19,29 +19,15 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from htdg.errors import UserError
+from htdg.files import write_text
+
 #: Raised by one whenever a model written now could not be read by the code before.
 FORMAT = 2
 
 
-class ModelError(ValueError):
+class ModelError(UserError):
     """A model directory that cannot be read or written; the message says which and why."""
-
-
-class OutputError(ValueError):
-    """A place that cannot be written to; the message names it."""
-
-
-def check_writable(path: Path) -> None:
-    """Raise OutputError unless a file or folder ``path`` can be made, before any work is done.
-
-    Nothing is made yet; folders above it that are missing can be made where the first one is that
-    is there.
-    """
-    above = next(p for p in path.absolute().parents if os.path.lexists(p))
-    if not above.is_dir():
-        raise OutputError(f"{path} cannot be written: {above} is no folder.")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise OutputError(f"{path} cannot be written: no permission for {above}.")
 
 
 def check_replaceable(folder: Path) -> None:
@@ -106,6 +92,12 @@ def write_directory(
         shutil.rmtree(old, ignore_errors=True)
 
 
+def change_description(folder: Path, **changes: Any) -> None:  # noqa: ANN401
+    """Change what a model's ``config.json`` says, and nothing else in its directory."""
+    path = folder / "config.json"
+    write_text(path, json.dumps(_read_json(path, folder) | changes, indent=1) + "\n")
+
+
 def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Any]:
     """Read a model directory: (tensors on the CPU, description, history).
 
@@ -155,25 +147,6 @@ def digest(tensor: torch.Tensor) -> str:
     """SHA-256 over type, shape and bytes of a tensor."""
     header = f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
     return hashlib.sha256(header + tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8: see ``write_bytes``."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it into place; OutputError if not."""
-    check_writable(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_json(path: Path, folder: Path) -> Any:  # noqa: ANN401

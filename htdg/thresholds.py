@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from htdg.votes import as_fractions
+
 #: Where the normal images came from.
 HELD_OUT, GENERATED = "held-out images", "generated images"
 
@@ -33,6 +35,19 @@ class Threshold:
     source: str
     defect_fraction: float | None
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be a threshold; ValueError."""
+        check_rate(self.false_positive_rate)
+        for name in ("score", "pixel"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value <= 1:  # NaN, too
+                raise ValueError(f"its threshold has {name} {value!r}, which is not in [0, 1]")
+        if type(self.count) is not int or self.count < 1:
+            raise ValueError(f"its threshold is from {self.count!r} images")
+        if self.source not in (HELD_OUT, GENERATED):
+            raise ValueError(f"its threshold is from {self.source!r}")
+        as_fractions(self.defect_fraction)
+
     def __str__(self) -> str:
         """In a sentence, with the number of images."""
         least = 1 / (self.count + 1)
@@ -40,6 +55,8 @@ class Threshold:
         told += f"from {self.count} {self.source}"
         if least > self.false_positive_rate:
             told += f" (so few that {least:.1%} is the least that can be expected)"
+        if self.source == GENERATED:
+            told += "; of real images any share may be flagged, so use held-out ones if you can"
         return told
 
 
@@ -53,13 +70,18 @@ def upper_quantile(values: Sequence[float] | np.ndarray, false_positive_rate: fl
     Raises:
         ValueError: no values, or the rate is not in (0, 1).
     """
-    if not 0 < false_positive_rate < 1:
-        raise ValueError(
-            f"The false positive rate is {false_positive_rate!r}, but it must be between 0 and 1."
-        )
+    check_rate(false_positive_rate)
     ordered = np.sort(np.asarray(values, dtype=float))
     if len(ordered) == 0:
         raise ValueError("There are no scores to learn a threshold from: give normal images.")
     # Rounding before ceil: (99 + 1) * (1 - 0.05) is a little above 95 in floating point.
     k = math.ceil(round((len(ordered) + 1) * (1 - false_positive_rate), 9))
     return float(ordered[min(k, len(ordered)) - 1])
+
+
+def check_rate(rate: float) -> None:
+    """Raise ValueError unless a false positive rate is a number between 0 and 1."""
+    if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 < rate < 1:
+        raise ValueError(
+            f"The false positive rate is {rate!r}, but it must be between 0 and 1 (0.05 is 5 %)."
+        )

@@ -28,7 +28,7 @@ from htdg.sampling import (
 from htdg.scoring import Voter, voter
 from htdg.transformations import Transformation
 from htdg.verdicts import Verdict, batch_verdicts
-from htdg.votes import check_fraction
+from htdg.votes import as_fractions
 
 #: Images that are generated together. Another number would give other samples.
 SAMPLES_AT_ONCE = 64
@@ -70,7 +70,7 @@ class TrainedModel:
     def judge(
         self,
         images: Any,  # noqa: ANN401
-        defect_fractions: Sequence[float | None] = (None,),
+        defect_fractions: float | Sequence[float | None] | None = None,
         maps: bool = False,
         batch_size: int | None = None,
         progress: bool = False,
@@ -87,12 +87,10 @@ class TrainedModel:
             progress: show a progress bar.
         """
         self._check_fitted()
-        for fraction in defect_fractions:
-            if fraction is not None:
-                check_fraction(fraction)
+        fractions = as_fractions(defect_fractions)
         if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
             raise ConfigError(f"batch_size is {batch_size!r}, but it must be a whole number >= 1.")
-        return self._judged(images, defect_fractions, maps, batch_size, progress)
+        return self._judged(images, fractions, maps, batch_size, progress)
 
     def _judged(
         self,
@@ -119,8 +117,9 @@ class TrainedModel:
                         defect_fractions,
                         sizes if maps else None,
                     )
-                bar.advance(len(batch))
-                yield from found
+                for verdict in found:
+                    bar.advance(1)
+                    yield verdict
 
     def score_scales(
         self,
@@ -133,18 +132,17 @@ class TrainedModel:
 
         Of several fractions (F, B, N + 1). The arguments are those of ``judge``.
         """
-        several = isinstance(defect_fraction, Sequence)
-        fractions = defect_fraction if several else (defect_fraction,)
-        found = self.judge(images, fractions, False, batch_size, progress)
+        found = self.judge(images, defect_fraction, False, batch_size, progress)
         rows = np.stack([verdict.normality for verdict in found], 1)  # (F, B, N + 1)
-        return rows if several else rows[0]
+        return rows if isinstance(defect_fraction, Sequence) else rows[0]
 
     def _voters(self) -> list[Voter]:
         """One for each scale, made anew so that they fit the weights of now."""
         if self.config.method == "mse":
             return [NearestVoter(self.images.to(self.device))]
         if self.config.method == "geom":
-            return [GeomVoter(self.geom, self.transformations, self.config.translation)]
+            how = (self.transformations, self.config.translation, self.config.image_size)
+            return [GeomVoter(self.geom, *how)]
         return [voter(scale, self.transformations, self._resolved()) for scale in self.scales]
 
     def _voting_sides(self) -> tuple[int, ...]:
@@ -279,15 +277,35 @@ class TrainedModel:
     ) -> torch.Tensor:
         rng = torch.Generator(self.device).manual_seed(seed)
         numbers = torch.arange(n, device=self.device) % len(self.images)
+        height, width = sizes[-1]
+        each = 4 * 3 * self.scales[-1].generator.tail.in_channels * height * width
+        at_once = max(1, SCORING_BYTES // each)
         found = []
         with reproducible(), torch.inference_mode():
-            for index in numbers.split(SAMPLES_AT_ONCE):
-                rebuilt = self._rebuilt(index)[:from_scale]
-                start = rebuilt[-1] if rebuilt else None
-                draw = random_noise(index, rng)
-                images = generate(self.scales, draw, index, start, from_scale, sizes)
-                found.append(images[-1].cpu())
+            # Noise is drawn for so many together whatever their size, so that seeds keep meaning
+            # the same images; the networks see as many as memory allows.
+            for block in numbers.split(SAMPLES_AT_ONCE):
+                draw = random_noise(block, rng)
+                noise = {k: draw(k, sizes[k]) for k in range(from_scale, len(sizes))}
+                for part in torch.arange(len(block)).split(at_once):
+                    found.append(self._drawn(block[part], part, noise, sizes, from_scale))
         return torch.cat(found)  # (n, 3, H, W)
+
+    def _drawn(
+        self,
+        index: torch.Tensor,
+        part: torch.Tensor,
+        noise: dict[int, torch.Tensor],
+        sizes: Sequence[tuple[int, int]],
+        from_scale: int,
+    ) -> torch.Tensor:
+        """The samples of some rows ``part`` of the noise, on the CPU."""
+        rebuilt = self._rebuilt(index)[:from_scale]
+        start = rebuilt[-1] if rebuilt else None
+        images = generate(
+            self.scales, lambda k, size: noise[k][part], index, start, from_scale, sizes
+        )
+        return images[-1].cpu()
 
     def _rebuilt(self, index: torch.Tensor) -> list[torch.Tensor]:
         """The training images ``index`` (B,) rebuilt from z*, at every scale."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +34,10 @@ def batch_verdicts(
     translation: str,
     defect_fractions: Sequence[float | None],
     sizes: Sequence[tuple[int, int]] | None,
-) -> list[Verdict]:
+) -> Iterator[Verdict]:
     """The verdicts on B images, whose votes come scale by scale.
+
+    Maps are made one by one, when asked for: at the images' own size they can be large.
 
     Args:
         votes: (M, B, h, h) of every scale, coarsest first.
@@ -51,10 +53,13 @@ def batch_verdicts(
         if sizes is not None:
             located.append(pixel_votes(of_scale, transformations, side, translation))
     normality = torch.stack(rows, -1).movedim(1, 0).cpu().double().numpy()  # (B, F, N + 1)
-    if sizes is None:
-        return [Verdict(of_image, None) for of_image in normality]
-    found = []
-    for i, size in enumerate(sizes):
-        own = anomaly_map([of_scale[i] for of_scale in located], size)
-        found.append(Verdict(normality[i], own.cpu().numpy()))
-    return found
+    return (
+        Verdict(of_image, None if sizes is None else _map(located, i, sizes[i]))
+        for i, of_image in enumerate(normality)
+    )
+
+
+@torch.inference_mode()
+def _map(located: Sequence[torch.Tensor], i: int, size: tuple[int, int]) -> np.ndarray:
+    """The map (H, W) of image i of a batch."""
+    return anomaly_map([of_scale[i] for of_scale in located], size).cpu().numpy()

@@ -8,8 +8,12 @@ training images knows what was done to it; an odd one does not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
+import numpy as np
 import torch
+
+from htdg.config import ConfigError
 
 
 def votes_from_logits(logits: torch.Tensor) -> torch.Tensor:
@@ -53,28 +57,32 @@ def aggregate_votes(
         (F, B).
     """
     patches = votes.flatten(2)  # (M, B, P)
-    if defect_fraction is None:
-        return patches.mean(-1).sum(0)
-    if not isinstance(defect_fraction, Sequence):
-        check_fraction(defect_fraction)
-        count = max(1, int(patches.shape[-1] * defect_fraction))
-        lowest = patches.topk(count, dim=-1, largest=False).values  # (M, B, count)
-        return lowest.mean(-1).sum(0)
-    for fraction in defect_fraction:
-        if fraction is not None:
-            check_fraction(fraction)
-    sorted_votes = patches.sort(dim=-1).values
-    total = patches.shape[-1]
-    counts = [total if f is None else max(1, int(total * f)) for f in defect_fraction]
-    means = [sorted_votes[..., :count].mean(-1).sum(0) for count in counts]  # each (B,)
-    return torch.stack(means)  # (F, B)
+    fractions, total = as_fractions(defect_fraction), patches.shape[-1]
+    counts = [total if f is None else max(1, int(total * f)) for f in fractions]
+    partial = [count for count in counts if count < total]
+    # Sorted once, as far as the largest fraction needs.
+    lowest = patches.topk(max(partial), dim=-1, largest=False).values if partial else patches
+    means = [(lowest[..., :k] if k < total else patches).mean(-1).sum(0) for k in counts]
+    several = isinstance(defect_fraction, Sequence)
+    return torch.stack(means) if several else means[0]  # (F, B) or (B,)
 
 
-def check_fraction(defect_fraction: float) -> None:
-    """Raise ValueError unless the fraction is a number in (0, 1]."""
-    number = isinstance(defect_fraction, (int, float)) and not isinstance(defect_fraction, bool)
-    if not number or not 0 < defect_fraction <= 1:
-        raise ValueError(
-            f"defect_fraction is {defect_fraction!r}, but it must be above 0 and at most 1 "
-            "(0.05 averages the lowest 5 % of the votes)."
-        )
+def as_fractions(defect_fraction: object) -> tuple[float | None, ...]:
+    """One defect fraction or several as a tuple; None stands for all votes.
+
+    Raises:
+        ConfigError: there is none, or one is not a number in (0, 1].
+    """
+    several = isinstance(defect_fraction, (Sequence, np.ndarray))
+    given = tuple(defect_fraction) if several and not isinstance(defect_fraction, str) else None
+    fractions = (defect_fraction,) if given is None else given
+    if not fractions:
+        raise ConfigError("defect_fraction is an empty list: give a fraction, or None for all.")
+    for fraction in fractions:
+        number = isinstance(fraction, Real) and not isinstance(fraction, bool)
+        if fraction is not None and not (number and 0 < fraction <= 1):
+            raise ConfigError(
+                f"defect_fraction is {fraction!r}, but it must be above 0 and at most 1 "
+                "(0.05 averages the lowest 5 % of the votes)."
+            )
+    return tuple(None if fraction is None else float(fraction) for fraction in fractions)

@@ -18,9 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
-from htdg import HTDGConfig, HTDGDetector, cli
+from htdg import HTDGConfig, HTDGDetector
 from htdg.checkpoint import scale_tensors
 from htdg.cli import build_parser, main
+from htdg.commands.common import config_from
 from htdg.images import to_uint8
 from htdg.training import ScaleTraining
 
@@ -174,16 +175,16 @@ def test_every_option_of_the_method_is_an_option_of_the_command_line():
     for name, value in OPTIONS.items():
         flag = name.replace("_", "-")
         words += [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
-    config = cli.config_from(build_parser().parse_args(words))
+    config = config_from(build_parser().parse_args(words))
     assert config.as_dict() == OPTIONS
     # Those left out are the preset's.
     few = build_parser().parse_args(["train", "x.png", "--out", "m", *TINY, "--seed", "9"])
-    assert cli.config_from(few) == HTDGConfig.preset("tiny", seed=9)
+    assert config_from(few) == HTDGConfig.preset("tiny", seed=9)
 
 
 def test_transformations_of_ones_own_are_a_list_in_json():
     words = ["train", "x.png", "--out", "m", "--transformations", "[[0,0,0,0,0],[1,0,0,0,2]]"]
-    config = cli.config_from(build_parser().parse_args(words))
+    config = config_from(build_parser().parse_args(words))
     assert config.transformations == ((0, 0, 0, 0, 0), (1, 0, 0, 0, 2))
 
 
@@ -222,9 +223,9 @@ def test_the_example_in_the_help_is_a_valid_command(command, capsys):
     example = text.split("example:\n")[1].replace("\\\n", " ").split()
     assert example[:2] == ["htdg", command]
     options = build_parser().parse_args(example[1:])
-    assert callable(options.command)
+    assert callable(options.execute)
     if command in ("train", "evaluate"):
-        cli.config_from(options)
+        config_from(options)
         for name in OPTIONS:
             assert f"--{name.replace('_', '-')} " in text
 

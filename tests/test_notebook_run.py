@@ -1,12 +1,21 @@
 """Running notebooks: parameters are checked first, results are complete or absent."""
 
+import json
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from htdg.cli import main
-from htdg.notebook_run import NotebookError, check_parameters, find_notebook, run_notebook, summary
-from htdg.storage import OutputError
+from htdg.files import OutputError
+from htdg.notebook_run import (
+    NOTEBOOKS,
+    NotebookError,
+    check_parameters,
+    find_notebook,
+    run_notebook,
+    summary,
+)
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
@@ -100,6 +109,71 @@ def test_notebooks_are_found_by_name_or_path(notebook):
     assert find_notebook("00_quickstart").name == "00_quickstart.ipynb"
     with pytest.raises(NotebookError, match=r"no notebook 99_x: choose from 00_quickstart"):
         find_notebook("99_x")
+
+
+RUNS = ("anomaly_detection", "defect_detection")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_runs_are_found_with_and_without_their_folder(name):
+    assert find_notebook(name) == find_notebook(f"runs/{name}") == NOTEBOOKS / f"runs/{name}.ipynb"
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_runs_have_typed_parameters(name):
+    path = find_notebook(name)
+    given = {"niter": "5", "normal_class": "3", "overwrite": "True", "defect_fraction": "0.05 0.1"}
+    assert check_parameters(path, given) == {
+        "niter": 5,
+        "normal_class": "3",
+        "overwrite": True,
+        "defect_fraction": "0.05 0.1",
+    }
+    known = ("dataset", "shots", "index", "limit_per_kind", "preset", "image_size", "precision")
+    known += ("transformations", "translation", "device", "seed", "data_root", "equalise")
+    texts = ("dataset", "preset", "precision", "device", "data_root", "equalise", "variant")
+    texts += ("transformations", "translation")
+    numbers = {name: "7" for name in known if name not in texts}
+    assert set(check_parameters(path, numbers).values()) == {7}
+    words = {name: "word" for name in texts}
+    assert check_parameters(path, words) == words
+    with pytest.raises(NotebookError, match="must be of type int"):
+        check_parameters(path, {"shots": "one"})
+    with pytest.raises(NotebookError, match="no parameter 'shot'"):
+        check_parameters(path, {"shot": "1"})
+
+
+TINY = {"preset": "tiny", "image_size": "0", "niter": "2", "limit_per_kind": "2"}
+
+
+def test_an_anomaly_run_reports_and_goes_on_where_it_was(tmp_path):
+    out = tmp_path / "out"
+    given = {**TINY, "dataset": "digits", "normal_class": "3", "transformations": "[[0,0,0,0,0]]"}
+    result = run_notebook("anomaly_detection", out, given)
+    assert result["normal_class"] == "3"
+    assert result["transformations"] == 1
+    assert (result["niter"], result["image_size"]) == (2, 20)
+    assert 0 <= result["image_auroc"] <= 1
+    assert json.loads((out / "metrics.json").read_text())["test_images"] == 20
+    # The same again draws the report only; another run may not take its place unasked.
+    trained = (out / "model" / "history.json").stat().st_mtime_ns
+    again = run_notebook("runs/anomaly_detection", out, given)
+    assert {**again, "total_seconds": 0} == {**result, "total_seconds": 0}
+    assert (out / "model" / "history.json").stat().st_mtime_ns == trained
+    with pytest.raises(NotebookError, match=r"EvaluationError: .* earlier run: choose another"):
+        run_notebook("anomaly_detection", out, {**given, "seed": "1"})
+
+
+def test_a_defect_run_reports_maps_and_fractions(tmp_path):
+    out = tmp_path / "out"
+    given = {**TINY, "normal_class": "grass", "defect_fraction": "0.1, 0.5"}
+    result = run_notebook("runs/defect_detection", out, given)
+    assert (result["dataset"], result["normal_class"]) == ("textures", "grass")
+    assert result["defect_fraction"] == 0.1
+    assert {"image_auroc", "pixel_auroc", "aupro", "training_seconds"} <= set(result)
+    page = (out / "defect_detection.html").read_text()
+    assert "lowest share of the votes" in page
+    assert "anomaly maps" in page
 
 
 def test_the_quickstart_has_typed_parameters():

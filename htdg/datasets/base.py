@@ -27,10 +27,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from htdg.errors import UserError
 from htdg.images import ImageError
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A data set that cannot be used as asked; the message says what is wrong, in one sentence."""
 
 

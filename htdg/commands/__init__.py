@@ -1,0 +1,1 @@
+"""The commands, a file each. A file is imported only when its command is needed."""

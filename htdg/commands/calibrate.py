@@ -1,0 +1,54 @@
+"""``htdg calibrate``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from htdg.commands.common import collect_images
+from htdg.detector import HTDGDetector
+from htdg.files import check_writable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model directory")
+    parser.add_argument(
+        "images",
+        nargs="*",
+        type=Path,
+        metavar="IMAGE_OR_FOLDER",
+        help="normal images that did not train; without any, the model generates some, which is "
+        "less reliable",
+    )
+    parser.add_argument(
+        "--false-positive-rate",
+        type=float,
+        default=0.05,
+        metavar="P",
+        help="share of normal images that may be called anomalous (default: 0.05)",
+    )
+    parser.add_argument(
+        "--defect-fraction", type=float, metavar="F", help="as it will be given to score"
+    )
+    parser.add_argument(
+        "--generated", type=int, default=200, metavar="N", help="images to generate (default: 200)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of their noise (default: 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Carry the command out."""
+    check_writable(options.model / "config.json")
+    detector = HTDGDetector.load(options.model, device=options.device)
+    threshold = detector.calibrate(
+        collect_images(options.images) if options.images else None,
+        options.false_positive_rate,
+        options.defect_fraction,
+        options.generated,
+        options.seed,
+        progress=True,
+    )
+    detector.save_threshold(options.model)
+    print(f"threshold {threshold}")

@@ -1,0 +1,81 @@
+"""What several commands share: their options of the method, and the images that they are given."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from htdg.config import PRESETS, HTDGConfig
+from htdg.errors import UserError
+from htdg.images import list_images
+from htdg.progress import name_skipped
+
+
+class UsageError(UserError):
+    """The command cannot be carried out as given; the message says what to change."""
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """The preset, and every option of the method."""
+    parser.add_argument("--preset", default="tutorial", choices=PRESETS, help="default: tutorial")
+    group = parser.add_argument_group("options of the method, in place of the preset's")
+    for field in fields(HTDGConfig):
+        if field.type == "bool":
+            flag = f"--{field.name.replace('_', '-')}"
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None)
+            continue
+        kind = {"int": int, "float": float, "str": str}.get(str(field.type), name_or_list)
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper()
+        )
+
+
+def name_or_list(text: str) -> object:
+    """A list written as JSON, or else the text itself."""
+    try:
+        return json.loads(text) if text.startswith("[") else text
+    except ValueError:
+        return text
+
+
+def config_from(options: argparse.Namespace) -> HTDGConfig:
+    """The preset with the options that were given. ConfigError if one is not allowed."""
+    given = {f.name: getattr(options, f.name) for f in fields(HTDGConfig)}
+    return HTDGConfig.preset(options.preset, **{k: v for k, v in given.items() if v is not None})
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Make the folder of an option; UsageError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{option} {folder} cannot be a folder: {error.strerror}.") from None
+
+
+def collect_images(
+    places: Sequence[Path], strict: bool = False, leave_out: Path | None = None
+) -> list[Path]:
+    """The image files among ``places`` and below the folders in it, in order.
+
+    Those below ``leave_out``, where results are written, are no input.
+
+    Other files in folders are named on standard error and passed over, or refused if ``strict``.
+    UsageError if nothing is left.
+    """
+    found: list[Path] = []
+    for place in places:
+        if not place.is_dir():
+            found.append(place)
+            continue
+        inside, skipped = list_images(place, strict)
+        if leave_out is not None:
+            results = leave_out.resolve()
+            inside = [p for p in inside if not p.resolve().is_relative_to(results)]
+        name_skipped(skipped)
+        if not inside:
+            raise UsageError(f"{place} holds no image: name a folder with images in it.")
+        found += inside
+    return found

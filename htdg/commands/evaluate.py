@@ -1,0 +1,110 @@
+"""``htdg evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+from htdg.commands.common import (
+    UsageError,
+    add_config_options,
+    config_from,
+)
+from htdg.config import HTDGConfig
+from htdg.datasets import dataset_names
+from htdg.evaluation import EQUALISE, Task, default_equalise, evaluate
+from htdg.variants import VARIANTS, variant_named
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    data = parser.add_argument_group("which images")
+    data.add_argument("--dataset", required=True, metavar="NAME", help=", ".join(dataset_names()))
+    data.add_argument(
+        "--normal-class", "--category", metavar="CLASS", help="name or number of the normal class"
+    )
+    data.add_argument("--shots", type=int, default=1, metavar="K", help="training images")
+    data.add_argument("--index", type=int, metavar="I", help="the I-th block of K, from 1")
+    data.add_argument("--draw", type=int, metavar="SEED", help="draw them with this seed instead")
+    data.add_argument("--limit", type=int, metavar="N", help="test on the first N images only")
+    data.add_argument("--limit-per-kind", type=int, metavar="N", help="on the first N of each kind")
+    data.add_argument("--data-root", type=Path, default=Path("data"), help="default: data")
+    data.add_argument(
+        "--equalise",
+        choices=EQUALISE,
+        help="even out contrast of colour images (default: train for paper_rgb, else none)",
+    )
+    data.add_argument(
+        "--defect-fraction",
+        type=float,
+        nargs="+",
+        metavar="F",
+        help="average only the lowest share of the votes; several come from one pass",
+    )
+    data.add_argument(
+        "--variant",
+        metavar="LETTER",
+        help="an ablation of the paper's Table 6: "
+        + ", ".join(f"{v.letter} {v.name}" for v in VARIANTS),
+    )
+    own = parser.add_argument_group("options of single data sets")
+    own.add_argument("--train", metavar="DIR", help="folder: good images")
+    own.add_argument("--test", metavar="DIR", help="folder: images to test")
+    own.add_argument("--masks", metavar="DIR", help="folder: masks of the defects")
+    own.add_argument("--strict", action="store_true", default=None, help="folder: images only")
+    own.add_argument("--archive", metavar="FILE", help="mvtec: archive to unpack")
+    parser.add_argument("--model", type=Path, help="use this trained model, do not train")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's results")
+    add_config_options(parser)
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Carry the command out."""
+    names = ("train", "test", "masks", "strict", "archive")
+    config = config_from(options)
+    if options.model is not None:
+        _check_no_training_options(options)
+    if options.variant is not None:
+        variant = variant_named(options.variant)
+        for name in variant.options:
+            if getattr(options, name) is not None:
+                raise UsageError(
+                    f"Variant {variant.letter} ({variant.name}) sets {name} itself: leave out "
+                    f"--{name.replace('_', '-')}."
+                )
+    own = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
+    task = Task(
+        dataset=options.dataset,
+        normal_class=options.normal_class,
+        shots=options.shots,
+        index=options.index,
+        draw=options.draw,
+        limit=options.limit,
+        limit_per_kind=options.limit_per_kind,
+        data_root=options.data_root,
+        options=own,
+        equalise=options.equalise or default_equalise(options.preset, config),
+        defect_fraction=options.defect_fraction,
+        variant=options.variant,
+    )
+    metrics = evaluate(task, options.out, config, model=options.model, overwrite=options.overwrite)
+    for fraction, auroc in metrics.get("image_auroc_per_fraction", {}).items():
+        if auroc is not None:
+            print(f"image_auroc, lowest {100 * float(fraction):g}% of the votes  {auroc:.4f}")
+    names = ("image_auroc", "average_precision", "f1_max", "pixel_auroc", "aupro")
+    for name in (*names, "undefined_because", "pixel_undefined_because"):
+        if metrics.get(name) is not None:
+            value = metrics[name]
+            print(f"{name:<18} {value if isinstance(value, str) else format(value, '.4f')}")
+    print(f"results in         {options.out}")
+
+
+def _check_no_training_options(options: argparse.Namespace) -> None:
+    for field in fields(HTDGConfig):
+        if field.name != "device" and getattr(options, field.name) is not None:
+            raise UsageError(
+                f"--{field.name.replace('_', '-')} changes nothing about a trained model: leave "
+                "out either it or --model."
+            )

@@ -1,0 +1,52 @@
+"""``htdg import-official``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from htdg.commands.common import (
+    UsageError,
+)
+from htdg.files import check_writable
+from htdg.official import import_official
+from htdg.storage import check_replaceable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="DIR",
+        help="holds 0/netG.pth, 0/netD.pth, 1/..., Zs.pth and NoiseAmp.pth; no code in them is run",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model directory to write")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        default=128,
+        metavar="S",
+        help="side that the training had images resized to (default: 128)",
+    )
+    parser.add_argument(
+        "--transformations",
+        type=Path,
+        metavar="FILE",
+        help="their list in the order of the classes, rows of grey, flip, tx, ty, k, as .pth, "
+        ".json or .npy (default: DIR/transformations.pth, .json or .npy)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a model that is there under this name"
+    )
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Carry the command out."""
+    model = options.model
+    if model.exists() and not options.overwrite:
+        raise UsageError(f"{model} is there already: choose another MODEL or --overwrite it.")
+    check_writable(model)
+    check_replaceable(model)
+    import_official(options.folder, options.image_size, options.transformations).save(model)
+    print(model)

@@ -1,0 +1,137 @@
+"""``htdg score``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from htdg.commands.common import (
+    UsageError,
+    check_folder,
+    collect_images,
+)
+from htdg.detector import HTDGDetector
+from htdg.files import check_writable, write_bytes, write_text
+from htdg.images import load_image, to_uint8
+from htdg.plots import overlay, png_bytes
+from htdg.scores import score_table
+from htdg.thresholds import Threshold
+from htdg.verdicts import Verdict
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model directory")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write there, not to the screen")
+    parser.add_argument(
+        "--defect-fraction",
+        type=float,
+        metavar="F",
+        help="average only this share of the lowest votes, for small defects (0.05 is the paper's; "
+        "default: what the model was calibrated with, or all)",
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--strict", action="store_true", help="refuse files that are no images")
+    parser.add_argument(
+        "--maps",
+        type=Path,
+        metavar="DIR",
+        help="write anomaly maps there: for each image a 16-bit PNG, and an overlay with the "
+        "contour at the threshold",
+    )
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Carry the command out."""
+    if options.csv is not None:
+        if options.csv.is_dir():
+            raise UsageError(f"--csv {options.csv} is a folder: name a file.")
+        check_writable(options.csv)
+    if options.maps is not None:
+        _check_apart(options.maps, options.images)
+        check_folder("--maps", options.maps)
+    detector = HTDGDetector.load(options.model, device=options.device)
+    paths = collect_images(options.images, options.strict, leave_out=options.maps)
+    threshold = detector.threshold
+    fraction = options.defect_fraction
+    if fraction is None and threshold is not None:
+        fraction = threshold.defect_fraction
+    how = ((fraction,), options.maps is not None, options.batch_size, True)
+    rows = []
+    verdicts = detector.judge(paths, *how)
+    for path, name, verdict in zip(paths, map_names(paths), verdicts, strict=True):
+        rows.append(verdict.normality[0])
+        if options.maps is not None:
+            write_maps(options.maps, name, path, verdict, threshold)
+    rows = np.stack(rows)  # (B, N + 1)
+    m = len(detector.transformations)
+    others = {}
+    if threshold is not None and _same(threshold.defect_fraction, fraction):
+        others["anomalous"] = (1 - rows.mean(1) / m > threshold.score).astype(int)
+    table = score_table([str(p) for p in paths], None, rows, m, others)
+    if options.csv is None:
+        print(table, end="")
+    else:
+        write_text(options.csv, table)
+        print(options.csv)
+    _tell_threshold(options, fraction, threshold)
+
+
+def _same(fraction: float | None, other: float | None) -> bool:
+    """Whether two defect fractions stand for the same votes: None is all of them, as 1 is."""
+    return (fraction or 1.0) == (other or 1.0)
+
+
+def _tell_threshold(
+    options: argparse.Namespace, fraction: float | None, threshold: Threshold | None
+) -> None:
+    """Say on standard error what was called anomalous, or why nothing was."""
+    votes = f"the lowest {100 * fraction:g} % of the votes" if fraction else "all votes"
+    if threshold is None:
+        told = f"no threshold, so nothing is called anomalous: htdg calibrate {options.model}"
+    elif not _same(threshold.defect_fraction, fraction):
+        own = f"--defect-fraction {threshold.defect_fraction or 1.0:g}"
+        told = f"the threshold is for {own}, so nothing is called anomalous: calibrate again"
+    else:
+        told = f"threshold {threshold}"
+    print(f"htdg: scores of {votes}; {told}", file=sys.stderr)
+
+
+def _check_apart(maps: Path, images: Sequence[Path]) -> None:
+    """Refuse to write maps among the images that are to be scored."""
+    for place in images:
+        if place.resolve() == maps.resolve() or (
+            not place.is_dir() and place.resolve().is_relative_to(maps.resolve())
+        ):
+            raise UsageError(f"--maps {maps} holds images to score: choose another folder.")
+
+
+def map_names(paths: Sequence[Path]) -> list[str]:
+    """What to call the maps of each image: like the image, with its number if others are, too."""
+    count = Counter(path.stem for path in paths)
+    names: list[str] = []
+    for i, path in enumerate(paths):
+        name = path.stem if count[path.stem] == 1 else f"{path.stem}_{i:04d}"
+        while name in names or (name != path.stem and name in count):
+            name += "_"
+        names.append(name)
+    return names
+
+
+def write_maps(
+    folder: Path, name: str, path: Path, verdict: Verdict, threshold: Threshold | None
+) -> None:
+    """``<name>_map.png``, 0 to 65535 for 0 to 1, and ``<name>_overlay.png``."""
+    found = verdict.anomaly_map
+    levels = np.round(found * 65535).astype(np.uint16)
+    write_bytes(folder / f"{name}_map.png", png_bytes(levels))
+    image = to_uint8(load_image(path)[None])[0]
+    limit = None if threshold is None else threshold.pixel
+    write_bytes(folder / f"{name}_overlay.png", png_bytes(overlay(image, found, limit)))
