@@ -64,6 +64,25 @@ def test_maps_change_no_score(place, capsys):
     assert rows_of(capsys.readouterr().out) == plain
 
 
+def test_maps_never_take_each_other_s_or_an_image_s_place(place, brick, capsys):
+    names = ["x/a.png", "y/a.png", "z/a_0001.png"]
+    for name in names:
+        (place / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(brick[1][0]).save(place / name)
+    paths = [str(place / name) for name in names]
+    assert main(["score", str(place / "model"), *paths, "--maps", str(place / "m")]) == 0
+    assert len(list((place / "m").glob("*_map.png"))) == 3
+    # Maps below the folder that is scored are not scored the next time.
+    words = ["score", str(place / "model"), str(place / "photos")]
+    words += ["--maps", str(place / "photos" / "maps")]
+    capsys.readouterr()
+    for _ in range(2):
+        assert main(words) == 0
+        assert len(rows_of(capsys.readouterr().out)) == 3
+    assert main(["score", str(place / "model"), str(place / "x"), "--maps", str(place / "x")]) == 2
+    assert "holds images to score: choose another folder" in capsys.readouterr().err
+
+
 def test_maps_cannot_go_into_a_file(place, capsys):
     (place / "m").write_text("here")
     words = ["score", str(place / "model"), str(place / "photos"), "--maps", str(place / "m")]
@@ -109,9 +128,41 @@ def test_calibrated_with_images_then_flagged(place, capsys):
     assert main(["score", str(model), str(photos), "--defect-fraction", "0.9"]) == 0
     out, err = capsys.readouterr()
     assert "anomalous" not in rows_of(out)[0]
-    assert "the threshold is for --defect-fraction 0.2" in err
+    assert (
+        "scores of the lowest 90 % of the votes; the threshold is for --defect-fraction 0.2" in err
+    )
     assert main(["info", str(model)]) == 0
     assert f"threshold        {found}" in capsys.readouterr().out
+
+
+def test_calibrating_changes_nothing_else_in_the_directory(place):
+    model = place / "model"
+    (model / "notes.txt").write_text("mine")
+    before = json.loads((model / "config.json").read_text())
+    assert main(["calibrate", str(model), str(place / "photos"), "--device", "cpu"]) == 0
+    after = json.loads((model / "config.json").read_text())
+    assert after.pop("threshold") is not None
+    assert before.pop("threshold") is None
+    assert after == before
+    assert (model / "notes.txt").read_text() == "mine"
+
+
+def test_calibrated_for_all_votes_is_calibrated_for_fraction_1(place, capsys):
+    model, photos = str(place / "model"), str(place / "photos")
+    assert main(["calibrate", model, photos]) == 0
+    assert main(["score", model, photos, "--defect-fraction", "1"]) == 0
+    assert "anomalous" in rows_of(capsys.readouterr().out.split("\n", 1)[1])[0]
+
+
+@pytest.mark.parametrize("damage", [{"score": None}, {"score": float("nan")}, {"count": -1}])
+def test_a_damaged_threshold_is_refused(place, capsys, damage):
+    path = place / "model" / "config.json"
+    described = json.loads(path.read_text())
+    good = {"score": 0.5, "pixel": 0.5, "false_positive_rate": 0.1, "count": 3}
+    good |= {"source": "held-out images", "defect_fraction": None}
+    path.write_text(json.dumps(described | {"threshold": good | damage}))
+    assert main(["info", str(place / "model")]) == 2
+    assert "no complete htdg model: its threshold" in capsys.readouterr().err
 
 
 def test_calibrated_without_images_says_where_the_threshold_comes_from(place, capsys):
@@ -127,8 +178,9 @@ def test_calibrated_without_images_says_where_the_threshold_comes_from(place, ca
     ("words", "said"),
     [
         (["--false-positive-rate", "1"], "false positive rate is 1.0, but it must be between"),
-        (["--defect-fraction", "0"], "--defect-fraction is 0.0, but it must be above 0"),
+        (["--defect-fraction", "0"], "defect_fraction is 0.0, but it must be above 0"),
         (["--generated", "0"], "The number of samples is 0"),
+        (["--false-positive-rate", "5"], "must be between 0 and 1 (0.05 is 5 %)"),
         (["nowhere.png"], "nowhere.png is not there"),
     ],
 )

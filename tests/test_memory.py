@@ -124,7 +124,10 @@ def test_the_plan_is_said_kept_and_followed_when_going_on(brick, tmp_path, monke
     monkeypatch.setattr(memory, "total_memory", lambda device: int(one / 0.5 * 1.5))
     pair = brick[0][:2]
     straight = HTDGDetector(config).fit(pair)
-    assert "of 2 training images 1 at a time" in capsys.readouterr().err
+    assert (
+        "of 2 training images at most 1 at a time go through the networks, so that memory"
+        in capsys.readouterr().err
+    )
     assert straight.images_at_once == 1
     straight.save(tmp_path / "model")
     assert HTDGDetector.load(tmp_path / "model", device="cpu").images_at_once == 1

@@ -62,7 +62,7 @@ def test_a_trains_no_generator_and_calls_nothing_generated(brick, monkeypatch):
     for make in (detector.sample, detector.reconstruct):
         with pytest.raises(ConfigError, match="method no_generator, which trains no generator"):
             make()
-    with pytest.raises(ConfigError, match="trains no generator"):
+    with pytest.raises(ConfigError, match="trains no generator, .* give normal images"):
         detector.calibrate()
     detector.calibrate(brick[1][:2])  # held-out images do
 
@@ -90,8 +90,10 @@ def test_b_and_c_vote_with_the_probability_of_being_real(brick, letter, fast):
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_their_real_loss_asks_for_the_one_real_class(fast):
-    config = TINY.with_options(method="real_or_generated", fast=fast)
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+def test_their_real_loss_asks_for_the_one_real_class(fast, m):
+    rows = tuple((0, 0, 0, 0, k) for k in range(m))
+    config = TINY.with_options(method="real_or_generated", fast=fast, transformations=rows)
     transformations = config.resolve_transformations(True)
     torch.manual_seed(0)
     real = torch.rand(1, 3, 16, 16) * 2 - 1
@@ -167,6 +169,33 @@ def test_each_runs_from_the_command_line(tmp_path, letter, capsys):
     assert 0 <= metrics["aupro"] <= 1
     assert (out / "maps.png").is_file()
     assert not list(out.glob("*unfinished*"))
+
+
+@pytest.mark.parametrize("letter", "acg")
+def test_a_stopped_one_goes_on_to_the_same_result(brick, tmp_path, letter):
+    config = as_variant(TINY, letter)
+    straight = HTDGDetector(config).fit(brick[0][0], progress=False)
+
+    def stop(state):
+        if (state.scale, state.iteration) == (2, 1):
+            raise KeyboardInterrupt
+
+    how = {"progress": False, "checkpoint": tmp_path / "begun", "checkpoint_seconds": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        HTDGDetector(config).fit(brick[0][0], callback=stop, **how)
+    resumed = HTDGDetector(config).fit(brick[0][0], **how)
+    assert resumed.anomaly_score(brick[1][0])[0] == straight.anomaly_score(brick[1][0])[0]
+
+
+def test_thresholds_of_g_are_not_from_what_it_was_trained_on(brick, monkeypatch):
+    drawn = []
+    draw = HTDGDetector._sample
+    monkeypatch.setattr(
+        HTDGDetector, "_sample", lambda *args: drawn.append(draw(*args)) or drawn[-1]
+    )
+    fitted("g", brick[0][0]).calibrate(n_generated=3)
+    trained, calibrating = drawn
+    assert (trained[:, None] - calibrating[None]).abs().amax((2, 3, 4)).min() > 1e-3
 
 
 def test_a_variant_s_own_options_cannot_be_set_beside_it(tmp_path, capsys):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from htdg import HTDGConfig, HTDGDetector, ImageError
+from htdg import ConfigError, HTDGConfig, HTDGDetector, ImageError
 from htdg.localisation import SPREAD
 from htdg.votes import aggregate_votes
 
@@ -113,6 +113,20 @@ def test_maps_and_scores_do_not_depend_on_the_batch(shifting, brick):
     for a, b in zip(one, many, strict=True):
         np.testing.assert_allclose(a.anomaly_map, b.anomaly_map, atol=1e-6)
         np.testing.assert_allclose(a.normality, b.normality, atol=1e-5)
+
+
+@pytest.mark.parametrize("fraction", [(), 0, 1.5, "0.1", True, [0.1, 2]])
+def test_impossible_fractions_are_refused_before_anything_is_scored(tiny, fraction):
+    with pytest.raises(ConfigError, match="defect_fraction is"):
+        tiny.judge(None, fraction)
+
+
+def test_fractions_may_be_of_any_kind_of_number(tiny, brick):
+    plain = tiny.anomaly_score(brick[1][0], 0.25)
+    for same in (np.float32(0.25), np.float64(0.25)):
+        assert tiny.anomaly_score(brick[1][0], same) == plain
+    (verdict,) = tiny.judge(brick[1][0], 0.25)
+    assert verdict.normality.shape == (1, 4)
 
 
 def test_no_maps_unless_asked_for(tiny, brick):
