@@ -39,8 +39,9 @@ lint: $(STAMP) ## style and types of names, with ruff
 lab: $(STAMP) ## open the first notebook in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb
 
-notebooks: $(STAMP) ## execute all notebooks again and save their outputs
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+notebooks: $(STAMP) ## make the exercises from the solutions, execute all and save their outputs
+	$(BIN)/python -m htdg.course.exercises
+	$(BIN)/python -m htdg.course.execute notebooks/*.ipynb notebooks/solutions/*.ipynb
 
 bench: $(STAMP) ## measure speed (a few minutes)
 	$(BIN)/python -m benchmarks.speed

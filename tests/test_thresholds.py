@@ -40,8 +40,8 @@ def test_what_it_says_of_itself():
     threshold = Threshold(0.41234, 0.6, 0.05, 12, GENERATED, None)
     assert str(threshold) == (
         "0.4123, for 5.0% of normal images flagged, from 12 generated images (so few that 7.7% is "
-        "the least that can be expected); of real images any share may be flagged, so use held-out ones "
-        "if you can"
+        "the least that can be expected); of real images any share may be flagged, so use held-out "
+        "ones if you can"
     )
     assert str(Threshold(0.5, 0.6, 0.05, 50, HELD_OUT, None)).endswith("from 50 held-out images")
 

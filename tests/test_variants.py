@@ -62,7 +62,7 @@ def test_a_trains_no_generator_and_calls_nothing_generated(brick, monkeypatch):
     for make in (detector.sample, detector.reconstruct):
         with pytest.raises(ConfigError, match="method no_generator, which trains no generator"):
             make()
-    with pytest.raises(ConfigError, match="trains no generator, .* give normal images"):
+    with pytest.raises(ConfigError, match=r"trains no generator, .* give normal images"):
         detector.calibrate()
     detector.calibrate(brick[1][:2])  # held-out images do
 
