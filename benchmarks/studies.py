@@ -251,9 +251,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def page(kept: dict[str, Result], where: str) -> str:
     """Every study as a table."""
-    lines = [f"Machine: {where}. Mean, least and greatest over seeds.", ""]
+    lines = [f"Machine: {where}, other work beside it. Mean, least and greatest over seeds.", ""]
     lines += ["### Bottle: defects and where they are", "", *bottle_tables(kept), ""]
-    lines += ["### Textures, one-shot, localisation", "", *texture_table(kept), ""]
+    lines += ["### Textures, localisation (one-shot unless said otherwise)", "", *texture_table(kept), ""]
     lines += ["### Ablations, CIFAR10, one-shot", "", *ablation_table(kept), ""]
     lines += ["### How often thresholds flag normal images", "", *threshold_table(kept), ""]
     return "\n".join(lines)

@@ -125,7 +125,8 @@ def sample_sizes(
         ) from None
     sizes = [tuple(round(n * side / sides[-1]) for n in (height, width)) for side in sides]
     if max(height, width) > LARGEST_SAMPLE or min(sizes[0]) < config.receptive_field:
-        least = -(-config.receptive_field * sides[-1] // sides[0])
+        patch = config.receptive_field
+        least = next(n for n in range(1, sides[-1] + 1) if round(n * sides[0] / sides[-1]) >= patch)
         raise ConfigError(
             f"The size of a sample is {height} x {width} pixels, but each must be from {least} to "
             f"{LARGEST_SAMPLE}."

@@ -372,7 +372,7 @@ class TrainingProgress:
     seconds_left: float
 
     def losses(self) -> dict[str, float]:
-        """The four losses of the iteration just done; reading them waits for the device."""
+        """The losses (``LOSSES``) of the iteration just done; reading them waits for the device."""
         return {k: float(v[self.iteration - 1]) for k, v in self.training.history.items()}
 
 

@@ -138,7 +138,7 @@ def test_info_tells_what_the_model_is(model, capsys):
         ("score {model} nowhere.png", "nowhere.png is not there"),
         ("score {model} {empty}", "holds no image: name a folder with images in it."),
         ("score {model} {photos} --strict", "notes.txt is no image"),
-        ("score {model} {photos} --defect-fraction 0", "--defect-fraction is 0.0, but it must"),
+        ("score {model} {photos} --defect-fraction 0", "defect_fraction is 0.0, but it must"),
         ("score {model} {photos} --batch-size 0", "batch_size is 0, but it must"),
         ("score {model} {photos} --csv {good}/x.csv", "x.csv cannot be written"),
         ("score {model} {good} --csv {photos}", "is a folder: name a file."),

@@ -38,7 +38,7 @@ def test_a_histogram_of_equal_scores_can_be_drawn():
 def test_the_roc_curve_and_its_area():
     (ax,) = plots.plot_roc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]).axes
     guess, curve = ax.lines
-    assert curve.get_label() == "HTDG (AUROC 0.750)"
+    assert curve.get_label() == "this detector (AUROC 0.750)"
     assert list(curve.get_xdata()) == [0, 0, 0.5, 0.5, 1]
     assert list(curve.get_ydata()) == [0, 0.5, 0.5, 1, 1]
     assert list(guess.get_ydata()) == [0, 1]

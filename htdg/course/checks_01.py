@@ -1,0 +1,271 @@
+"""Self-checks of notebook 01, the pyramid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from htdg.course.check import check, expect
+from htdg.pyramid import build_pyramid, pyramid_sides
+
+NOTHING = "The function returns nothing: end it with return."
+
+
+def _close(found: object, wanted: float) -> bool:
+    """Whether it is a number near the wanted one."""
+    try:
+        return math.isclose(float(found), wanted, rel_tol=1e-6)
+    except (TypeError, ValueError):
+        return False
+
+
+@check
+def check_receptive_field(answer: Callable[[Sequence[int]], int]) -> str:
+    """The receptive field of a list of kernel sizes, stride 1."""
+    found = answer([3, 3, 3, 3, 3])
+    expect(found is not None, NOTHING)
+    expect(found != 10, "10 is what five layers add: the pixel you start from counts, too.")
+    expect(found != 15, "15 = 3 + 3 + 3 + 3 + 3: neighbouring kernels overlap, so each adds less.")
+    expect(found != 243, "243 = 3 * 3 * 3 * 3 * 3: fields grow by a sum, not by a product.")
+    expect(found == 11, f"For five layers of 3 x 3 it must be 11, but you get {found}.")
+    expect(answer([1]) == 1, f"A 1 x 1 kernel sees one pixel, but you get {answer([1])} for [1].")
+    expect(
+        answer([5, 3]) == 7,
+        f"Kernels need not be 3 wide: for [5, 3] it must be 7, but you get {answer([5, 3])}.",
+    )
+    expect(answer([]) == 1, f"No layer at all sees one pixel, but you get {answer([])} for [].")
+    return "five layers of 3 x 3 see 11 x 11 pixels"
+
+
+@check
+def check_patches(answer: Callable[[int, int], tuple[int, float]]) -> str:
+    """How many patches there are, and which share of the image one covers."""
+    found = answer(25, 11)
+    expect(found is not None, NOTHING)
+    expect(
+        isinstance(found, (tuple, list)) and len(found) == 2,
+        "Return two values: return count, share.",
+    )
+    count, share = found
+    expect(
+        count != 14**2,
+        "14 x 14 is one too few in a row: with 11 px there is 1 patch, not 0. Add 1.",
+    )
+    expect(count not in (15, 14), f"{count} is the number in one row; there are as many rows.")
+    expect(
+        count not in ((25 / 11) ** 2, (25 // 11) ** 2),
+        "Patches overlap: there is one at every pixel where a whole patch fits.",
+    )
+    expect(count == 225, f"25 px hold 15 x 15 = 225 patches of 11 x 11, but you get {count}.")
+    expect(
+        not _close(share, 11 / 25),
+        "11 / 25 is the share of one side; the share of the area is its square.",
+    )
+    expect(not _close(share, (25 / 11) ** 2), "The share is upside down: patch over image.")
+    expect(not _close(share, 19.36), "The share must lie between 0 and 1, not in per cent.")
+    expect(_close(share, 0.1936), f"A patch covers 121 of 625 px, 0.1936, but you get {share}.")
+    for side, field in ((64, 11), (30, 7)):
+        count, share = answer(side, field)
+        right = count == (side - field + 1) ** 2 and _close(share, (field / side) ** 2)
+        expect(right, f"It is right for 25 and 11, but not for side {side} and field {field}.")
+    return "from 225 patches of 19 % each at 25 px to 2916 of 3 % at 64 px"
+
+
+@check
+def check_window(answer: Callable[[int, int, int, int, int], tuple[float, float, float]]) -> str:
+    """Where on the full image the patch of a logit lies."""
+    found = answer(3, 10, 32, 128, 11)
+    expect(found is not None, NOTHING)
+    expect(
+        isinstance(found, (tuple, list)) and len(found) == 3,
+        "Return three values: return left, top, width.",
+    )
+    left, top, width = found
+    expect(not _close(width, 11), "The width is still in pixels of the scale: it must grow, too.")
+    expect(
+        not _close(width, 11 * 32 / 128),
+        "You multiply by side / image_size, but the full image is the larger one.",
+    )
+    expect(_close(width, 44), f"11 px of 32 are 44 px of 128, but your width is {width}.")
+    swapped = _close(left, 12) and _close(top, 40)
+    expect(not swapped, "Row and column are swapped: left follows from the column.")
+    centre = _close(left, 62) or _close(left, 15 * 4) or _close(left, 15.5 * 4)
+    expect(not centre, "That is the centre of the patch; its upper left corner is asked for.")
+    before = _close(left, 5 * 4) or _close(left, 4.5 * 4)
+    expect(
+        not before,
+        "You subtract half a patch, but logit (0, 0) already stands for the patch that starts at "
+        "pixel (0, 0).",
+    )
+    good = _close(left, 40) and _close(top, 12)
+    expect(good, f"Left must be 40 and top 12, but you get {left} and {top}.")
+    left, top, width = answer(2, 1, 25, 128, 11)
+    good = _close(left, 5.12) and _close(top, 10.24) and _close(width, 56.32)
+    expect(good, "For side 25 the corner lies between pixels: do not round, and divide with /.")
+    return "the last column of every scale ends at the right border of the image"
+
+
+@check
+def check_sides(answer: Callable[..., Sequence[int]]) -> str:
+    """The sides of a pyramid."""
+    found = answer(128, 25, 64, 0.75)
+    expect(found is not None, NOTHING)
+    try:
+        found = tuple(found)
+    except TypeError:
+        expect(False, f"Return all the sides, a tuple or a list, not {found!r}.")
+    wanted = pyramid_sides(128)
+    official = (26, 32, 41, 51, 64)
+    text = f"For image_size 128 the sides must be {wanted}, but you get {found}."
+    expect(
+        found[::-1] not in (wanted, official), "Coarsest first: your list is the wrong way round."
+    )
+    expect(
+        found[-1:] != (128,),
+        "The finest side is 128, but it must not exceed max_size: start from t, not from s.",
+    )
+    expect(
+        len(found) != 4 or found[0] not in (25, 26),
+        "There are 4 scales: N counts the steps, so there are N + 1 scales.",
+    )
+    expect(
+        len(found) != 8, "There are 8 scales: the larger ones are left out, so N = levels - cut."
+    )
+    expect(
+        not {48, 36} & {round(side) for side in found},
+        "You shrink by the wanted factor r0; the sides use r, which ends at min_size exactly.",
+    )
+    expect(
+        found != official,
+        "26 and 41 come from 25.000000000000007 and 40.00000000000001: round(..., 9) before ceil.",
+    )
+    expect(found != (25, 31, 40, 50, 64), "You round down; the formula rounds up (math.ceil).")
+    whole = all(int(side) == side for side in found)
+    expect(whole, f"Sides are whole numbers of pixels, but you get {found}.")
+    expect(len(found) == 5, f"There must be 5 scales, but you have {len(found)}: {found}.")
+    expect(found == wanted, text)
+    for size in (28, 64, 100, 256, 450):
+        mine, wanted = tuple(answer(size, 25, 64, 0.75)), pyramid_sides(size)
+        expect(mine == wanted, f"For image_size {size} it must be {wanted}, but you get {mine}.")
+    mine = tuple(answer(64, 27, 64, 0.75))
+    expect(
+        len(mine) != 6,
+        "From 64 to 27 px there are 6 sides instead of 5: log(27 / 64) / log(0.75) is a little "
+        "above 3 in floating point. Round before this ceil, too.",
+    )
+    wanted = pyramid_sides(64, 27, 64)
+    expect(mine == wanted, f"From 64 to 27 px it must be {wanted}, but you get {mine}.")
+    one = tuple(answer(128, 25, 25, 0.75))
+    expect(
+        one != (25, 25),
+        "With min_size = max_size you get the same scale twice: return one side then.",
+    )
+    expect(one == (25,), f"With min_size = max_size = 25 there is one scale, (25,), not {one}.")
+    return "your sides are those of the library, the awkward cases included"
+
+
+@check
+def check_shrink(answer: Callable[[torch.Tensor, int], torch.Tensor]) -> str:
+    """Shrinking by averaging square blocks."""
+    images = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = answer(images.clone(), 4)
+    expect(found is not None, NOTHING)
+    expect(isinstance(found, torch.Tensor), f"Return a tensor, not a {type(found).__name__}.")
+    shape = tuple(found.shape)
+    expect(shape not in ((2, 3, 8, 3), (2, 3, 2, 12)), "You shrink one direction only: do both.")
+    expect(
+        shape == (2, 3, 2, 3),
+        f"From (2, 3, 8, 12) and factor 4 the shape must be (2, 3, 2, 3), but yours is {shape}.",
+    )
+    wanted = F.avg_pool2d(images, 4)
+    expect(
+        not torch.allclose(found, images[..., ::4, ::4]),
+        "You keep the first pixel of every block; the mean of all its pixels is asked for.",
+    )
+    expect(
+        not torch.allclose(found, 16 * wanted, atol=1e-5),
+        "You add the pixels of a block up: divide by their number.",
+    )
+    expect(
+        not torch.allclose(found, 4 * wanted, atol=1e-5),
+        "Your values are 4 times too large: a block has 4 * 4 pixels, not 4.",
+    )
+    mixed = images.reshape(2, 3, 4, 2, 4, 3).mean((2, 4))
+    expect(
+        not torch.allclose(found, mixed, atol=1e-5),
+        "You average pixels that lie apart: in reshape, the number of blocks comes before the "
+        "pixels of a block, (H // factor, factor).",
+    )
+    expect(
+        torch.allclose(found, wanted, atol=1e-5),
+        "The shape is right, but the values are not the means of the 4 x 4 blocks.",
+    )
+    return "every pixel is the mean of its block"
+
+
+@check
+def check_pyramid(answer: Callable[[torch.Tensor, Sequence[int]], list[torch.Tensor]]) -> str:
+    """Images at all scales: from the full image, antialiased, cut off, coarsest first."""
+    images, sides = _edges_and_noise(), (14, 20, 32)
+    found = answer(images.clone(), sides)
+    expect(found is not None, NOTHING)
+    expect(isinstance(found, (list, tuple)), "Return a list with one tensor for each scale.")
+    expect(len(found) == 3, f"Three sides make three scales, but you return {len(found)}.")
+    shapes = [tuple(level.shape) for level in found]
+    wanted_shapes = [(2, 3, side, side) for side in sides]
+    expect(shapes != wanted_shapes[::-1], "Coarsest first: your list is the wrong way round.")
+    expect(shapes == wanted_shapes, f"The shapes must be {wanted_shapes}, but are {shapes}.")
+    for said, wrong in _wrong_pyramids(images, sides).items():
+        expect(not _same(found, wrong), said)
+    expect(
+        max(level.abs().max().item() for level in found) <= 1 + 1e-6,
+        "Some values leave [-1, 1]: the bicubic kernel overshoots at edges, so clamp.",
+    )
+    wanted = build_pyramid(images, sides)
+    expect(_same(found, wanted), "The shapes are right, but the values are not the library's.")
+    return "your pyramid is the library's"
+
+
+def _same(found: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:
+    pairs = zip(found, other, strict=True)
+    return all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
+
+
+def _edges_and_noise() -> torch.Tensor:
+    """Two images (2, 3, 40, 40) in [-1, 1]: noise, and an edge that makes kernels overshoot."""
+    images = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    images[1] = -1
+    images[1, ..., 19:] = 1
+    return images
+
+
+def _wrong_pyramids(images: torch.Tensor, sides: Sequence[int]) -> dict[str, list[torch.Tensor]]:
+    """What typical mistakes give, and what to say of each."""
+
+    def made(clamp: bool = True, **options: Any) -> list[torch.Tensor]:  # noqa: ANN401
+        settings = {"mode": "bicubic", "align_corners": False, "antialias": True} | options
+        levels = [F.interpolate(images, size=(side, side), **settings) for side in sides]
+        return [level.clamp(-1, 1) for level in levels] if clamp else levels
+
+    def chained() -> list[torch.Tensor]:
+        levels = [images]
+        for side in reversed(sides):
+            levels += build_pyramid(levels[-1], (side,))
+        return levels[:0:-1]
+
+    aliased = "Fine detail turns into false patterns: set antialias=True."
+    corners = "align_corners=True moves the pixels: a pixel is a little square, leave it False."
+    linear = "These are the values of mode='bilinear'; the library's mode is 'bicubic'."
+    return {
+        "Some values leave [-1, 1]: the bicubic kernel overshoots at edges, so clamp.": made(False),
+        "Each scale is made from the one above it: make each from the full image.": chained(),
+        aliased: made(antialias=False),
+        f"{aliased} And clamp to [-1, 1].": made(False, antialias=False),
+        corners: made(align_corners=True),
+        linear: made(mode="bilinear"),
+        f"{linear} Also: {aliased}": made(mode="bilinear", antialias=False),
+    }

@@ -1,0 +1,333 @@
+"""The self-checks of notebook 02: the transformations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import permutations
+
+import numpy as np
+import torch
+
+from htdg.course.check import check, expect
+from htdg.transformations import (
+    CATALOGUE,
+    LUMA,
+    Transformation,
+    luma,
+    shift_pixels,
+    translate,
+)
+
+Images = Callable[..., torch.Tensor]
+TOLERANCE = 1e-4
+
+
+def _random(side: int, seed: int = 0) -> torch.Tensor:
+    """A random colour image (1, 3, side, side) without any symmetry."""
+    generator = torch.Generator().manual_seed(seed)
+    return 2 * torch.rand(1, 3, side, side, generator=generator) - 1
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, atol=TOLERANCE)
+
+
+def _ask(answer: Images, images: torch.Tensor, *options: object) -> torch.Tensor:
+    """What the answer makes of the images, if it is a tensor and left the images alone."""
+    before = images.clone()
+    found = answer(images, *options)
+    expect(found is not None, "The function returns nothing: end it with return.")
+    expect(
+        isinstance(found, torch.Tensor),
+        f"The function returns a {type(found).__name__}, but it must return a torch tensor.",
+    )
+    expect(
+        torch.equal(before, images),
+        "The function changes the tensor that it is given: make a new one (clone it first).",
+    )
+    return found
+
+
+def _expect_shape(found: torch.Tensor, wanted: torch.Size) -> None:
+    expect(
+        found.shape == wanted,
+        f"The shape is {tuple(found.shape)}, but it must stay {tuple(wanted)}.",
+    )
+
+
+@check
+def check_turn(turn: Images) -> str:
+    """Quarter turns, counter-clockwise."""
+    x = _random(5)
+    zero, one = _ask(turn, x, 0), _ask(turn, x, 1)
+    _expect_shape(one, x.shape)
+    expect(_same(zero, x), "k = 0 must give the image back as it is.")
+    expect(
+        not _same(one, torch.rot90(x, -1, (-2, -1))),
+        "It turns clockwise: what was at the right edge must come to the top, not to the bottom.",
+    )
+    expect(
+        not _same(one, x.transpose(-2, -1)) and not _same(one, x.transpose(-2, -1).flip(-2, -1)),
+        "It mirrors the image at a diagonal: transposing alone is no turn, a flip must follow.",
+    )
+    expect(
+        not _same(one, x.flip(-2, -1)),
+        "k = 1 gives half a turn: flipping both axes turns by 180 degrees.",
+    )
+    expect(_same(one, torch.rot90(x, 1, (-2, -1))), "k = 1 is not a quarter turn of the image.")
+    for k in (2, 3):
+        found = _ask(turn, x, k)
+        expect(not _same(found, one), f"k = {k} turns once only: turn k times, one after another.")
+        expect(
+            _same(found, torch.rot90(x, k, (-2, -1))),
+            f"k = 1 is right, but k = {k} is not: turn k times, one after another.",
+        )
+    return "your turns go counter-clockwise, whatever k is"
+
+
+@check
+def check_grey(grey: Images) -> str:
+    """Luma in three channels."""
+    x = torch.cat([_random(6), _random(6, seed=1)])
+    found = _ask(grey, x)
+    expect(
+        found.shape not in ((2, 1, 6, 6), (2, 6, 6)),
+        "One channel is left: the networks take three, so repeat it (expand_as does that).",
+    )
+    _expect_shape(found, x.shape)
+    weights = x.new_tensor(LUMA).view(3, 1, 1)
+    expect(
+        not _same(found, x * weights),
+        "Every channel is weighted, but they are not summed: the result is still coloured.",
+    )
+    expect(
+        _same(found[:, :1].expand_as(found), found), "The three channels differ: that is no grey."
+    )
+    others = {
+        "It is the plain mean of the channels: the eye sees green as brighter than blue, so "
+        "weight them.": (1 / 3, 1 / 3, 1 / 3),
+        "Red and blue are exchanged: channel 0 is red here, and weighs 0.299.": LUMA[::-1],
+        "Those are the weights of HDTV (ITU-R 709): take the ones of the formula.": (
+            0.2126,
+            0.7152,
+            0.0722,
+        ),
+    }
+    for said, wrong in others.items():
+        mixed = (x * x.new_tensor(wrong).view(3, 1, 1)).sum(1, keepdim=True).expand_as(x)
+        expect(not _same(found, mixed), said)
+    expect(_same(found, luma(x).expand_as(x)), "The three channels agree, but are not the luma.")
+    return "that is the luma, in all three channels"
+
+
+def _moved(x: torch.Tensor, right: int, down: int, border: str) -> torch.Tensor:
+    """The content moved by whole pixels; ``border`` is a mode of ``numpy.pad``."""
+    n, pad = x.shape[-1], max(abs(right), abs(down))
+    padded = np.pad(x.numpy(), [(0, 0), (0, 0), (pad, pad), (pad, pad)], mode=border)  # type: ignore[call-overload]
+    top, left = pad - down, pad - right
+    return torch.from_numpy(padded[..., top : top + n, left : left + n])
+
+
+_BORDERS = {
+    "reflect": "The edge pixel must be repeated: the border must read 2 1 0 | 0 1 2, and yours "
+    "reads 3 2 1 | 0 1 2.",
+    "wrap": "What leaves on one side comes in on the other: that is a roll; reflect instead.",
+    "edge": "The edge pixel alone fills the border: reflect the image instead.",
+    "constant": "The border is filled with a constant: fill it with the reflected image.",
+}
+
+
+@check
+def check_shift(shift: Images) -> str:
+    """Whole pixels, reflected border."""
+    x = _random(25)  # 0.15 * 25 = 3.75
+    s = shift_pixels(25)
+    expect(_same(_ask(shift, x, 0, 0), x), "tx = ty = 0 must give the image back as it is.")
+    found = _ask(shift, x, 1, 0)
+    _expect_shape(found, x.shape)
+    expect(not _same(found, x), "tx = 1 changes nothing.")
+    for border in ("symmetric", *_BORDERS):
+        expect(
+            not _same(found, _moved(x, -s, 0, border)),
+            "tx = 1 moves the content left: pixel j of the copy must show pixel j - s.",
+        )
+        expect(
+            not _same(found, _moved(x, 0, s, border)),
+            "tx = 1 moves the content down: x runs along columns, the last axis.",
+        )
+        for distance in (s - 1, s + 1):
+            expect(
+                not _same(found, _moved(x, distance, 0, border)),
+                f"At side 25 it moves by {distance} pixels, but int(0.15 * 25) is {s}.",
+            )
+    for border, said in _BORDERS.items():
+        expect(not _same(found, _moved(x, s, 0, border)), said)
+    inside = torch.equal(found[..., s:], x[..., :-s])
+    expect(
+        _same(found, _moved(x, s, 0, "symmetric")),
+        f"The content is in its place, but the first {s} columns are not its reflection."
+        if inside
+        else "tx = 1 does not move the content to the right by int(0.15 * n) pixels.",
+    )
+    for tx, ty in ((-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1)):
+        expect(
+            _same(_ask(shift, x, tx, ty), _moved(x, tx * s, ty * s, "symmetric")),
+            f"tx = 1, ty = 0 is right, but tx = {tx}, ty = {ty} is not.",
+        )
+    return "the content moves, and its reflection follows"
+
+
+_STEPS: dict[str, Callable[[torch.Tensor, Transformation], torch.Tensor]] = {
+    "flip": lambda x, t: x.flip(-1) if t.flip else x,
+    "shift": lambda x, t: translate(x, t, "pixel") if t.translated else x,
+    "turn": lambda x, t: torch.rot90(x, t.k, (-2, -1)),
+}
+
+
+def _in_order(x: torch.Tensor, t: Transformation, order: tuple[str, ...]) -> torch.Tensor:
+    for step in order:
+        x = _STEPS[step](x, t)
+    return x
+
+
+@check
+def check_transform(transform: Images) -> str:
+    """Flip, shift, turn, grey, in this order."""
+    x = _random(21)
+    for t, part in (
+        (Transformation(0, 0, 0, 0, 0), "The identity"),
+        (Transformation(0, 1, 0, 0, 0), "The flip"),
+        (Transformation(0, 0, 1, 0, 0), "The shift along x"),
+        (Transformation(0, 0, 0, 1, 0), "The shift along y"),
+        (Transformation(0, 0, 0, 0, 1), "The quarter turn"),
+        (Transformation(0, 0, 0, 0, 3), "The turn by three quarters"),
+    ):
+        found = _ask(transform, x, t)
+        _expect_shape(found, x.shape)
+        expect(_same(found, t.apply(x)), f"{part} alone is not right yet: look at t = ({t}).")
+    grey = _ask(transform, x, Transformation(1, 0, 0, 0, 0))
+    expect(grey.shape[1] == 3, "The grey copy has one channel: repeat it with .expand_as(images).")
+    expect(not _same(grey, x), "t.grey is not looked at: the grey copies are still coloured.")
+    expect(_same(grey, Transformation(1, 0, 0, 0, 0).apply(x)), "The grey copy is not the luma.")
+    probe = Transformation(0, 1, 1, 0, 1)  # every order gives another copy
+    found = _ask(transform, x, probe)
+    for order in permutations(_STEPS):
+        expect(
+            order == tuple(_STEPS) or not _same(found, _in_order(x, probe, order)),
+            f"The order is {', then '.join(order)}, but it must be flip, then shift, then turn.",
+        )
+    for m, t in enumerate(CATALOGUE, start=1):
+        expect(_same(_ask(transform, x, t), t.apply(x)), f"T_{m} ({t}) is not right yet.")
+    return "all 54 copies are those of the library"
+
+
+@check
+def check_number(number: Callable[[int], int]) -> str:
+    """Which T_m is a turn by k quarters, then a flip."""
+    found = [number(k) for k in range(4)]
+    expect(None not in found, "The function returns nothing: end it with return.")
+    expect(
+        all(isinstance(m, (int, np.integer)) for m in found),
+        f"It returns {found[0]!r}, but the number m must be an integer.",
+    )
+    right = [17, 20, 19, 18]
+    expect(
+        found != [m - 1 for m in right],
+        "All are one too small: T_1 is CATALOGUE[0], so m is the index plus 1.",
+    )
+    expect(
+        found not in ([17, 18, 19, 20], [16, 17, 18, 19]),
+        "That is the flip first and then the turn by k; here the turn comes first.",
+    )
+    expect(
+        found not in ([1, 4, 3, 2], [0, 3, 2, 1]),
+        "The turn is right, but those numbers have no flip in them.",
+    )
+    expect(
+        found[0] == 17, f"For k = 0 only the flip is left, which is T_17, but you say T_{found[0]}."
+    )
+    for k, (mine, m) in enumerate(zip(found, right, strict=True)):
+        expect(mine == m, f"For k = {k}, T_{mine} gives another copy: compare the pictures.")
+    return "turning by k and then flipping is flipping and then turning by -k"
+
+
+def _undone(
+    votes: torch.Tensor,
+    t: Transformation,
+    n: int,
+    turn: int = -1,
+    sign: int = -1,
+    flip_first: bool = False,
+    flips: bool = True,
+) -> torch.Tensor:
+    """The map undone in whole pixels, or, with other options, as it often goes wrong."""
+    s, h = shift_pixels(n), votes.shape[-1]
+    if flip_first and t.flip:
+        votes = votes.flip(-1)
+    votes = torch.rot90(votes, turn * t.k, (-2, -1))
+    found = torch.full_like(votes, torch.nan)
+    down, right = sign * t.ty * s, sign * t.tx * s
+    for i in range(h):
+        for j in range(h):
+            if 0 <= i - down < h and 0 <= j - right < h:
+                found[i, j] = votes[i - down, j - right]
+    return found.flip(-1) if t.flip and flips and not flip_first else found
+
+
+def _same_map(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, atol=TOLERANCE, equal_nan=True)
+
+
+@check
+def check_undo_map(undo_map: Images) -> str:
+    """A map of votes back to the places of the image."""
+    n, h = 28, 18
+    votes = torch.rand(h, h, generator=torch.Generator().manual_seed(1))
+    cases = {
+        "the identity": Transformation(0, 0, 0, 0, 0),
+        "a quarter turn": Transformation(0, 0, 0, 0, 1),
+        "a flip": Transformation(0, 1, 0, 0, 0),
+        "a shift to the right": Transformation(0, 0, 1, 0, 0),
+        "a shift down": Transformation(0, 0, 0, 1, 0),
+        "a shift up and left": Transformation(0, 0, -1, -1, 0),
+        "flip and shift": Transformation(0, 1, 1, 0, 0),
+        "flip and turn": Transformation(0, 1, 0, 0, 1),
+        "shift and turn": Transformation(0, 0, 1, 0, 1),
+        "flip, shift and turn": Transformation(0, 1, 1, 1, 3),
+    }
+    for name, t in cases.items():
+        found, right = _ask(undo_map, votes, t, n), _undone(votes, t, n)
+        _expect_shape(found, right.shape)
+        if _same_map(found, right):
+            continue
+        # With a flip, a wrong order looks like a wrong sign, which the cases before have ruled out.
+        expect(
+            not t.flip or not _same_map(found, _undone(votes, t, n, flips=False)),
+            f"With {name}: the flip is not undone.",
+        )
+        expect(
+            not t.flip or not _same_map(found, _undone(votes, t, n, flip_first=True)),
+            f"With {name}: the flip came first and so has to be undone last.",
+        )
+        expect(
+            t.k == 0 or not _same_map(found, _undone(votes, t, n, turn=1)),
+            f"With {name}: it turns once more instead of back (turn by -k).",
+        )
+        expect(
+            not t.translated or not _same_map(found, _undone(votes, t, n, sign=1)),
+            f"With {name}: it shifts once more instead of back.",
+        )
+        if t.translated:
+            defined = ~right.isnan()
+            expect(
+                not (_same(found[defined], right[defined]) and not found[~defined].isnan().all()),
+                f"With {name}: patches that saw the reflected border have no place in the image: "
+                "leave NaN where no other patch is known.",
+            )
+            expect(
+                not _same_map(found, _undone(votes, t, h)),
+                f"With {name}: the shift is int(0.15 * n) pixels of the image's side n = {n}, not "
+                f"of the map's side {h}.",
+            )
+        expect(False, f"With {name} (t = {t}), the map is not what it was before.")
+    return "every vote is back at its place"

@@ -1,0 +1,324 @@
+"""Self-checks of notebook 04, from votes to a score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from htdg.course.check import check, expect
+from htdg.votes import aggregate_votes, votes_from_logits
+
+NOTHING = "The function returns nothing: end it with return."
+
+
+def _number(found: Any) -> float:  # noqa: ANN401
+    """The one number that an answer gave; a sentence if it is not one."""
+    expect(found is not None, NOTHING)
+    values = np.asarray(found, dtype=float)
+    expect(
+        values.size == 1, f"Return one number, but you return {values.size} (shape {values.shape})."
+    )
+    return float(values.reshape(()))
+
+
+def _near(found: float, wanted: float) -> bool:
+    return abs(found - wanted) < 1e-5
+
+
+@check
+def check_votes(answer: Callable[[torch.Tensor], torch.Tensor]) -> str:
+    """Votes from logits: softmax over the first M classes, read at the copy's own class."""
+    m, h, w = 3, 5, 7
+    logits = 2 * torch.randn(m, m + 1, h, w, generator=torch.Generator().manual_seed(0))
+    found = answer(logits.clone())
+    expect(found is not None, NOTHING)
+    expect(isinstance(found, torch.Tensor), f"Return a tensor, not a {type(found).__name__}.")
+    shape = tuple(found.shape)
+    expect(
+        shape not in ((m, m, h, w), (m, m + 1, h, w)),
+        f"Your shape is {shape}, all probabilities of every patch. Of copy m keep only the one for "
+        "class m.",
+    )
+    expect(
+        shape == (m, h, w),
+        f"For logits of shape ({m}, {m + 1}, {h}, {w}) the votes must have shape ({m}, {h}, {w}), "
+        f"but yours is {shape}.",
+    )
+    for said, wrong in _wrong_votes(logits).items():
+        expect(not torch.allclose(found, wrong, atol=1e-5), said)
+    expect(
+        torch.allclose(found, votes_from_logits(logits), atol=1e-5),
+        "The shape is right, but the values are not those of the library.",
+    )
+    large = answer(300 * logits)
+    expect(
+        torch.isfinite(large).all(),
+        "With large logits exp overflows, and votes become NaN: use .softmax, which takes care.",
+    )
+    return "your votes are those of the library"
+
+
+def _wrong_votes(logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What typical mistakes give, and what to say of each."""
+    m = len(logits)
+    first = logits[:, :m]
+
+    def own(values: torch.Tensor) -> torch.Tensor:
+        return torch.stack([values[i, i] for i in range(m)])
+
+    kept = '"generated" has a say in your votes: take the softmax over the first M classes only.'
+    other = "You read class 0 of every copy: of copy m, read class m."
+    axis = "Each patch's probabilities must sum to 1: the softmax goes over the classes, axis 1, "
+    return {
+        kept: own(logits.softmax(1)),
+        'That is the probability of "generated": read class m of copy m.': logits.softmax(1)[:, m],
+        "That is the probability of the most likely class. A vote is for the copy's own class, "
+        "right or wrong.": first.softmax(1).amax(1),
+        f"{kept} And it is the copy's own class, not the most likely one.": (
+            logits.softmax(1)[:, :m].amax(1)
+        ),
+        axis + "not over the copies, axis 0.": own(first.softmax(0)),
+        axis + "not over the rows of the map, axis 2.": own(first.softmax(2)),
+        axis + "not over the columns of the map, axis 3.": own(first.softmax(3)),
+        "You read off the logits themselves: take the softmax first.": own(first),
+        "You take exp but do not divide by the sum over the classes.": own(first.exp()),
+        "Those are logarithms of votes: take exp of them, or softmax for log_softmax.": (
+            own(first.log_softmax(1))
+        ),
+        other: first.softmax(1)[:, 0],
+    }
+
+
+@check
+def check_place(answer: Callable[[int, int, int, int], Sequence[int]]) -> str:
+    """The pixel of the image that is the centre of a patch of a turned copy."""
+    side, row, column = 25, 2, 9
+    places = [_place(answer, row, column, k, side) for k in range(4)]
+    still = places[0]
+    expect(
+        still != (row, column),
+        "(2, 9) is the upper left pixel of the patch: its centre lies 5 pixels further down and "
+        "right.",
+    )
+    expect(
+        still not in ((row + 6, column + 6), (row + 11, column + 11), (row + 5.5, column + 5.5)),
+        "The middle one of 11 pixels is 5 after the first: add 5.",
+    )
+    expect(still != (column + 5, row + 5), "Row and column are swapped: return the row first.")
+    expect(
+        still == (row + 5, column + 5),
+        f"Of the copy that is not turned, the patch (2, 9) has its centre at (7, 14), but you get "
+        f"{still}.",
+    )
+    wanted = [_centre(row, column, k, side) for k in range(4)]
+    expect(
+        any(place != still for place in places[1:]),
+        "You never undo the turn: for k = 1, 2, 3 the patch lies elsewhere in the image.",
+    )
+    expect(
+        places != [wanted[0], wanted[3], wanted[2], wanted[1]],
+        "You turn the copy on instead of back: the copy is turned counter-clockwise, so undo it "
+        "clockwise.",
+    )
+    past = [_centre(row, column, k, side + 1) for k in range(4)]
+    expect(
+        places != past,
+        "One pixel too far: the last of 25 pixels has the number 24, so a turn maps r to "
+        "side - 1 - r.",
+    )
+    late = [tuple(v + 5 for v in _turned_back(row, column, k, side)) for k in range(4)]
+    expect(
+        places != late,
+        "You turn the corner of the patch as if it were a pixel of the image, and add 5 then. But "
+        "after a turn another pixel is the upper left one. Add 5 first, then turn back.",
+    )
+    for k in (1, 2, 3):
+        expect(
+            places[k] == wanted[k],
+            f"For k = {k} the patch (2, 9) has its centre at {wanted[k]} of the image, but you get "
+            f"{places[k]}.",
+        )
+    for k in range(4):
+        place = _place(answer, 30, 0, k, 41)
+        expect(
+            place == _centre(30, 0, k, 41),
+            f"It is right for side 25, but not for side 41: (30, 0), k = {k} must be "
+            f"{_centre(30, 0, k, 41)}, and you get {place}.",
+        )
+    return "every vote lands in the middle of its patch"
+
+
+def _place(answer: Callable[..., Any], row: int, column: int, k: int, side: int) -> tuple:
+    found = answer(row, column, k, side)
+    expect(found is not None, NOTHING)
+    pair = isinstance(found, (tuple, list, np.ndarray)) and len(found) == 2
+    expect(pair, "Return two numbers: return row, column.")
+    return tuple(float(v) for v in found)
+
+
+def _turned_back(row: int, column: int, k: int, side: int) -> tuple[int, int]:
+    """Where pixel (row, column) of the copy turned k times counter-clockwise lies in the image."""
+    for _ in range(k):
+        row, column = column, side - 1 - row
+    return row, column
+
+
+def _centre(row: int, column: int, k: int, side: int) -> tuple[int, int]:
+    return _turned_back(row + 5, column + 5, k, side)
+
+
+def _some_votes() -> list[np.ndarray]:
+    """Votes of M = 3 transformations at four scales, whose means differ much."""
+    rng = np.random.default_rng(0)
+    means = (0.8, 0.6, 0.3, 0.2)
+    return [rng.uniform(0.5, 1, (3, 3 + n, 3 + n)) * mean for n, mean in enumerate(means)]
+
+
+@check
+def check_score(answer: Callable[[list[np.ndarray]], float]) -> str:
+    """The anomaly score of one image from its votes at every scale."""
+    votes = _some_votes()
+    rows = [float(v.mean((1, 2)).sum()) for v in votes]
+    right = 1 - sum(rows) / 4 / 3
+    found = _number(answer([v.copy() for v in votes]))
+    m, scales = 3, len(votes)
+    normality = sum(rows) / scales
+    pooled = 1 - float(np.concatenate([v.ravel() for v in votes]).mean())
+    for said, wrong in {
+        "That is the normality, in [0, M]: divide it by M, and take it from 1.": normality,
+        "Higher must be more anomalous, but normal votes are high: return 1 minus your value.": (
+            normality / m
+        ),
+        "You forgot to divide the normality by M: the score must lie in [0, 1].": 1 - normality,
+        "You divide by M but add the scales up: take their mean.": 1 - sum(rows) / m,
+        "Divide by the number of scales and by M, then take the result from 1.": 1 - sum(rows),
+        "You divide by M and by the number of scales, but twice by M: the mean over all axes is "
+        "divided by M already.": 1 - normality / m**2,
+        "You average over the patches of all scales together, so finer scales, which have more "
+        "patches, count more. Average each scale first, then the scales.": pooled,
+        "M - normality is in [0, M]: divide by M.": m - normality,
+    }.items():
+        expect(not _near(found, wrong), said)
+    expect(
+        found <= 1,
+        f"The score must be at most 1, but you get {found:.3f}: is something added "
+        "up that should be averaged?",
+    )
+    expect(
+        _near(found, right), f"For the test votes it must be {right:.4f}, but you get {found:.4f}."
+    )
+    perfect = _number(answer([np.ones((5, 2, 2)), np.ones((5, 4, 4))]))
+    expect(
+        _near(perfect, 0),
+        f"With M = 5 and every vote 1 the score must be 0, but you get {perfect:.3f}: did you "
+        "write a number of transformations or scales into the function?",
+    )
+    return "if all votes are 0 the score is 1, and if all are 1 it is 0"
+
+
+@check
+def check_lowest(answer: Callable[[np.ndarray, float], float]) -> str:
+    """The normality of one scale from the lowest votes of each transformation."""
+    rng = np.random.default_rng(1)
+    votes = rng.uniform(0, 1, (4, 6, 6)) * np.array([1, 0.8, 0.5, 0.2])[:, None, None]
+    fraction = 0.1  # of 36 patches: 3.6, so 3
+    found = _number(answer(votes.copy(), fraction))
+    ordered = np.sort(votes.reshape(4, -1), axis=1)
+    right = float(ordered[:, :3].mean(1).sum())
+    together = np.sort(votes.ravel())
+    for said, wrong in {
+        "You average the highest votes; a defect is where votes are lowest.": (
+            ordered[:, -3:].mean(1).sum()
+        ),
+        "You take the lowest votes of all transformations together. Each transformation has its "
+        "own lowest patches: sort every row by itself.": 4 * together[: int(144 * 0.1)].mean(),
+        "You take the lowest votes of all transformations together (and their mean): sort every "
+        "row by itself, then add the means of the rows.": together[: int(144 * 0.1)].mean(),
+        "You round 3.6 patches up to 4: the library rounds down, int(P * fraction).": (
+            ordered[:, :4].mean(1).sum()
+        ),
+        "You average over the transformations: their means are added, so that the result lies in "
+        "[0, M].": ordered[:, :3].mean(),
+        "You add the lowest votes up: take their mean for each transformation.": (
+            ordered[:, :3].sum()
+        ),
+        "You sort every row of the map by itself: make one list of all patches first, "
+        "votes.reshape(len(votes), -1).": np.sort(votes, axis=2)[:, :, :1].mean((1, 2)).sum(),
+        "You average over all patches: only the lowest ones count.": votes.mean((1, 2)).sum(),
+        "You take the first patches of the map: sort the votes first.": (
+            votes.reshape(4, -1)[:, :3].mean(1).sum()
+        ),
+        "That is the lowest vote of each transformation alone: average the lowest "
+        "int(P * fraction).": ordered[:, 0].sum(),
+    }.items():
+        expect(not _near(found, float(wrong)), said)
+    expect(
+        _near(found, right), f"For the test votes it must be {right:.4f}, but you get {found:.4f}."
+    )
+    with np.errstate(all="ignore"):
+        one = _number(answer(votes[:, :3, :3].copy(), fraction))
+    least = float(votes[:, :3, :3].min((1, 2)).sum())
+    expect(
+        np.isfinite(one),
+        "With 9 patches int(9 * 0.1) is 0, and the mean of nothing is NaN: take at least one "
+        "patch.",
+    )
+    expect(
+        _near(one, least),
+        f"With 9 patches and a fraction of 0.1 one patch must be left, {least:.4f}, but you get "
+        f"{one:.4f}.",
+    )
+    everything = _number(answer(votes.copy(), 1.0))
+    expect(
+        _near(everything, float(aggregate_votes(torch.from_numpy(votes[:, None]))[0])),
+        "With fraction 1 all patches count, and the result must be the plain mean.",
+    )
+    return "the lowest votes count, and at least one of them"
+
+
+@check
+def check_auroc(answer: Callable[[np.ndarray, np.ndarray], float]) -> str:
+    """The AUROC by counting pairs."""
+    labels = np.array([0, 1, 0, 1, 1, 0, 0])
+    scores = np.array([0.1, 0.2, 0.2, 0.9, 0.3, 0.5, 0.4])
+    found = _number(answer(labels.copy(), scores.copy()))
+    anomalous, normal = scores[labels == 1], scores[labels == 0]
+    more = int((anomalous[:, None] > normal[None]).sum())
+    less = int((anomalous[:, None] < normal[None]).sum())
+    ties, pairs = 1, 12
+    for said, wrong in {
+        "The tie counts nothing in your sum, but an anomalous image that scores like a normal one "
+        "is half a success: add 1/2.": more / pairs,
+        "The tie counts as a success in your sum (>=): it is half of one.": (more + ties) / pairs,
+        "Upside down: count the pairs in which the anomalous image scores higher.": (
+            (less + ties / 2) / pairs
+        ),
+        "Upside down, and the tie is left out: count the pairs in which the anomalous image scores "
+        "higher, and half of the ties.": less / pairs,
+        "You give the number of pairs: divide by how many pairs there are.": more + ties / 2,
+        "You divide by all 7 * 7 pairs of images: a pair is one anomalous and one normal image, "
+        "3 * 4.": (more + ties / 2) / 49,
+        "You divide by 21, all pairs of two images: a pair is one anomalous and one normal image, "
+        "3 * 4.": (more + ties / 2) / 21,
+        "You divide by the number of images; there are 3 * 4 pairs.": (more + ties / 2) / 7,
+    }.items():
+        expect(not _near(found, wrong), said)
+    right = (more + ties / 2) / pairs
+    expect(
+        _near(found, right), f"For the test scores it must be {right:.4f}, but you get {found:.4f}."
+    )
+    alike = _number(answer(labels, np.zeros(7)))
+    expect(_near(alike, 0.5), f"If all scores are equal it must be 0.5, but you get {alike:.3f}.")
+    rng = np.random.default_rng(2)
+    labels, scores = rng.integers(0, 2, 60), rng.integers(0, 9, 60) / 8
+    pairs = scores[labels == 1][:, None] - scores[labels == 0][None]
+    right = ((pairs > 0) + 0.5 * (pairs == 0)).mean()
+    found = _number(answer(labels, scores))
+    expect(
+        _near(found, right),
+        f"It is right for few images, but for 60 it must be {right:.4f}, and you get {found:.4f}.",
+    )
+    return "your AUROC is scikit-learn's, ties included"

@@ -1,0 +1,330 @@
+"""The figures of notebook 04, from votes to a score. Every function returns a new figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+from sklearn.metrics import roc_auc_score
+
+from htdg.plots import ANOMALOUS, GREY, NORMAL, show_image
+
+#: Side of a patch in pixels: the receptive field of the discriminator.
+FIELD = 11
+#: What stands beside the votes of the four turns.
+TURNS = ("0°", "90°", "180°", "270°")
+
+
+def patch_at(down: float, across: float, h: int) -> tuple[int, int]:
+    """Row and column of the patch at this share of the way down and across, both 0 to 1."""
+    return round(down * (h - 1)), round(across * (h - 1))
+
+
+def frame_patch(ax: Axes, row: float, column: float, colour: str = ANOMALOUS) -> None:
+    """Draw the border of the patch whose upper left pixel this is."""
+    corner = (column - 0.5, row - 0.5)  # imshow puts the centre of the first pixel at 0
+    for line, shade in ((3.2, "white"), (1.6, colour)):
+        ax.add_patch(Rectangle(corner, FIELD, FIELD, fill=False, edgecolor=shade, linewidth=line))
+
+
+def write_numbers(ax: Axes, table: np.ndarray, decimals: int, shown: AxesImage) -> None:
+    """Write its value into every cell of a heat map, white on dark colours."""
+    for (row, column), value in np.ndenumerate(table):
+        red, green, blue, _ = shown.cmap(shown.norm(value))
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+        ax.text(
+            column,
+            row,
+            f"{value:.{decimals}f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if dark else "black",
+        )
+
+
+def frame_cells(ax: Axes, cells: Sequence[tuple[int, int]], colour: str = ANOMALOUS) -> None:
+    """Draw the border of these (row, column) of a heat map."""
+    for row, column in cells:
+        corner = (column - 0.5, row - 0.5)
+        ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=colour, linewidth=2.4))
+
+
+def name_axes(ax: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Name the rows and columns of a heat map."""
+    ax.set_xticks(range(len(columns)), columns, fontsize=8)
+    ax.set_yticks(range(len(rows)), rows, fontsize=8)
+    ax.tick_params(length=0)
+
+
+def draw_logits(
+    image: np.ndarray,
+    row: int,
+    column: int,
+    patches: np.ndarray,
+    logits: np.ndarray,
+    probabilities: np.ndarray,
+) -> Figure:
+    """One patch, its turned copies, their logits and the softmax over the first M of them.
+
+    Args:
+        image: (H, W, 3) uint8, with the patch at ``row`` and ``column``.
+        row: of its upper left pixel.
+        column: of its upper left pixel.
+        patches: (M, 11, 11, 3) uint8, the turned copies.
+        logits: (M, M + 1), a row a copy, the last column for "generated".
+        probabilities: (M, M); the votes stand on the diagonal and are framed.
+    """
+    m = len(patches)
+    figure = Figure(figsize=(8.8, 2.8), layout="constrained")
+    grid = figure.add_gridspec(m, 4, width_ratios=(3, 0.8, 3.4, 2.6))
+    ax = figure.add_subplot(grid[:, 0])
+    show_image(ax, image, "a normal image and one patch")
+    frame_patch(ax, row, column)
+    for k in range(m):
+        ax = figure.add_subplot(grid[k, 1])
+        show_image(ax, patches[k], "turned by" if k == 0 else "")
+        ax.set_ylabel(TURNS[k], rotation=0, ha="right", va="center", fontsize=8)
+    ax = figure.add_subplot(grid[:, 2])
+    limit = np.abs(logits).max()
+    shown = ax.imshow(logits, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
+    write_numbers(ax, logits, 1, shown)
+    name_axes(ax, TURNS[:m], (*TURNS[:m], "generated"))
+    ax.set_title("logits", fontsize=9)
+    ax.set_xlabel("class", fontsize=8)
+    ax = figure.add_subplot(grid[:, 3])
+    shown = ax.imshow(probabilities, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    write_numbers(ax, probabilities, 2, shown)
+    name_axes(ax, TURNS[:m], TURNS[:m])
+    frame_cells(ax, [(k, k) for k in range(m)])
+    ax.set_title("softmax over the first four", fontsize=9)
+    ax.set_xlabel("class", fontsize=8)
+    return figure
+
+
+def draw_confusions(tables: Mapping[str, np.ndarray]) -> Figure:
+    """Mean probabilities (M, M) by name: rows are the turns made, columns the classes."""
+    figure = Figure(figsize=(2.8 * len(tables) + 0.8, 2.9), layout="constrained")
+    axes = figure.subplots(1, len(tables), squeeze=False)[0]
+    for ax, (name, table) in zip(axes, tables.items(), strict=True):
+        shown = ax.imshow(table, cmap="viridis", vmin=0, vmax=1)
+        write_numbers(ax, table, 2, shown)
+        name_axes(ax, TURNS[: len(table)], TURNS[: len(table)])
+        frame_cells(ax, [(k, k) for k in range(len(table))])
+        ax.set_title(name, fontsize=9)
+        ax.set_xlabel("class", fontsize=8)
+    axes[0].set_ylabel("turned by", fontsize=8)
+    figure.colorbar(shown, ax=axes, label="mean probability", fraction=0.04)
+    return figure
+
+
+def draw_vote_maps(
+    image: np.ndarray,
+    copies: np.ndarray,
+    maps: np.ndarray,
+    located: np.ndarray,
+) -> Figure:
+    """Turned copies, their votes, the votes turned back, and the mean of these beside the image.
+
+    Args:
+        image: (H, H, 3) uint8.
+        copies: (M, H, H, 3) uint8.
+        maps: (M, h, h) the votes as they come.
+        located: (M, h, h) the same in image coordinates.
+    """
+    m = len(copies)
+    border = (image.shape[0] - maps.shape[-1]) / 2
+    figure = Figure(figsize=(1.55 * (m + 1) + 0.9, 4.7), layout="constrained")
+    axes = figure.subplots(3, m + 1)
+    for k in range(m):
+        show_image(axes[0, k], copies[k], f"copy, turned by {TURNS[k]}")
+        axes[1, k].imshow(maps[k], cmap="viridis", vmin=0, vmax=1)
+        axes[1, k].set_title(f"votes, mean {maps[k].mean():.2f}", fontsize=8)
+        axes[2, k].imshow(located[k], cmap="viridis", vmin=0, vmax=1)
+        axes[2, k].set_title("votes, turned back", fontsize=8)
+    show_image(axes[0, m], image, "the image")
+    corner = (border - 0.5, border - 0.5)
+    side = maps.shape[-1]
+    axes[0, m].add_patch(Rectangle(corner, side, side, fill=False, edgecolor=NORMAL, linewidth=1.6))
+    axes[1, m].set_axis_off()
+    shown = axes[2, m].imshow(located.mean(0), cmap="viridis", vmin=0, vmax=1)
+    axes[2, m].set_title("their mean", fontsize=8)
+    for ax in axes[1:].flat:
+        ax.set(xticks=[], yticks=[])
+    figure.colorbar(shown, ax=axes, label="vote (0 to 1)", fraction=0.03)
+    return figure
+
+
+def draw_patch(
+    images: Sequence[np.ndarray],
+    votes: Sequence[np.ndarray],
+    scale: int,
+    down: float,
+    across: float,
+) -> Figure:
+    """One patch framed in its image, enlarged, and its M votes as bars.
+
+    Args:
+        images: (H, H, 3) uint8 for every scale.
+        votes: (M, h, h) for every scale, in image coordinates.
+        scale: which of them, 0 is the coarsest.
+        down: how far down the patch lies, 0 to 1.
+        across: how far to the right, 0 to 1.
+    """
+    image, of_scale = images[scale], votes[scale]
+    m, h = of_scale.shape[:2]
+    row, column = patch_at(down, across, h)
+    own = of_scale[:, row, column]
+    figure = Figure(figsize=(7.8, 2.9), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.35))
+    show_image(left, image, f"scale {scale}: {len(image)} x {len(image)} px")
+    frame_patch(left, row, column)
+    enlarged = image[row : row + FIELD, column : column + FIELD]
+    show_image(middle, enlarged, f"the patch at row {row}, column {column}", ANOMALOUS)
+    right.bar(range(m), own, color=NORMAL, width=0.65)
+    for k, vote in enumerate(own):
+        right.text(k, vote + 0.02, f"{vote:.2f}", ha="center", fontsize=8)
+    right.axhline(1 / m, color=GREY, linestyle=":", label=f"knows nothing (1/{m})")
+    right.axhline(own.mean(), color=ANOMALOUS, linestyle="--", label=f"mean vote {own.mean():.2f}")
+    right.set_xticks(range(m), TURNS[:m])
+    right.set(ylim=(0, 1.4), yticks=np.arange(0, 1.01, 0.25), xlabel="turned by")
+    right.set_ylabel("vote for the turn made")
+    right.legend(frameon=False, fontsize=8, loc="upper right")
+    return figure
+
+
+def draw_lowest(
+    means: np.ndarray, labels: np.ndarray, fractions: Sequence[float], aurocs: Sequence[float]
+) -> Figure:
+    """What averaging only the lowest votes changes.
+
+    Args:
+        means: (F, B), for each fraction and image the mean of its lowest votes, in [0, 1].
+        labels: (B,) 0 normal, 1 anomalous.
+        fractions: F of them, in (0, 1].
+        aurocs: of the F fractions.
+    """
+    labels, per_cent = np.asarray(labels), 100 * np.asarray(fractions)
+    figure = Figure(figsize=(8.4, 3.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for label, name, colour, style, hatch in (
+        (0, "normal images", NORMAL, "o-", None),
+        (1, "anomalous images", ANOMALOUS, "s--", "///"),
+    ):
+        mine = means[:, labels == label]
+        low, middle, high = np.quantile(mine, (0.25, 0.5, 0.75), axis=1)
+        left.fill_between(per_cent, low, high, color=colour, alpha=0.2, hatch=hatch, linewidth=0)
+        left.plot(per_cent, middle, style, color=colour, markersize=4, label=name)
+    left.set_ylabel("mean of the lowest votes")
+    left.legend(frameon=False, fontsize=8, loc="upper left")
+    right.plot(per_cent, aurocs, "o-", color="black", markersize=4)
+    right.axhline(0.5, color=GREY, linestyle=":", label="guessing")
+    right.set(ylabel="AUROC", ylim=(0.4, 1))
+    right.legend(frameon=False, fontsize=8, loc="lower left")
+    for ax in (left, right):
+        ax.set_xscale("log")
+        ax.set_xticks(per_cent, [f"{p:g}" for p in per_cent])
+        ax.minorticks_off()
+        ax.set_xlabel("share of the votes that count (%)")
+    return figure
+
+
+def rates(labels: np.ndarray, scores: np.ndarray, threshold: float) -> tuple[float, float]:
+    """False and true positive rate if images that score at least ``threshold`` are flagged."""
+    labels, flagged = np.asarray(labels), np.asarray(scores) >= threshold
+    return float(flagged[labels == 0].mean()), float(flagged[labels == 1].mean())
+
+
+def draw_threshold(labels: np.ndarray, scores: np.ndarray, threshold: float) -> Figure:
+    """All scores with a threshold between them, and the point of the ROC curve that it makes."""
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    figure = Figure(figsize=(8.2, 3.3), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    rng = np.random.default_rng(0)
+    left.axvspan(threshold, 2, color=GREY, alpha=0.15, linewidth=0)
+    left.axvline(threshold, color="black", linewidth=1)
+    rows = ((0, "normal", NORMAL, "o"), (1, "anomalous", ANOMALOUS, "^"))
+    told = []
+    for label, name, colour, marker in rows:
+        mine = scores[labels == label]
+        heights = label + rng.uniform(-0.22, 0.22, len(mine))
+        left.plot(mine, heights, marker, color=colour, markersize=5, alpha=0.8)
+        flagged = int((mine >= threshold).sum())
+        told.append(f"{name}:\n{flagged} of {len(mine)}\nflagged")
+    margin = 0.06 * (scores.max() - scores.min())
+    left.set(xlim=(scores.min() - margin, scores.max() + margin), ylim=(-0.45, 1.45))
+    left.set_yticks((0, 1), told, fontsize=9)
+    left.tick_params(axis="y", length=0)
+    left.set_xlabel("anomaly score (grey: flagged)")
+    limits = [np.inf, *np.unique(scores)[::-1]]
+    curve = np.array([rates(labels, scores, limit) for limit in limits])
+    x, y = rates(labels, scores, threshold)
+    right.plot((0, 1), (0, 1), ":", color=GREY, label="guessing")
+    right.plot(*curve.T, color=NORMAL, label="all thresholds")
+    right.plot(x, y, "D", color="black", markersize=7, label="this threshold")
+    right.set_aspect("equal")
+    right.set_xlabel(f"false positive rate, here {x:.2f}")
+    right.set_ylabel(f"true positive rate, here {y:.2f}")
+    right.legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
+
+
+def outcomes(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Every anomalous image (a row, highest score first) against every normal one (a column).
+
+    1 where the anomalous image scores higher, 1/2 for a tie, 0 where it scores lower.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    anomalous, normal = (np.sort(scores[labels == label])[::-1] for label in (1, 0))
+    difference = anomalous[:, None] - normal[None, :]
+    return np.where(difference == 0, 0.5, difference > 0)
+
+
+def draw_pairs(labels: np.ndarray, scores: np.ndarray) -> Figure:
+    """All pairs of an anomalous and a normal image, blue where the anomalous one scores higher."""
+    won = outcomes(labels, scores)
+    figure = Figure(figsize=(5.6, 4.0), layout="constrained")
+    ax = figure.subplots()
+    colours = ListedColormap([ANOMALOUS, "white", NORMAL])
+    ax.pcolormesh(won, cmap=colours, vmin=0, vmax=1, edgecolor="white", linewidth=0.3, alpha=0.8)
+    lost = np.argwhere(won == 0)
+    ax.plot(lost[:, 1] + 0.5, lost[:, 0] + 0.5, "x", color="white", markersize=4)
+    ax.set_xlabel(f"{won.shape[1]} normal images, highest score first")
+    ax.set_ylabel(f"{won.shape[0]} anomalous images, highest score at the bottom")
+    ax.set(xticks=[], yticks=[])
+    share = won.mean()
+    ax.set_title(f"{won.size} pairs, {100 * share:.1f} % of the area is blue", fontsize=9)
+    return figure
+
+
+def draw_aurocs(
+    tables: Mapping[str, tuple[np.ndarray, Sequence[str], Sequence[str], str]],
+) -> Figure:
+    """Heat maps of AUROCs by title, each with names of rows and columns and the columns' label.
+
+    The last row and the last column stand for all of them together and are set apart by a line.
+    """
+    figure = Figure(figsize=(4.1 * len(tables) + 0.6, 2.9), layout="constrained")
+    axes = figure.subplots(1, len(tables), squeeze=False)[0]
+    for ax, (title, (table, rows, columns, label)) in zip(axes, tables.items(), strict=True):
+        shown = ax.imshow(table, cmap="PuOr", vmin=0, vmax=1, aspect="auto")
+        write_numbers(ax, table, 2, shown)
+        name_axes(ax, rows, columns)
+        ax.axhline(len(rows) - 1.5, color="black", linewidth=1.5)
+        ax.axvline(len(columns) - 1.5, color="black", linewidth=1.5)
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel(label, fontsize=8)
+    figure.colorbar(shown, ax=axes, label="AUROC (0.5: guessing)", fraction=0.04)
+    return figure
+
+
+def auroc_against_good(scores: np.ndarray, kinds: Sequence[str], kind: str) -> float:
+    """The AUROC of one kind of anomaly against the good images only."""
+    chosen = np.array([k in ("good", kind) for k in kinds])
+    labels = np.array([k == kind for k in kinds])
+    return float(roc_auc_score(labels[chosen], np.asarray(scores)[chosen]))

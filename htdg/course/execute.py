@@ -1,0 +1,63 @@
+"""Execute notebooks in place and save them clean: ``python -m htdg.course.execute NOTEBOOK ...``.
+
+Cells with the tag ``widget`` keep no output: a widget without its kernel is an error message.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from htdg.course.exercises import tags
+from htdg.files import write_text
+
+#: Seconds that a cell may take.
+TIMEOUT = 600
+
+
+def executed(path: Path) -> Any:  # noqa: ANN401
+    """The notebook with fresh outputs; CellExecutionError if a cell fails."""
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(
+        notebook, timeout=TIMEOUT, kernel_name="python3", resources=resources, record_timing=False
+    )
+    client.store_widget_state = False
+    client.execute()
+    return cleaned(notebook)
+
+
+def cleaned(notebook: Any) -> Any:  # noqa: ANN401
+    """The notebook without what only one run has: timing, widgets, their state."""
+    notebook["metadata"].pop("widgets", None)
+    for cell in notebook["cells"]:
+        cell["metadata"].pop("execution", None)
+        if "widget" in tags(cell):
+            cell["outputs"] = []
+    return notebook
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Execute and save each notebook; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m htdg.course.execute", description=__doc__)
+    parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
+    for path in parser.parse_args(arguments).notebooks:
+        try:
+            notebook = executed(path)
+        except CellExecutionError as error:
+            print(f"htdg: {path} was not saved, a cell fails: {error}", file=sys.stderr)
+            return 1
+        write_text(path, nbformat.writes(notebook) + "\n")
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Figures with alternative text, and widgets that leave nothing behind in a saved notebook."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.figure import Figure
+
+#: Dots an inch of figures in notebooks: sharp enough, and small enough to keep.
+DPI = 90
+ALT = "what the controls above are set to; the text before describes it"
+
+
+def png(figure: Figure) -> str:
+    """The figure as a PNG file, in base64."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=DPI)
+    return base64.b64encode(content.getvalue()).decode("ascii")
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure below the cell, with a description for those who cannot see it."""
+    from IPython.display import display
+
+    content = {"image/png": png(figure), "text/plain": alt}
+    display(content, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def play(draw: Callable[..., Figure], **controls: Any) -> Any:  # noqa: ANN401
+    """Sliders (ipywidgets) above the figure that ``draw`` makes of their values.
+
+    A widget lives in the kernel and is not kept in the saved notebook (give its cell the tag
+    ``widget``, see ``htdg.course.execute``), so a static figure before it should tell the same.
+    """
+    from ipywidgets import HTML, VBox
+
+    shown = HTML()
+
+    def redraw(_change: object = None) -> None:
+        values = {name: control.value for name, control in controls.items()}
+        # One assignment, so that the old figure stays until the new one is there: no flicker.
+        shown.value = f'<img src="data:image/png;base64,{png(draw(**values))}" alt="{ALT}">'
+
+    for control in controls.values():
+        control.observe(redraw, names="value")
+    redraw()
+    return VBox([*controls.values(), shown])
