@@ -87,7 +87,7 @@ def plot_histogram(labels: Sequence[int], scores: Sequence[float]) -> Figure:
         )
     ax.set_xlabel("anomaly score (0 normal, 1 anomalous)")
     ax.set_ylabel("images")
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="upper right")  # the best place takes long to find
     return figure
 
 

@@ -1,0 +1,469 @@
+"""The self-checks of notebook 03: losses, generator, noise, the order of the steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from htdg import HTDGConfig
+from htdg.course.check import check, expect
+from htdg.networks import Generator, initialise
+
+#: An answer of an exercise.
+Answer = Callable[..., Any]
+
+
+def _close(found: float | torch.Tensor, wanted: float | torch.Tensor) -> bool:
+    return torch.allclose(
+        torch.as_tensor(found).double(), torch.as_tensor(wanted).double(), rtol=1e-4, atol=1e-6
+    )
+
+
+def _expect_tensor(found: Any) -> None:  # noqa: ANN401
+    expect(found is not None, "The function returns nothing: end it with return.")
+    expect(
+        isinstance(found, torch.Tensor),
+        f"The function returns {type(found).__name__}, but it must return a tensor.",
+    )
+
+
+# --- Exercise 1 ---------------------------------------------------------------------------------
+
+
+@check
+def check_clueless_loss(answer: Answer) -> str:
+    """The loss of a D that gives every class the same probability."""
+    for m in (4, 54):
+        found = answer(m)
+        expect(found is not None, "The function returns nothing: end it with return.")
+        found = float(found)
+        mistakes = {
+            -math.log(m + 1): "The sign is wrong: the logarithm of a probability is negative, and "
+            "the loss is minus that.",
+            math.log(m): f"That is log {m}, but there is one class more than transformations: "
+            '"generated".',
+            math.log2(m + 1): "That is in bits (logarithm to base 2); the losses here are in nats "
+            "(natural logarithm).",
+            math.log10(m + 1): "That is the logarithm to base 10; take the natural one.",
+            1 / (m + 1): "That is the probability of the true class; the loss is minus its "
+            "logarithm.",
+            1 / m: "That is a probability, and of too few classes; the loss is minus the logarithm "
+            "of 1 / (M + 1).",
+        }
+        for value, said in mistakes.items():
+            expect(not math.isclose(found, value, abs_tol=5e-3), said)
+        expect(
+            math.isclose(found, math.log(m + 1), abs_tol=5e-3),
+            f"For M = {m} you return {found:.3f}, which is not the loss of probabilities "
+            f"1 / {m + 1}.",
+        )
+    return f"a D that knows nothing has loss log(M + 1), {math.log(5):.2f} for the four rotations"
+
+
+# --- Exercise 2 ---------------------------------------------------------------------------------
+
+
+def _wrong_cross_entropies(logits: torch.Tensor, true: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The results of typical mistakes: sentence -> value."""
+    b, _, h, w = logits.shape
+    rows = torch.arange(b)
+    own = F.log_softmax(logits, 1)[rows, true]  # (B, h, w), log p of the true class
+    p, raw = own.exp(), logits[rows, true]
+    said = {
+        "That is the sum over all patches; the loss is their mean.": -own.sum(),
+        "You average over the patches but add up the images: divide by their number, too.": -(
+            own.sum() / (h * w)
+        ),
+        "You average over the images but add up their patches: divide by their number, too.": -(
+            own.sum() / b
+        ),
+        "The sign is wrong: the loss is minus the logarithm.": own.mean(),
+        "The logarithm is missing: you average the probabilities themselves.": p.mean(),
+        "The logarithm is missing: you average the probabilities (with a minus).": -p.mean(),
+        "That is one minus the probability; the loss is minus its logarithm.": 1 - p.mean(),
+        "The logarithm comes before the mean: minus the mean of the logarithms, not minus the "
+        "logarithm of the mean.": -p.mean().log(),
+        "You average the logits of the true class, but they are no probabilities yet: softmax "
+        "first.": -raw.mean(),
+        "That is in bits: take the natural logarithm.": -own.mean() / math.log(2),
+    }
+    for axis, name in ((0, "the images"), (2, "the rows of patches"), (3, "the patches of a row")):
+        other = F.log_softmax(logits, axis)[rows, true]
+        said[
+            f"Your softmax runs over axis {axis}, {name}; classes are axis 1, and over them the "
+            "probabilities of a patch add up to 1."
+        ] = -other.mean()
+    everywhere = F.log_softmax(logits, 1)
+    said["You average over all classes, not only the true one of each image."] = -everywhere.mean()
+    said["All images are given the class of the first one."] = -everywhere[:, true[0]].mean()
+    pairs = -everywhere[:, true].mean()
+    said[
+        "Each image is read at the true classes of all images: pair image b with true[b], as in "
+        "log_p[torch.arange(B), true]."
+    ] = pairs
+    return said
+
+
+@check
+def check_patch_cross_entropy(answer: Answer) -> str:
+    """Minus the log-probability of the true class, averaged over images and patches."""
+    rng = torch.Generator().manual_seed(3)
+    logits = 2 * torch.randn(3, 5, 4, 6, generator=rng, dtype=torch.float64)
+    true = torch.tensor([4, 0, 2])
+    found = answer(logits.clone(), true)
+    _expect_tensor(found)
+    expect(
+        found.numel() == 1,
+        f"The loss has the shape {tuple(found.shape)}, but it must be a single number: average "
+        "over images and patches.",
+    )
+    found = found.reshape(())
+    for said, value in _wrong_cross_entropies(logits, true).items():
+        expect(not _close(found, value), said)
+    wanted = F.cross_entropy(logits, true.view(3, 1, 1).expand(3, 4, 6))
+    expect(
+        _close(found, wanted),
+        f"You return {found.item():.4f} where it must be {wanted.item():.4f}.",
+    )
+    extreme = torch.tensor([2000.0, 0.0]).view(1, 2, 1, 1)
+    expect(
+        _close(answer(extreme, torch.tensor([1])), 2000.0),
+        "Right for small logits, but for large ones exp overflows (or the logarithm of 0 is "
+        "infinite): take log_softmax, or subtract the largest logit first.",
+    )
+    learning = logits.clone().requires_grad_()
+    expect(
+        answer(learning, true).requires_grad,
+        "Nothing can be learnt from it: no gradient flows from the loss to the logits (is there a "
+        ".item(), .detach() or no_grad?).",
+    )
+    return "this is the cross-entropy that PyTorch computes, gradient included"
+
+
+# --- Exercise 3 ---------------------------------------------------------------------------------
+
+
+@check
+def check_true_classes(answer: Answer) -> str:
+    """The class of every copy in the batch of M * B copies, transformation by transformation."""
+    for m, b in ((3, 2), (4, 1)):
+        real, fake = answer(m, b, True), answer(m, b, False)
+        for found in (real, fake):
+            _expect_tensor(found)
+            expect(
+                found.shape == (m * b,),
+                f"For M = {m} and B = {b} there are {m * b} copies, but you return the shape "
+                f"{tuple(found.shape)}.",
+            )
+            expect(
+                not found.dtype.is_floating_point,
+                "The classes are floating point numbers; cross_entropy wants whole ones "
+                "(dtype=torch.long).",
+            )
+        numbers = torch.arange(m)
+        wanted = numbers.repeat_interleave(b)
+        expect(
+            not torch.equal(real, wanted + 1),
+            "You count the transformations from 1; the classes start at 0.",
+        )
+        expect(
+            b == 1 or not torch.equal(real, numbers.repeat(b)),
+            "The batch has all images under T_1 first, then all under T_2 ...: with two images "
+            "0, 0, 1, 1, 2, 2. You have 0, 1, 2, 0, 1, 2.",
+        )
+        expect(
+            torch.equal(real, wanted),
+            f"For real copies, M = {m}, B = {b}, you return {real.tolist()} instead of "
+            f"{wanted.tolist()}.",
+        )
+        expect(
+            not torch.equal(fake, wanted),
+            "Generated copies are not to be named by their transformation: D must say "
+            '"generated" of all of them.',
+        )
+        expect(
+            not (fake == m - 1).all(),
+            f'For generated copies you return {m - 1}, but that is the last transformation: "'
+            f'generated" comes after it.',
+        )
+        expect(
+            not (fake == m + 1).all(),
+            f"There is no class {m + 1}: the {m + 1} classes are 0 to {m}.",
+        )
+        expect(
+            (fake == m).all(), f"For generated copies you return {fake.tolist()}, but all are {m}."
+        )
+    return 'copies under T_1 come first and are class 0, and "generated" is class M'
+
+
+# --- Exercise 4 ---------------------------------------------------------------------------------
+
+
+def _generator_output(
+    g: Generator,
+    noise: torch.Tensor,
+    previous: torch.Tensor,
+    index: torch.Tensor,
+    mode: str = "constant",
+    number_at_border: bool = True,
+) -> torch.Tensor:
+    """What the last line of the generator squashes, with the mistakes that can be made before."""
+    number = index.to(noise).view(-1, 1, 1, 1)
+    x = noise + previous
+    if number_at_border:
+        x = F.pad(x, [5] * 4, mode=mode)
+        x = torch.cat([x, number.expand(-1, 1, *x.shape[-2:])], 1)
+    else:
+        x = F.pad(torch.cat([x, number.expand(-1, 1, *x.shape[-2:])], 1), [5] * 4)
+    return g.body(x)
+
+
+@check
+def check_generate_image(answer: Answer) -> str:
+    """tanh(body(pad(noise + previous), index)) + previous."""
+    g = Generator(4)
+    rng = torch.Generator().manual_seed(5)
+    initialise(g, rng)
+    g = g.double().eval()
+    with torch.no_grad():
+        for block in g.blocks:
+            block.conv.weight.mul_(10)  # so that every mistake shows
+        g.tail.weight.mul_(5)
+        noise, previous = (
+            torch.rand(2, 3, 12, 14, generator=rng, dtype=torch.float64) * 2 - 1 for _ in range(2)
+        )
+        index = torch.tensor([0, 1])
+        found = _tried(answer, g, noise, previous, index)
+        _expect_tensor(found)
+        expect(
+            found.shape == noise.shape,
+            f"The output has the shape {tuple(found.shape)} instead of {tuple(noise.shape)}: five "
+            "convolutions without padding take 5 pixels off each side, so pad by 5 first.",
+        )
+        for said, value in _wrong_images(g, noise, previous, index).items():
+            expect(not _close(found, value), said)
+        expect(
+            _close(found, g(noise, previous, index)),
+            "The shape is right, but the values are not those of "
+            "tanh(body(padded input with its index)) + previous.",
+        )
+        expect(_unchanged(answer, g), "The function changes its arguments: work on new tensors.")
+    return "your generator and the library's agree, pixel by pixel"
+
+
+def _tried(answer: Answer, g: Generator, *arguments: torch.Tensor) -> Any:  # noqa: ANN401
+    """The answer, with PyTorch's complaints about shapes explained."""
+    try:
+        return answer(g, *(argument.clone() for argument in arguments))
+    except RuntimeError as error:
+        told = str(error)
+        expect(
+            "channels" not in told,
+            "The convolutions want four channels: three colours and one that holds the index of "
+            "the training image. Use torch.cat(..., dim=1).",
+        )
+        expect(
+            "must match the size" not in told and "Sizes of tensors" not in told,
+            "Two tensors of different size meet. Five convolutions take 5 pixels off each side: "
+            "pad by 5 what goes into them, give the index channel the padded size, and add "
+            "previous as it is, without padding.",
+        )
+        raise
+
+
+def _wrong_images(
+    g: Generator, noise: torch.Tensor, previous: torch.Tensor, index: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    body = _generator_output(g, noise, previous, index)
+    zeros = torch.zeros_like
+    right = body.tanh() + previous
+
+    def other(*inputs: Any, **options: Any) -> torch.Tensor:  # noqa: ANN401
+        return _generator_output(g, *inputs, **options).tanh() + previous
+
+    return {
+        "The previous image is missing in the output: the convolutions only add detail to it.": (
+            body.tanh()
+        ),
+        "The tanh is missing around what the convolutions give.": body + previous,
+        "The previous image is added before the tanh: tanh(body) + previous, not tanh(body + "
+        "previous).": (body + previous).tanh(),
+        "You add the noisy image at the end; add previous without the noise.": right + noise,
+        "The noise is not in the input: pad noise + previous.": other(
+            zeros(noise), previous, index
+        ),
+        "The previous image is not in the input: pad noise + previous.": other(
+            noise, zeros(previous), index
+        ),
+        "The index channel is the same for all images: image b has index[b] everywhere.": other(
+            noise, previous, zeros(index)
+        ),
+        "The index channel is counted from 1: use index as it is.": other(
+            noise, previous, index + 1
+        ),
+        "The index channel is zero at the padded border: pad first, then add the channel.": other(
+            noise, previous, index, number_at_border=False
+        ),
+        "You pad by reflection; here the border is filled with zeros.": other(
+            noise, previous, index, mode="reflect"
+        ),
+        "You pad by repeating the edge; here the border is filled with zeros.": other(
+            noise, previous, index, mode="replicate"
+        ),
+    }
+
+
+def _unchanged(answer: Answer, g: Generator) -> bool:
+    noise = torch.ones(1, 3, 12, 12, dtype=torch.float64)
+    previous, index = 0.5 * noise, torch.tensor([1])
+    before = [t.clone() for t in (noise, previous, index)]
+    answer(g, noise, previous, index)
+    return all(map(torch.equal, before, (noise, previous, index)))
+
+
+# --- Exercise 5 ---------------------------------------------------------------------------------
+
+
+@check
+def check_noise_amplitude(answer: Answer) -> str:
+    """sigma_n = factor * mean |real - rebuilt|, one for each image."""
+    rng = torch.Generator().manual_seed(7)
+    real = torch.rand(3, 3, 9, 8, generator=rng, dtype=torch.float64) * 2 - 1
+    rebuilt = real + 0.3 * torch.randn(real.shape, generator=rng, dtype=torch.float64)
+    rebuilt[1] = real[1] + 0.5 * (rebuilt[1] - real[1])  # one that is rebuilt better
+    difference = real - rebuilt
+    absolute = difference.abs().mean((1, 2, 3))
+    root_mean_square = difference.square().mean((1, 2, 3)).sqrt()
+    for factor in (0.1, 0.25):
+        found = answer(real.clone(), rebuilt.clone(), factor)
+        _expect_tensor(found)
+        expect(
+            found.numel() != 1,
+            "You return one number, but each of the K training images has a sigma of its own: "
+            "average over axes 1, 2 and 3.",
+        )
+        expect(
+            found.shape == (3,),
+            f"The shape is {tuple(found.shape)}, but it must be (3,), one sigma for each of the "
+            "three images.",
+        )
+        mistakes = {
+            "The factor is missing: sigma is only a tenth (factor) of what is missing.": absolute,
+            "That is 0.1 whatever the factor is: use the argument.": 0.1 * absolute,
+            "That is the root of the mean square; here it is the mean of the absolute "
+            "differences.": factor * root_mean_square,
+            "That is the root of the mean square, and the factor is missing.": root_mean_square,
+            "You average the squares; here it is the absolute differences.": factor
+            * root_mean_square**2,
+            "Without absolute values positive and negative differences cancel.": factor
+            * difference.mean((1, 2, 3)),
+            "Absolute values must be taken before the mean, not after it.": factor
+            * difference.mean((1, 2, 3)).abs(),
+            "You add up the pixels; take their mean.": factor * difference.abs().sum((1, 2, 3)),
+            "You divide by the factor; multiply by it.": absolute / factor,
+        }
+        if factor == 0.1:
+            del mistakes["That is 0.1 whatever the factor is: use the argument."]
+        for said, value in mistakes.items():
+            expect(not _close(found, value), said)
+        expect(
+            _close(found, factor * absolute),
+            "The shape is right, but the values are not factor * mean |real - rebuilt|.",
+        )
+    return "each image gets a tenth of what its reconstruction still misses"
+
+
+# --- Exercise 6 ---------------------------------------------------------------------------------
+
+
+class _Recorder:
+    """Stands in for a ScaleTraining and writes down what is asked of it."""
+
+    def __init__(self, d_steps: int, g_steps: int) -> None:
+        self.config = HTDGConfig.preset("tiny", d_steps=d_steps, g_steps=g_steps)
+        self.steps: list[tuple[str, float, float]] = []  # kind, noise, previous
+        self.noises: list[float] = []
+        self.previous: list[float] = []
+
+    def draw_noise(self) -> torch.Tensor:
+        self.noises.append(len(self.noises) + 1.0)
+        return torch.full((1, 3, 14, 14), self.noises[-1])
+
+    def draw_previous(self, count: int) -> torch.Tensor:
+        new = [100.0 + len(self.previous) + i for i in range(count)]
+        self.previous += new
+        return torch.tensor(new).view(-1, 1, 1, 1, 1).expand(-1, 1, 3, 14, 14)
+
+    def d_step(self, noise: torch.Tensor, previous: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self._note("D", noise, previous)
+
+    def g_step(self, noise: torch.Tensor, previous: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self._note("G", noise, previous)
+
+    def _note(self, kind: str, noise: torch.Tensor, previous: torch.Tensor) -> dict:
+        for name, given, known in (
+            ("noise", noise, self.noises),
+            ("previous", previous, self.previous),
+        ):
+            expect(
+                isinstance(given, torch.Tensor) and given.shape == (1, 3, 14, 14),
+                f"A {kind} step takes a single {name} of shape (K, 3, H, H); draw_previous(count) "
+                "gives count of them, (count, K, 3, H, H): take one, previous[i].",
+            )
+            expect(
+                float(given.flatten()[0]) in known,
+                f"The {name} of a {kind} step does not come from draw_{name} (is the order of the "
+                "arguments noise, previous?).",
+            )
+        self.steps.append((kind, float(noise.flatten()[0]), float(previous.flatten()[0])))
+        return {}
+
+
+@check
+def check_iteration(answer: Answer) -> str:
+    """All D steps, then all G steps; one noise; a new ``previous`` for each D step."""
+    for d_steps, g_steps in ((3, 3), (2, 4)):
+        seen = _Recorder(d_steps, g_steps)
+        answer(seen)
+        kinds = [kind for kind, _, _ in seen.steps]
+        count = f"{kinds.count('D')} D steps and {kinds.count('G')} G steps"
+        expect(kinds, "Nothing is trained: call training.d_step and training.g_step.")
+        expect(
+            (d_steps, g_steps) == (3, 3) or (kinds.count("D"), kinds.count("G")) != (3, 3),
+            "You always make three steps; take the numbers from training.config.d_steps and "
+            "training.config.g_steps.",
+        )
+        expect(
+            (kinds.count("D"), kinds.count("G")) == (d_steps, g_steps),
+            f"You make {count}, but the configuration asks for {d_steps} and {g_steps}.",
+        )
+        expect(
+            kinds == ["D"] * d_steps + ["G"] * g_steps,
+            f"The order is {' '.join(kinds)}, but first come all the D steps, then all the G "
+            "steps.",
+        )
+        expect(
+            len({noise for _, noise, _ in seen.steps}) == 1,
+            "The noise changes between the steps; it is drawn once, and all steps of an iteration "
+            "use the same.",
+        )
+        of_d = [previous for kind, _, previous in seen.steps if kind == "D"]
+        of_g = [previous for kind, _, previous in seen.steps if kind == "G"]
+        expect(
+            len(set(of_d)) == d_steps,
+            "The D steps share a previous image; each D step needs a new one, or D sees the same "
+            "fake again.",
+        )
+        expect(
+            len(set(of_g)) == 1,
+            "The G steps use several previous images; they all reuse that of the last D step.",
+        )
+        expect(
+            set(of_g) == {of_d[-1]},
+            "The G steps must reuse the previous image of the *last* D step.",
+        )
+    return "all D steps, then all G steps, one noise for all, and a new previous for each D step"

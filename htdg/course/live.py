@@ -1,0 +1,211 @@
+"""A training to watch: losses and samples, redrawn in place while the scales are trained.
+
+    detector = HTDGDetector(config).fit(images, progress=False, callback=LivePlot())
+
+In a notebook there is one figure, replaced again and again, and the saved notebook keeps only its
+last state. Elsewhere nothing is drawn, but ``moments`` and ``figure`` are there all the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from htdg.course.show import png
+from htdg.images import to_uint8
+from htdg.plots import ANOMALOUS, NORMAL, OTHERS, show_image
+from htdg.progress import clock, suitable_look
+from htdg.sampling import generate, random_noise
+from htdg.training import TrainingProgress
+
+#: The losses that are drawn: key, label, colour, style.
+LINES = (
+    ("d_real", "D, real patches", NORMAL, "-"),
+    ("d_fake", "D, generated patches", ANOMALOUS, "--"),
+    ("g_adversarial", "G, adversarial", OTHERS[0], ":"),
+)
+#: The figure is drawn no more often than this, so that drawing takes no time from long trainings.
+SECONDS_BETWEEN = 0.5
+
+
+@dataclass
+class Moment:
+    """What a training looked like after an iteration.
+
+    Attributes:
+        scale: number of the scale in training.
+        iteration: how many iterations of it were done.
+        real: (H, W, 3) uint8, the first training image at this scale.
+        samples: a random sample at every scale so far, coarsest first, uint8 (H, W, 3); always of
+            the same noise, so that what changes is the generators. None for a model without.
+        title: what to write above.
+    """
+
+    scale: int
+    iteration: int
+    real: np.ndarray
+    samples: list[np.ndarray]
+    title: str
+
+
+class LivePlot:
+    """Draws the losses and a row of samples during training; a callback for ``fit``.
+
+    The training comes to the same weights, bit for bit, with and without it.
+
+    Attributes:
+        every: iterations between two moments; a scale's last iteration is one in any case.
+        moments: all moments so far, in order.
+        history: for each scale its losses, one value an iteration done.
+        n_scales: how many scales the model has.
+        niter: how many iterations each will get.
+    """
+
+    def __init__(self, every: int = 5, seed: int = 0) -> None:
+        """Look at the training after every ``every`` iterations; ``seed`` is of the samples."""
+        if every < 1:
+            raise ValueError(f"every is {every!r}, but it must be a whole number, at least 1.")
+        self.every, self.seed = every, seed
+        self.n_scales = self.niter = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.moments: list[Moment] = []
+        self.history: dict[int, dict[str, np.ndarray]] = {}
+        self._handle: Any = None
+        self._drawn = -np.inf
+
+    def __call__(self, state: TrainingProgress) -> None:
+        """Take a moment, if it is time, and redraw the figure."""
+        if self.moments:
+            last = self.moments[-1]
+            if (state.scale, state.iteration) <= (last.scale, last.iteration):
+                self._begin()  # another training
+        done = state.iteration == state.niter
+        if state.iteration % self.every and not done:
+            return
+        self.n_scales, self.niter = state.n_scales, state.niter
+        self.history[state.scale] = {
+            name: values[: state.iteration].cpu().numpy().copy()
+            for name, values in state.training.history.items()
+        }
+        self.moments.append(moment_of(state, self.seed))
+        finished = done and state.scale + 1 == state.n_scales
+        if finished or time.monotonic() - self._drawn >= SECONDS_BETWEEN:
+            self._show()
+
+    def figure(self, moment: int = -1) -> Figure:
+        """The losses up to a moment, by default the last, above the samples of that moment.
+
+        Raises:
+            IndexError: there is no such moment.
+        """
+        chosen = self.moments[moment]
+        shown = {
+            n: {name: v[: chosen.iteration] if n == chosen.scale else v for name, v in own.items()}
+            for n, own in self.history.items()
+            if n <= chosen.scale
+        }
+        highest = max(
+            (own[key].max() for own in self.history.values() for key, *_ in LINES if key in own),
+            default=1.0,
+        )
+        return live_figure(chosen, shown, self.n_scales, self.niter, float(highest))
+
+    def _show(self) -> None:
+        if suitable_look() != "notebook":
+            return
+        from IPython.display import display
+
+        alt = f"{self.moments[-1].title}: losses at each scale, and a sample of each scale so far"
+        content = {"image/png": png(self.figure()), "text/plain": alt}
+        how = {"raw": True, "metadata": {"image/png": {"alt": alt}}}
+        if self._handle is None:
+            self._handle = display(content, display_id=True, **how)
+        else:
+            self._handle.update(content, **how)
+        self._drawn = time.monotonic()
+
+
+def moment_of(state: TrainingProgress, seed: int) -> Moment:
+    """Look at a training without leaving a trace in it."""
+    title = (
+        f"scale {state.scale + 1} of {state.n_scales} ({state.side} px), "
+        f"iteration {state.iteration} of {state.niter}, {clock(state.seconds_left)} left"
+    )
+    if state.iteration == state.niter and state.scale + 1 == state.n_scales:
+        title = f"{state.n_scales} scales of {state.niter} iterations trained"
+    real = to_uint8(state.training.real[:1])[0]
+    return Moment(state.scale, state.iteration, real, samples_of(state, seed), title)
+
+
+@torch.no_grad()
+def samples_of(state: TrainingProgress, seed: int) -> list[np.ndarray]:
+    """One random sample at every scale up to the one in training, uint8 (H, W, 3).
+
+    The generator in training is copied: a pass of the original in training mode would count in its
+    running statistics, and noise from the training's own source would change all that comes after.
+    """
+    training = state.training
+    if training.config.method == "no_generator":
+        return []
+    current = replace(training.scale, generator=copy.deepcopy(training.scale.generator).eval())
+    index = training.index[:1]
+    rng = torch.Generator(training.real.device).manual_seed(seed)
+    images = generate([*training.chain, current], random_noise(index, rng), index)
+    return [to_uint8(image)[0] for image in images]
+
+
+def live_figure(
+    moment: Moment,
+    history: Mapping[int, Mapping[str, np.ndarray]],
+    n_scales: int,
+    niter: int,
+    highest: float,
+) -> Figure:
+    """The losses of the scales so far, up to ``highest``, above the moment's images.
+
+    Scales to come have empty places, so that nothing moves when they are filled.
+    """
+    figure = Figure(figsize=(1.9 * n_scales + 1.0, 4.3), layout="constrained")
+    figure.suptitle(moment.title, fontsize=10)
+    above, below = figure.subfigures(2, 1, height_ratios=(1.35, 1))
+    axes = above.subplots(1, n_scales, sharey=True, squeeze=False)[0]
+    for n, ax in enumerate(axes):
+        _draw_losses(ax, history.get(n, {}), niter, highest)
+        ax.set_title(f"scale {n}", fontsize=9)
+    axes[0].set_ylabel("cross-entropy (nats)")
+    # Of all lines, also while the first scale has none: the legend must not move either.
+    handles = [axes[0].plot([], [], style, color=colour)[0] for _, _, colour, style in LINES]
+    labels = [label for _, label, _, _ in LINES]
+    above.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    _draw_images(below.subplots(1, n_scales + 1, squeeze=False)[0], moment)
+    return figure
+
+
+def _draw_losses(ax: Axes, losses: Mapping[str, np.ndarray], niter: int, highest: float) -> None:
+    for key, _, colour, style in LINES:
+        if key in losses:
+            iterations = np.arange(1, len(losses[key]) + 1)
+            ax.plot(iterations, losses[key], style, color=colour, linewidth=1.2)
+    ax.set_xlim(0, niter + 1)
+    ax.set_ylim(0, highest * 1.05)
+    ax.set_xlabel("iteration")
+
+
+def _draw_images(axes: Sequence[Axes], moment: Moment) -> None:
+    show_image(axes[0], moment.real, "training image")
+    for n, ax in enumerate(axes[1:]):
+        if n < len(moment.samples):
+            sample = moment.samples[n]
+            show_image(ax, sample, f"sample, scale {n}\n{sample.shape[1]} px")
+        else:
+            ax.axis("off")
