@@ -98,7 +98,8 @@ def plot_roc(labels: Sequence[int], scores: Sequence[float]) -> Figure:
     figure = Figure(figsize=(4.2, 3.8), layout="constrained")
     ax = figure.subplots()
     ax.plot([0, 1], [0, 1], ":", color=GREY, label="guessing (0.50)")
-    ax.plot(false_positives, true_positives, color=NORMAL, label=f"this detector (AUROC {auroc:.3f})")
+    label = f"this detector (AUROC {auroc:.3f})"
+    ax.plot(false_positives, true_positives, color=NORMAL, label=label)
     ax.set_xlabel("false positive rate (normal images flagged)")
     ax.set_ylabel("true positive rate\n(anomalous images found)")
     ax.set_aspect("equal")

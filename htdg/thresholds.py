@@ -74,7 +74,7 @@ def upper_quantile(values: Sequence[float] | np.ndarray, false_positive_rate: fl
     ordered = np.sort(np.asarray(values, dtype=float))
     if len(ordered) == 0:
         raise ValueError("There are no scores to learn a threshold from: give normal images.")
-    # Rounding before ceil: (99 + 1) * (1 - 0.05) is a little above 95 in floating point.
+    # Rounding before ceil: in floating point 25 * (1 - 0.44) is a little above 14.
     k = math.ceil(round((len(ordered) + 1) * (1 - false_positive_rate), 9))
     return float(ordered[min(k, len(ordered)) - 1])
 

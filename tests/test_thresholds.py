@@ -13,7 +13,8 @@ def test_the_quantile_by_hand():
     assert upper_quantile(values, 0.2) == 0.8
     assert upper_quantile(values, 0.5) == 0.5
     assert upper_quantile(values, 0.01) == 0.9  # would be the 10th: the largest
-    assert upper_quantile(range(1, 100), 0.05) == 95  # not 96, for rounding's sake
+    assert upper_quantile(range(1, 100), 0.05) == 95
+    assert upper_quantile(range(1, 25), 0.44) == 14  # 25 * (1 - 0.44) is 14.000000000000002
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.3])

@@ -1,0 +1,360 @@
+"""Notebook 05: the answers pass their checks, typical mistakes are told, figures hold the data."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from htdg.course import checks_05, draw_05
+from htdg.course.check import NotRight
+from htdg.pixel_metrics import pixel_metrics
+from htdg.thresholds import upper_quantile
+from tests.course import answers
+
+EXERCISES = {
+    "my_lowest": checks_05.check_lowest,
+    "undo_turn": checks_05.check_turn,
+    "undo_shift": checks_05.check_shift,
+    "region_overlap": checks_05.check_overlap,
+    "my_aupro": checks_05.check_aupro,
+    "my_threshold": checks_05.check_quantile,
+}
+
+
+@pytest.fixture(scope="module")
+def solution():
+    return answers("05_defect_detection")
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_answer_is_right(solution, name, capsys):
+    EXERCISES[name](solution[name])
+    assert capsys.readouterr().out.startswith("Right: ")
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_an_empty_exercise_is_not_done_yet(name, capsys):
+    def stub(*_):
+        raise NotImplementedError("your code here")
+
+    EXERCISES[name](stub)
+    assert capsys.readouterr().out.startswith("Not done yet")
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_forgotten_return_is_told(name):
+    with pytest.raises(NotRight, match="returns nothing"):
+        EXERCISES[name](lambda *_: None)
+
+
+def lowest(votes, fractions, *, up=False, least=1, counts=int, sort=True, mean=False):
+    """The means of the lowest votes, with their mistakes as options."""
+    rows = np.sort(votes, axis=1) if sort else votes
+    rows = rows[:, ::-1] if up else rows
+    found = []
+    for fraction in fractions:
+        count = max(least, counts(rows.shape[1] * fraction))
+        part = rows[:, :count]
+        found.append(part.mean(1).sum() if count else math.nan)
+    return np.array(found) / (len(votes) if mean else 1)
+
+
+def pooled(votes, fractions):
+    return len(votes) * lowest(votes.reshape(1, -1), fractions)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda v, f: lowest(v, f, up=True), "Those are the highest votes"),
+        (lambda v, f: lowest(v, f, least=0), "average at least one"),
+        (pooled, "the votes of all transformations together"),
+        (lambda v, f: pooled(v, f) / 3, "the votes of all transformations together"),
+        (lambda v, f: lowest(v, f, mean=True), "sum over them"),
+        (lambda v, f: lowest(v, f, sort=False), "the first votes, not the lowest"),
+        (lambda v, f: lowest(v, f, counts=math.ceil), r"int cuts off"),
+        (lambda v, f: lowest(v, f)[0], "one number for each of the 4 fractions"),
+        (lambda v, f: lowest(v * 2, f), "Of all votes it must be"),
+        (lambda v, f: np.append(lowest(v, f)[:3], 1.0), "With one patch"),
+    ],
+)
+def test_mistakes_about_the_lowest_votes(answer, said):
+    with pytest.raises(NotRight, match=said):
+        checks_05.check_lowest(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda m, k: np.rot90(m, k), "mind the sign"),
+        (lambda m, k: m, "comes back as it went in"),
+        (lambda m, k: m.T, "You transpose"),
+        (lambda m, k: np.rot90(m, -1), "always turn by one quarter"),
+        (lambda m, k: m[1:], "must stay 4 x 4"),
+        (lambda m, k: m + 1, "not back in its place"),
+    ],
+)
+def test_mistakes_about_turns(answer, said):
+    with pytest.raises(NotRight, match=said):
+        checks_05.check_turn(answer)
+
+
+def shifted(over_copy, shift, empty=math.nan, border=0):
+    h = len(over_copy)
+    found = np.full((h, h), empty)
+    found[:, : h - shift] = over_copy[:, shift:]
+    found[:, h - shift - border :] = empty
+    return found
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda m, s: np.roll(m, -s, 1), "np.roll"),
+        (lambda m, s: shifted(m, s, empty=0.0), "Zeros are votes, too"),
+        (lambda m, s: shifted(m.T, s).T, "You move rows"),
+        (lambda m, s: shifted(m[:, ::-1], s)[:, ::-1], "so the map goes left"),
+        (lambda m, s: shifted(m, s, border=2), "so no half patch comes in"),
+        (lambda m, s: np.full((8, 8), np.nan), "whole map is NaN"),
+        (lambda m, s: shifted(m, s)[::-1], "not in their places"),
+        (lambda m, s: shifted(m, 3) if s else m, "right for shift 3, not for shift 2"),
+        (lambda m, s: np.where(s == 0, np.nan, shifted(m, s)), "With shift 0"),
+        (lambda m, s: m[:, s:], "must stay 8 x 8"),
+    ],
+)
+def test_mistakes_about_shifts(answer, said):
+    with pytest.raises(NotRight, match=said):
+        checks_05.check_shift(answer)
+
+
+def overlaps(flagged, mask, structure=True, start=1, share=np.mean):
+    regions, count = ndimage.label(mask, np.ones((3, 3)) if structure else None)
+    return [share(flagged[regions == r]) for r in range(start, count + 1)]
+
+
+def unions(flagged, mask):
+    regions, count = ndimage.label(mask, np.ones((3, 3)))
+    parts = [regions == r for r in range(1, count + 1)]
+    return np.mean([(flagged & p).sum() / (flagged | p).sum() for p in parts])
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda f, m: f[m].mean(), "share of all defect pixels"),
+        (lambda f, m: np.mean(overlaps(f, m, structure=False)), "You have 4 regions"),
+        (lambda f, m: sum(overlaps(f, m)), "You sum over the regions"),
+        (lambda f, m: np.mean(overlaps(f, m, start=0)), "label 0 as a region"),
+        (unions, "do not lower its overlap"),
+        (lambda f, m: np.mean(overlaps(f, m, share=np.any)), "which regions are touched"),
+        (overlaps, "Return one number"),
+        (lambda f, m: 0.123, "For the test mask it must be 0.3333"),
+        (lambda f, m: 1 / 3, "If all regions are flagged"),
+    ],
+)
+def test_mistakes_about_overlaps(answer, said):
+    with pytest.raises(NotRight, match=said):
+        checks_05.check_overlap(answer)
+
+
+def area(x, y):
+    return np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2)
+
+
+def before(fpr, pro):
+    inside = fpr < 0.3
+    return fpr[inside], pro[inside]
+
+
+def cut(fpr, pro):
+    x, y = before(fpr, pro)
+    return np.append(x, 0.3), np.append(y, np.interp(0.3, fpr, pro))
+
+
+def left_steps(fpr, pro):
+    x, y = cut(fpr, pro)
+    return np.sum(np.diff(x) * y[:-1]) / 0.3
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda x, y: area(*cut(x, y)), "divide it by 0.3"),
+        (area, "up to a rate of 1: stop at 0.3"),
+        (lambda x, y: area(x, y) / 0.3, "You stop nowhere"),
+        (lambda x, y: area(*before(x, y)) / 0.3, "the last point before 0.3. The line goes on"),
+        (lambda x, y: area(*before(x, y)) / 0.2, "and divide by that"),
+        (lambda x, y: area(x[:4], y[:4]) / 0.3, "whole piece from 0.2 to 0.5"),
+        (left_steps, "You add up rectangles"),
+        (lambda x, y: 0.5, "For the test curve"),
+        (lambda x, y: area(*cut(x, y)) / 0.3 if len(x) > 2 else 0.5, "must get 0.15"),
+    ],
+)
+def test_mistakes_about_the_aupro(answer, said):
+    with pytest.raises(NotRight, match=said):
+        checks_05.check_aupro(answer)
+
+
+def ranked(values, rate, more=1, less=1, up=math.ceil, digits=9, sort=True):
+    """The k-th smallest value, with the mistakes as options."""
+    ordered = np.sort(values) if sort else values
+    k = up(round((len(ordered) + more) * (1 - rate), digits))
+    return ordered[min(k, len(ordered)) - less]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda v, r: ranked(v, r, less=0) if len(v) < 21 else 0, "Python counts from 0"),
+        (lambda v, r: ranked(v, r, more=0), "with n . 1, not n"),
+        (lambda v, r: ranked(v, r, up=int), "with n . 1, not n"),
+        (lambda v, r: ranked(v, 1 - r), "one of the lowest scores"),
+        (lambda v, r: ranked(v, r, sort=False), "Sort the scores first"),
+        (lambda v, r: np.quantile(v, 1 - r), "np.quantile interpolates"),
+        (lambda v, r: np.sort(v)[math.ceil(round((len(v) + 1) * (1 - r), 9)) - 1], "With 5 scores"),
+        (lambda v, r: ranked(v, r, digits=18), "Round to 9 digits"),
+        (lambda v, r: ranked(v, min(r, 0.2)), "For 9 scores and rate 0.3"),
+        (lambda v, r: 7.5, "it must be 361, not 7.5"),
+    ],
+)
+def test_mistakes_about_thresholds(answer, said):
+    with pytest.raises(NotRight, match=said):
+        checks_05.check_quantile(answer)
+
+
+@pytest.fixture(scope="module")
+def walls():
+    """Images, masks, kinds and maps of two images, the second with a defect of 6 pixels."""
+    rng = np.random.default_rng(0)
+    images = list(rng.integers(0, 255, (2, 20, 20), dtype=np.uint8))
+    mask = np.zeros((20, 20), bool)
+    mask[4:6, 7:10] = True
+    return images, [None, mask], ["good", "hole"], list(rng.uniform(0, 1, (2, 20, 20)))
+
+
+def shown(ax):
+    return np.asarray(ax.images[0].get_array())
+
+
+def test_draw_defects_tells_the_size_of_each(walls):
+    images, masks, kinds, _ = walls
+    axes = np.array(draw_05.draw_defects(images, masks, kinds).axes).reshape(2, 2)
+    np.testing.assert_array_equal(shown(axes[0, 1]), images[1])
+    np.testing.assert_array_equal(shown(axes[1, 1]), masks[1] * 255)
+    assert [ax.get_title() for ax in axes[1]] == ["no pixel", "6 px, 1.5 %"]
+
+
+def test_draw_fractions_draws_per_cent_over_aurocs():
+    curves = {"hole": [0.9, 0.6], "all kinds": [0.8, 0.7]}
+    left, right = draw_05.draw_fractions([0.02, 1.0], curves, {1: 75.1, 100: 63.9}).axes
+    np.testing.assert_allclose(left.lines[0].get_xydata(), [[2, 0.9], [100, 0.6]])
+    np.testing.assert_allclose(left.lines[1].get_xydata(), [[2, 0.8], [100, 0.7]])
+    np.testing.assert_allclose(right.lines[0].get_xydata(), [[1, 0.751], [100, 0.639]])
+
+
+def test_draw_undo_hatches_what_is_missing_and_frames_who_votes():
+    image = np.arange(400.0).reshape(20, 20)
+    defined = np.ones((20, 20), bool)
+    defined[:, 17:] = False
+    votes = np.ones((10, 10), bool)
+    votes[:, 7:] = False
+    axes = draw_05.draw_undo(image, np.rot90(image), image, defined, votes).axes
+    np.testing.assert_array_equal(shown(axes[1]), np.rot90(image))
+    missing, centres = axes[2].patches[0], axes[3].patches[0]
+    assert (missing.get_x(), missing.get_y()) == (16.5, -0.5)
+    assert (missing.get_width(), missing.get_height()) == (3, 20)
+    assert (centres.get_x(), centres.get_y()) == (4.5, 4.5)
+    assert (centres.get_width(), centres.get_height()) == (7, 10)
+
+
+def test_draw_turns_shows_maps_and_their_mean():
+    located = np.random.default_rng(1).uniform(0, 1, (4, 6, 6))
+    maps = np.stack([np.rot90(located[k], k) for k in range(4)])
+    axes = draw_05.draw_turns(np.zeros((16, 16, 3), np.uint8), maps, located).axes
+    np.testing.assert_array_equal(shown(axes[1]), maps[1])
+    np.testing.assert_array_equal(shown(axes[6]), located[1])
+    np.testing.assert_allclose(shown(axes[9]), located.mean(0))
+
+
+def test_draw_spread_and_scales_use_one_colour_scale(walls):
+    images, masks, _, maps = walls
+    axes = draw_05.draw_spread({20: maps[0], 10: maps[1] / 2}).axes
+    assert {ax.images[0].get_clim() for ax in axes[:2]} == {(0, maps[0].max())}
+    axes = draw_05.draw_scales(images[1], masks[1], {20: maps[0], 25: maps[1]}, maps[0]).axes
+    assert len({ax.images[0].get_clim() for ax in axes[1:4]}) == 1
+    np.testing.assert_array_equal(shown(axes[2]), maps[1])
+    assert [ax.get_title() for ax in axes[1:4]] == ["20 px", "25 px", "anomaly map"]
+
+
+def test_draw_regions_names_its_maps(walls):
+    _, masks, _, maps = walls
+    axes = draw_05.draw_regions(masks[1], {"a": maps[0], "b": maps[1]}, ["0.1", "0.2"]).axes
+    np.testing.assert_array_equal(shown(axes[0]), masks[1] * 255)
+    np.testing.assert_array_equal(shown(axes[2]), maps[1])
+    assert [ax.get_title() for ax in axes[1:]] == ["a\n0.1", "b\n0.2"]
+
+
+def test_draw_pixel_curves_draws_both_heights_over_the_rate():
+    curve = (np.array([0.0, 0.5, 1]), np.array([0.0, 0.8, 1]), np.array([0.0, 0.6, 1]))
+    left, right = draw_05.draw_pixel_curves({"hole": curve}, points=5).axes
+    np.testing.assert_allclose(left.lines[0].get_ydata(), [0, 0.4, 0.8, 0.9, 1])
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [0, 0.3, 0.6, 0.8, 1])
+
+
+def test_draw_thresholds_draws_every_score_and_threshold():
+    groups = {"good": np.array([0.1, 0.2]), "test, defects": np.array([0.5, 0.6, 0.7])}
+    figure = draw_05.draw_thresholds(groups, {"a": 0.25, "b": 0.65})
+    lines = figure.axes[0].lines
+    for line, scores in zip(lines, groups.values(), strict=False):
+        np.testing.assert_array_equal(line.get_xdata(), scores)
+    assert [line.get_xdata()[0] for line in lines[2:]] == [0.25, 0.65]
+    assert lines[0].get_color() != lines[1].get_color()
+
+
+def test_draw_overlays_counts_what_is_flagged(walls):
+    images, masks, kinds, maps = walls
+    axes = draw_05.draw_overlays(images, maps, masks, kinds, 0.9).axes
+    assert axes[1].get_title() == f"hole: {(maps[1] > 0.9).sum()} px flagged"
+    assert shown(axes[0]).shape == (20, 20, 3)
+
+
+def test_counted_counts_turns():
+    located = np.ones((2, 5, 5))
+    located[0, 0, 0] = located[1, 0, 0] = 0.1
+    located[0, 2, 3] = located[1, 4, 4] = 0.2
+    found = draw_05.counted(located, 0.08)  # 2 of 25
+    assert found.sum() == 4
+    assert (found[0, 0], found[2, 3], found[4, 4]) == (2, 1, 1)
+    assert draw_05.counted(located, 0.001).sum() == 2
+    assert (draw_05.counted(located, 1.0) == 2).all()
+
+
+def test_draw_play_marks_the_image_and_its_point_of_the_curve(walls):
+    images, masks, kinds, _ = walls
+    images, masks, kinds = images * 2, masks * 2, kinds * 2  # good, hole, good, hole
+    located = np.random.default_rng(4).uniform(0, 1, (4, 3, 5, 5))
+    scores = {0.2: np.array([0.1, 0.4, 0.3, 0.2]), 1.0: np.array([0.1, 0.2, 0.3, 0.4])}
+    axes = draw_05.draw_play(images, masks, kinds, located, scores, 0.2, 3).axes
+    assert axes[0].get_title() == "image 3: hole"
+    np.testing.assert_array_equal(shown(axes[1]), draw_05.counted(located[3], 0.2))
+    assert "5 of 25 patches" in axes[1].get_title()
+    assert axes[2].get_title().endswith("0.200")
+    np.testing.assert_allclose(axes[3].lines[-1].get_xydata(), [[0.5, 1.0]])
+    assert axes[3].get_title() == "20 %: AUROC 0.75"
+    axes = draw_05.draw_play(images, masks, kinds, located, scores, 1.0, 3).axes
+    np.testing.assert_allclose(axes[3].lines[-1].get_xydata(), [[0.0, 0.5]])
+
+
+def test_the_answers_agree_with_the_library(solution, walls):
+    """A whole AUPRO from the student's overlap and integral is that of the library."""
+    mask = np.zeros((30, 30), bool)
+    mask[2:12, 3:9] = mask[20:23, 20:22] = mask[23, 22] = True
+    found = np.random.default_rng(8).permutation(900).reshape(30, 30) / 900
+    found = np.clip(found + 0.2007 * mask, 0, 1)
+    cuts = [2, *np.unique(found)[::-1]]
+    fpr = np.array([(found >= t)[~mask].mean() for t in cuts])
+    pro = np.array([solution["region_overlap"](found >= t, mask) for t in cuts])
+    wanted = pixel_metrics([found], [mask])["aupro"]
+    assert solution["my_aupro"](fpr, pro) == pytest.approx(wanted, abs=1e-6)
+    assert solution["my_threshold"](found.ravel(), 0.1) == upper_quantile(found.ravel(), 0.1)
