@@ -1,0 +1,186 @@
+"""Notebook 07: what is said of a folder of images, and how it is drawn."""
+
+import csv
+import re
+from dataclasses import replace
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from htdg import HTDGConfig, HTDGDetector
+from htdg.course import draw_07
+from htdg.course.draw_07 import Finding, findings, folder_box, folder_page
+from htdg.errors import UserError
+from htdg.plots import ANOMALOUS, NORMAL
+from tests.course import NOTEBOOKS
+
+PAGE = NOTEBOOKS / "07_your_own_images.ipynb"
+
+
+@pytest.fixture(scope="module")
+def calibrated(brick):
+    """A tiny detector with a threshold that is certain to flag some images and not others."""
+    (train, _), test = brick
+    detector = HTDGDetector(HTDGConfig.preset("tiny", niter=2)).fit(train, progress=False)
+    detector.calibrate(test, 0.5, defect_fraction=0.1)
+    return detector
+
+
+@pytest.fixture
+def folder(tmp_path, brick):
+    """A folder of images, one of them in a subfolder, and a file that is none."""
+    (tmp_path / "more").mkdir()
+    for number, image in enumerate(brick[1]):
+        place = tmp_path / "more" if number == 1 else tmp_path
+        Image.fromarray(image).save(place / f"photo_{number}.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_findings_agree_with_the_detector_and_are_sorted(calibrated, folder):
+    found = findings(calibrated, folder)
+    assert len(found) == 6
+    assert "more/photo_1.png" in [finding.name for finding in found]
+    scores = [finding.score for finding in found]
+    assert scores == sorted(scores, reverse=True)
+    paths = [folder / finding.name for finding in found]
+    np.testing.assert_allclose(scores, calibrated.anomaly_score(paths, 0.1), atol=1e-6)
+    verdicts = np.where([finding.anomalous for finding in found], -1, 1)
+    np.testing.assert_array_equal(verdicts, calibrated.predict(paths))
+    assert set(verdicts) == {-1, 1}
+    assert found[0].rows.shape == (len(calibrated.sides),)
+    assert found[0].picture.shape == (96, 96, 3)
+    assert found[0].picture.dtype == np.uint8
+
+
+def test_a_page_counts_names_and_escapes(calibrated, folder, brick):
+    Image.fromarray(brick[1][0]).save(folder / "<b> & c.png")
+    page = folder_page(calibrated, str(folder))
+    flagged = sum(finding.anomalous for finding in findings(calibrated, folder))
+    limit = calibrated.threshold.score
+    assert f"{flagged} of 7 images score above the threshold of {limit:.3f}" in page
+    assert page.count("<img ") == 7
+    assert page.count(" anomalous</figcaption>") == flagged
+    assert "&lt;b&gt; &amp; c.png" in page
+    assert "<b>" not in page
+
+
+def test_a_page_shows_the_oddest_only(calibrated, folder, monkeypatch):
+    monkeypatch.setattr(draw_07, "SHOWN", 2)
+    page = folder_page(calibrated, folder)
+    oddest = [finding.name for finding in findings(calibrated, folder)][:2]
+    assert "The 2 oddest are shown" in page
+    assert re.findall(r'alt="([^,]+),', page) == oddest
+
+
+def test_what_is_wrong_with_a_folder_is_said(calibrated, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "holds no image" in folder_page(calibrated, tmp_path / "empty")
+    assert "is no folder" in folder_page(calibrated, tmp_path / "missing")
+    assert "Give the path of a folder" in folder_page(calibrated, "  ")
+    uncalibrated = HTDGDetector("tiny")
+    with pytest.raises(UserError, match="no threshold"):
+        findings(uncalibrated, tmp_path)
+
+
+def test_the_button_scores_the_folder_that_was_typed(calibrated, folder):
+    box = folder_box(calibrated)
+    (place, button), page = box.children[0].children, box.children[1]
+    button.click()
+    assert "Give the path" in page.value
+    place.value = str(folder)
+    button.click()
+    assert page.value == folder_page(calibrated, folder)
+
+
+def test_images_in_rows():
+    image = np.zeros((4, 4), np.uint8)
+    figure = draw_07.draw_images({"one": [image], "three": [image] * 3})
+    assert [band._suptitle.get_text() for band in figure.subfigs] == ["one", "three"]
+    assert [sum(bool(ax.images) for ax in band.axes) for band in figure.subfigs] == [1, 3]
+
+
+def test_a_quarter_turn_is_counter_clockwise():
+    image = np.arange(4, dtype=np.uint8).reshape(2, 2)
+    first, second = draw_07.draw_turned({"x": image}).axes
+    np.testing.assert_array_equal(first.images[0].get_array(), [[0, 1], [2, 3]])
+    np.testing.assert_array_equal(second.images[0].get_array(), [[1, 3], [0, 2]])
+    assert second.get_title() == "x, a quarter turn"
+
+
+def test_verdicts_are_framed_and_marked():
+    normal = Finding("a/b.png", 0.25, False, np.zeros((4, 4, 3), np.uint8), np.zeros(2))
+    odd = replace(normal, name="c.png", score=0.75, anomalous=True)
+    axes = draw_07.draw_findings([odd, normal, normal], columns=2).axes
+    assert [ax.get_title() for ax in axes] == ["c\n! 0.750", "b\n0.250", "b\n0.250", ""]
+    colours = [ax.spines["left"].get_edgecolor() for ax in axes[:2]]
+    assert colours == [draw_07_colour(ANOMALOUS), draw_07_colour(NORMAL)]
+    assert [ax.axison for ax in axes] == [True, True, True, False]
+
+
+def draw_07_colour(name):
+    """A colour as matplotlib gives it back."""
+    from matplotlib.colors import to_rgba
+
+    return to_rgba(name)
+
+
+def test_thresholds_are_lines_across_the_groups():
+    groups = {"held out": [0.1, 0.2], "new, normal": [0.15], "new, damaged": [0.4, 0.5, 0.6]}
+    (ax,) = draw_07.draw_thresholds(groups, {"some": 0.25, "others": 0.45}).axes
+    dots, lines = ax.lines[:3], ax.lines[3:]
+    assert [list(line.get_xdata()) for line in dots] == list(groups.values())
+    assert [line.get_color() for line in dots] == [NORMAL, NORMAL, ANOMALOUS]
+    assert [line.get_marker() for line in dots] == ["o", "o", "x"]
+    assert [line.get_xdata()[0] for line in lines] == [0.25, 0.45]
+    assert [line.get_label() for line in lines] == ["some", "others"]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["held out (2)", "new, normal (1)", "new, damaged (3)"]
+    assert "anomaly score" in ax.get_xlabel()
+
+
+@pytest.fixture(scope="module")
+def said():
+    """What the cells of the saved notebook printed, by the cell's name."""
+    cells = nbformat.read(PAGE, as_version=4)["cells"]
+    return {
+        cell["id"]: "".join(out.get("text", "") for out in cell.get("outputs", []))
+        for cell in cells
+    }
+
+
+def test_the_page_s_words_agree_with_its_numbers(said):
+    votes = dict(re.findall(r"mean vote (\w+) +([\d.]+)", said["chance"]))
+    assert float(votes["brick"]) > 0.4
+    assert abs(float(votes["gravel"]) - 0.25) < 0.03
+    rates = {
+        name.strip(): (int(alarms), int(hits))
+        for name, alarms, hits in re.findall(r"^(.{35}) +(\d+)% +(\d+)%$", said["truth"], re.M)
+    }
+    assert len(rates) == 4
+    assert rates["40 held-out images"][0] <= 10
+    assert rates["40 held-out images"][1] > 60
+    assert rates["200 generated images"][1] < 10
+    assert "100% of the normal images flagged" in said["truth"]
+
+
+def test_the_report_is_a_table(said):
+    lines = said["report"].splitlines()[1:]
+    (first, *_) = csv.DictReader(lines)
+    assert first["anomalous"] == "1"
+    scales = [float(value) for key, value in first.items() if key.startswith("scale_")]
+    assert float(first["anomaly_score"]) == pytest.approx(np.mean(scales), abs=1e-6)
+
+
+def test_the_page_closes_with_three_questions_and_keeps_no_widget():
+    cells = nbformat.read(PAGE, as_version=4)["cells"]
+    assert cells[-1]["source"].startswith("## Recap")
+    assert cells[-1]["source"].count("<details>") == 3
+    (widget,) = [c for c in cells if "widget" in c["metadata"].get("tags", [])]
+    assert widget["outputs"] == []
+    for cell in cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                assert len(output["metadata"]["image/png"]["alt"]) > 20
