@@ -253,7 +253,12 @@ def page(kept: dict[str, Result], where: str) -> str:
     """Every study as a table."""
     lines = [f"Machine: {where}, other work beside it. Mean, least and greatest over seeds.", ""]
     lines += ["### Bottle: defects and where they are", "", *bottle_tables(kept), ""]
-    lines += ["### Textures, localisation (one-shot unless said otherwise)", "", *texture_table(kept), ""]
+    lines += [
+        "### Textures, localisation (one-shot unless said otherwise)",
+        "",
+        *texture_table(kept),
+        "",
+    ]
     lines += ["### Ablations, CIFAR10, one-shot", "", *ablation_table(kept), ""]
     lines += ["### How often thresholds flag normal images", "", *threshold_table(kept), ""]
     return "\n".join(lines)
