@@ -96,7 +96,8 @@ class Checkpoint:
         iteration = 0
         if training is not None:
             tensors |= scale_tensors([*done, training.scale])
-            tensors |= _optimiser_tensors(training)
+            tensors |= adam_tensors("adam_d", training.adam_d)
+            tensors |= adam_tensors("adam_g", training.adam_g)
             tensors |= {f"history.{k}": v for k, v in training.history.items()}
             tensors["rng"] = training.rng.get_state()
             iteration = training.iteration
@@ -124,19 +125,8 @@ class Checkpoint:
             return 0.0
         load_scale(training.scale, n, self.tensors)
         for name, adam in (("adam_d", training.adam_d), ("adam_g", training.adam_g)):
-            if f"{name}.0.step" not in self.tensors:
-                continue  # it never stepped: the ablation without a generator
-            state = {
-                i: {
-                    "step": self.tensors[f"{name}.{i}.step"],
-                    # In the order in memory that the weights have: Adam's fused kernel needs it.
-                    "exp_avg": torch.empty_like(p).copy_(self.tensors[f"{name}.{i}.exp_avg"]),
-                    "exp_avg_sq": torch.empty_like(p).copy_(self.tensors[f"{name}.{i}.exp_avg_sq"]),
-                }
-                for i, p in enumerate(adam.param_groups[0]["params"])
-            }
-            groups = adam.state_dict()["param_groups"]
-            adam.load_state_dict({"state": state, "param_groups": groups})
+            if f"{name}.0.step" in self.tensors:  # G never steps in the ablation without it
+                restore_adam(name, adam, self.tensors)
         training.history = {
             k: self.tensors[f"history.{k}"].to(v) for k, v in training.history.items()
         }
@@ -145,10 +135,26 @@ class Checkpoint:
         return self.seconds
 
 
-def _optimiser_tensors(training: ScaleTraining) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for name, adam in (("adam_d", training.adam_d), ("adam_g", training.adam_g)):
-        for i, state in adam.state_dict()["state"].items():
-            for key, value in state.items():
-                tensors[f"{name}.{i}.{key}"] = torch.as_tensor(value)
-    return tensors
+def adam_tensors(name: str, adam: torch.optim.Adam) -> dict[str, torch.Tensor]:
+    """The moments of an optimiser by name: ``<name>.0.exp_avg`` and so on."""
+    return {
+        f"{name}.{i}.{key}": torch.as_tensor(value)
+        for i, state in adam.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+@torch.no_grad()
+def restore_adam(name: str, adam: torch.optim.Adam, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give an optimiser the moments that ``adam_tensors`` took of it."""
+    state = {
+        i: {
+            "step": tensors[f"{name}.{i}.step"],
+            # In the order in memory that the weights have: Adam's fused kernel needs it.
+            "exp_avg": torch.empty_like(p).copy_(tensors[f"{name}.{i}.exp_avg"]),
+            "exp_avg_sq": torch.empty_like(p).copy_(tensors[f"{name}.{i}.exp_avg_sq"]),
+        }
+        for i, p in enumerate(adam.param_groups[0]["params"])
+    }
+    groups = adam.state_dict()["param_groups"]
+    adam.load_state_dict({"state": state, "param_groups": groups})

@@ -209,9 +209,10 @@ def _judged(
     rows, used = [], 0
     for i, verdict in enumerate(detector.judge(shown, fractions, maps=marked, progress=progress)):
         rows.append(verdict.normality)
+        mask = shown.masks.pop(i)  # read with the image
         if not marked or test.entries[i].label is None:
             continue
-        mask = test.mask(i) if test.entries[i].label == 1 else None
+        mask = mask if test.entries[i].label == 1 else None
         if test.entries[i].label == 0 or mask is not None:
             pixels.add(verdict.anomaly_map, mask)
             used += 1
@@ -225,8 +226,9 @@ class TestImages(Sequence[np.ndarray]):
     __test__ = False  # not a test, whatever its name makes pytest think
 
     def __init__(self, samples: SampleSequence, equalised: bool) -> None:
-        """The images of ``samples``."""
+        """The images of ``samples``; ``masks`` keeps those of the images read, by number."""
         self.samples, self.equalised = samples, equalised
+        self.masks: dict[int, np.ndarray | None] = {}
 
     def __len__(self) -> int:
         """How many there are."""
@@ -234,8 +236,9 @@ class TestImages(Sequence[np.ndarray]):
 
     def __getitem__(self, i: Any) -> Any:  # noqa: ANN401
         """Image i."""
-        image = self.samples[i].image
-        return equalise(image) if self.equalised else image
+        sample = self.samples[i]
+        self.masks[i] = sample.mask
+        return equalise(sample.image) if self.equalised else sample.image
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """All, in order."""

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from htdg.checkpoint import adam_tensors, restore_adam
 from htdg.storage import ModelError, digest, read_directory, write_directory
 from htdg.training import chunks_of
 from htdg.transformations import Transformation, as_rows
@@ -272,8 +273,7 @@ class GeomCheckpoint:
     def write(self, network: WideResNet, adam: torch.optim.Adam, epoch: int) -> None:
         """Save everything after an epoch, in one step."""
         tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
-        for i, moments in adam.state_dict()["state"].items():
-            tensors |= {f"adam.{i}.{key}": value for key, value in moments.items()}
+        tensors |= adam_tensors("adam", adam)
         described = {"fingerprint": self.fingerprint, "epoch": epoch}
         write_directory(self.folder, tensors, described, [])
 
@@ -289,8 +289,5 @@ class GeomCheckpoint:
             )
         trained = {key: tensors[f"network.{key}"] for key in network.state_dict()}
         network.load_state_dict(trained)
-        moments = ("step", "exp_avg", "exp_avg_sq")
-        n_weights = len(adam.param_groups[0]["params"])
-        state = {i: {key: tensors[f"adam.{i}.{key}"] for key in moments} for i in range(n_weights)}
-        adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
+        restore_adam("adam", adam, tensors)
         return described["epoch"]

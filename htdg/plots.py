@@ -227,6 +227,11 @@ def png_bytes(array: np.ndarray) -> bytes:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG: see ``htdg.files.write_bytes``."""
+    write_bytes(path, figure_png(figure, dpi=120))
+
+
+def figure_png(figure: Figure, dpi: int) -> bytes:
+    """A figure as a PNG file."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    write_bytes(path, content.getvalue())
+    figure.savefig(content, format="png", dpi=dpi)
+    return content.getvalue()

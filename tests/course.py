@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import nbformat
 from htdg.course.exercises import answer_of, tags
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+_CHECKED = re.compile(r"^checks(?:_\d\d)?\.(check_\w+)\((\w+)\)$")
 
 
 def answers(name: str) -> dict[str, Any]:
@@ -23,3 +27,15 @@ def answers(name: str) -> dict[str, Any]:
             lines = [line for line in answer_of(source).split("\n") if not line.startswith("%")]
             exec("\n".join(lines), defined)
     return defined
+
+
+def self_checks() -> list[tuple[str, str, Callable[..., None]]]:
+    """Every self-check of the course: its notebook, the answer it examines, and the check."""
+    found = []
+    for path in sorted((NOTEBOOKS / "solutions").glob("*.ipynb")):
+        checks = importlib.import_module(f"htdg.course.checks_{path.stem[:2]}")
+        for cell in nbformat.read(path, as_version=4)["cells"]:
+            called = _CHECKED.match(cell["source"])
+            if called:
+                found.append((path.stem, called[2], getattr(checks, called[1])))
+    return found

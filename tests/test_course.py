@@ -8,9 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from htdg.course import exercises, show
-from htdg.course.check import NotRight, check, expect
+from htdg.course.check import STUB, NotRight, check, expect
 from htdg.course.execute import cleaned
-from tests.course import NOTEBOOKS, answers
+from tests.course import NOTEBOOKS, answers, self_checks
 
 SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
 ANSWER = '''def double(x):
@@ -99,6 +99,45 @@ def test_every_exercise_has_a_heading_a_hint_and_a_check(path):
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
 def test_the_answers_can_be_had_without_running_the_notebook(path):
     assert any(callable(value) for value in answers(path.stem).values())
+
+
+CHECKS = self_checks()
+EACH = pytest.mark.parametrize(("notebook", "name", "check"), CHECKS, ids=[c[1] for c in CHECKS])
+
+
+@pytest.fixture(scope="module")
+def solved():
+    """The answers of every solution, each executed once."""
+    return {path.stem: answers(path.stem) for path in SOLUTIONS}
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
+def test_every_exercise_has_a_self_check(path):
+    cells = nbformat.read(path, as_version=4)["cells"]
+    exercises_here = sum("exercise" in exercises.tags(cell) for cell in cells)
+    assert sum(notebook == path.stem for notebook, _, _ in CHECKS) == exercises_here
+
+
+@EACH
+def test_the_answer_is_right(solved, notebook, name, check, capsys):
+    check(solved[notebook][name])
+    assert capsys.readouterr().out.startswith("Right: ")
+
+
+@EACH
+def test_an_empty_exercise_is_not_done_yet(notebook, name, check, capsys):
+    defined = {}
+    exec(f"def empty(*options):\n    {STUB}", defined)
+    check(defined["empty"])
+    assert capsys.readouterr().out.startswith("Not done yet")
+
+
+@EACH
+def test_a_forgotten_return_is_told(notebook, name, check):
+    # An iteration is judged by what it does, not by what it returns.
+    said = "Nothing is trained" if name == "iteration" else "returns nothing"
+    with pytest.raises(NotRight, match=said):
+        check(lambda *options: None)
 
 
 @check

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from htdg.course import checks_02, draw_02
 from htdg.course.check import NotRight
-from htdg.course.exercises import STUB
 from htdg.transformations import (
     CATALOGUE,
     TRANSLATIONS,
@@ -19,7 +18,6 @@ from htdg.transformations import (
     shift_pixels,
     translate,
 )
-from tests.course import answers
 
 CHECKS = {
     "turn": checks_02.check_turn,
@@ -31,32 +29,7 @@ CHECKS = {
 }
 
 
-@pytest.fixture(scope="module")
-def solved():
-    return answers("02_transformations")
-
-
 # --- The exercises ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_the_answer_is_right(name, solved, capsys):
-    CHECKS[name](solved[name])
-    assert capsys.readouterr().out.startswith("Right: ")
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_an_empty_exercise_is_not_done_yet(name, capsys):
-    defined = {}
-    exec(f"def empty(*options):\n    {STUB}", defined)
-    CHECKS[name](defined["empty"])
-    assert capsys.readouterr().out.startswith("Not done yet")
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_an_answer_that_returns_nothing_is_told_so(name):
-    with pytest.raises(NotRight, match="returns nothing"):
-        CHECKS[name](lambda *options: None)
 
 
 def padded_shift(x, right, down, mode):

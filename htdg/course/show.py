@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from htdg.plots import figure_png
 
 #: Dots an inch of figures in notebooks: sharp enough, and small enough to keep.
 DPI = 90
@@ -16,9 +17,7 @@ ALT = "what the controls above are set to; the text before describes it"
 
 def png(figure: Figure) -> str:
     """The figure as a PNG file, in base64."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI)
-    return base64.b64encode(content.getvalue()).decode("ascii")
+    return base64.b64encode(figure_png(figure, DPI)).decode("ascii")
 
 
 def show(figure: Figure, alt: str) -> None:
