@@ -18,6 +18,8 @@ from htdg.transformations import (
 
 #: The method itself, and those of its ablations that need more than other sizes.
 METHODS = ("htdg", "no_generator", "real_or_generated", "mse", "geom")
+_OF_GEOM = ("geom_samples", "geom_epochs")
+_OF_GENERATOR = ("g_steps", "lr_g", "milestone_g", "alpha", "noise_amplitude")
 
 
 class ConfigError(UserError):
@@ -159,6 +161,16 @@ class HTDGConfig:
                 chosen = "rgb54" if coloured else "grey42"
             return transformations_named(chosen)
         return tuple(Transformation(*row) for row in chosen)
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The options that make no difference under this ``method``."""
+        if self.method == "mse":
+            used = ("image_size", "device", "method")
+            used += ("min_size", "max_size", "layers")  # they must fit image_size all the same
+            return tuple(field.name for field in fields(self) if field.name not in used)
+        generator = _OF_GENERATOR if self.method == "no_generator" else ()
+        return generator if self.method == "geom" else (*generator, *_OF_GEOM)
 
     @classmethod
     def preset(cls, name: str, **options: Any) -> HTDGConfig:  # noqa: ANN401

@@ -260,6 +260,11 @@ def test_grey_sets_are_not_equalised(run):
         (["--dataset", "faces", "--model", "nowhere"], "nowhere has no config.json"),
         (["--dataset", "faces", "--niter", "0"], "Option niter is 0"),
         (["--dataset", "faces", "--model", "m", "--lr-d", "1"], "--lr-d changes nothing about a"),
+        (["--dataset", "faces", "--model", "m", "--shots", "1"], "--shots changes nothing about a"),
+        (["--dataset", "faces", "--model", "m", "--draw", "0"], "--draw changes nothing about a"),
+        (["--dataset", "faces", "--geom-epochs", "2"], "--geom-epochs makes no difference to meth"),
+        (["--dataset", "faces", "--variant", "f", "--seed", "1"], "no difference to method mse"),
+        (["--dataset", "faces", "--variant", "a", "--alpha", "1"], "difference to method no_gener"),
     ],
 )
 def test_mistakes_get_one_sentence_and_exit_code_2(arguments, said, tmp_path, capsys, monkeypatch):

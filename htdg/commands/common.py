@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from htdg.config import PRESETS, HTDGConfig
 from htdg.errors import UserError
@@ -43,8 +44,26 @@ def name_or_list(text: str) -> object:
 
 def config_from(options: argparse.Namespace) -> HTDGConfig:
     """The preset with the options that were given. ConfigError if one is not allowed."""
+    return HTDGConfig.preset(options.preset, **given_options(options))
+
+
+def given_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of the method that were given in place of the preset's."""
     given = {f.name: getattr(options, f.name) for f in fields(HTDGConfig)}
-    return HTDGConfig.preset(options.preset, **{k: v for k, v in given.items() if v is not None})
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def refuse_ignored(config: HTDGConfig, options: argparse.Namespace) -> None:
+    """UsageError if a given option makes no difference to the method of ``config``.
+
+    Somebody who sets such an option believes that it does something.
+    """
+    for name in given_options(options):
+        if name in config.ignored:
+            raise UsageError(
+                f"--{name.replace('_', '-')} makes no difference to method {config.method}: leave "
+                "it out."
+            )
 
 
 def check_folder(option: str, folder: Path) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 
 from htdg.commands.common import (
     UsageError,
     add_config_options,
     config_from,
+    given_options,
+    refuse_ignored,
 )
-from htdg.config import HTDGConfig
 from htdg.datasets import dataset_names
 from htdg.evaluation import EQUALISE, Task, default_equalise, evaluate
-from htdg.variants import VARIANTS, variant_named
+from htdg.variants import VARIANTS, as_variant, variant_named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--normal-class", "--category", metavar="CLASS", help="name or number of the normal class"
     )
-    data.add_argument("--shots", type=int, default=1, metavar="K", help="training images")
+    data.add_argument("--shots", type=int, metavar="K", help="training images (default: 1)")
     data.add_argument("--index", type=int, metavar="I", help="the I-th block of K, from 1")
     data.add_argument("--draw", type=int, metavar="SEED", help="draw them with this seed instead")
     data.add_argument("--limit", type=int, metavar="N", help="test on the first N images only")
@@ -74,11 +74,12 @@ def execute(options: argparse.Namespace) -> None:
                     f"Variant {variant.letter} ({variant.name}) sets {name} itself: leave out "
                     f"--{name.replace('_', '-')}."
                 )
+    refuse_ignored(as_variant(config, options.variant) if options.variant else config, options)
     own = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
     task = Task(
         dataset=options.dataset,
         normal_class=options.normal_class,
-        shots=options.shots,
+        shots=1 if options.shots is None else options.shots,
         index=options.index,
         draw=options.draw,
         limit=options.limit,
@@ -102,9 +103,11 @@ def execute(options: argparse.Namespace) -> None:
 
 
 def _check_no_training_options(options: argparse.Namespace) -> None:
-    for field in fields(HTDGConfig):
-        if field.name != "device" and getattr(options, field.name) is not None:
-            raise UsageError(
-                f"--{field.name.replace('_', '-')} changes nothing about a trained model: leave "
-                "out either it or --model."
-            )
+    trained_with = [name for name in given_options(options) if name != "device"]
+    drawing = ("shots", "index", "draw")
+    trained_with += [name for name in drawing if getattr(options, name) is not None]
+    if trained_with:
+        raise UsageError(
+            f"--{trained_with[0].replace('_', '-')} changes nothing about a trained model: leave "
+            "out either it or --model."
+        )

@@ -11,6 +11,7 @@ from htdg.commands.common import (
     UsageError,
     add_config_options,
     config_from,
+    refuse_ignored,
 )
 from htdg.detector import HTDGDetector
 from htdg.files import check_writable
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Carry the command out."""
     config = config_from(options)
+    refuse_ignored(config, options)
     if options.out.exists() and not options.overwrite:
         raise UsageError(f"{options.out} is there already: choose another --out or --overwrite it.")
     check_writable(options.out)
