@@ -1,6 +1,6 @@
 """What the whole method does: ``python -m benchmarks.studies --data-root data``.
 
-Four studies, each kept run by run in ``studies.json``, so that a stopped one goes on where it was:
+Studies, each kept run by run in ``studies.json``, so that a stopped one goes on where it was:
 defects of MVTec AD's bottle (the paper's Tables 5 and 7), localisation on the textures that the
 package ships, the ablations (Table 6), and how often thresholds flag normal images. Writes their
 tables into ``benchmarks/README.md``. All but the textures need the data sets.
@@ -17,6 +17,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from benchmarks.measure import machine
 from benchmarks.report import write_part
@@ -57,6 +60,19 @@ PAPER_ABLATIONS = {
         "f": 59.1,
         "g": 57.6,
     },
+}
+#: Table 6, f, one shot: the mean over draws and its standard deviation, in per cent.
+PAPER_SQUARED_ERROR = {
+    "plane": (27.0, 0.4),
+    "car": (59.1, 1.4),
+    "bird": (44.7, 1.3),
+    "cat": (54.9, 1.0),
+    "deer": (51.4, 2.8),
+    "dog": (50.0, 2.8),
+    "frog": (58.0, 2.1),
+    "horse": (51.8, 0.5),
+    "ship": (33.9, 2.3),
+    "truck": (46.5, 3.3),
 }
 Result = dict[str, Any]
 Run = tuple[str, Callable[[Path, Path], Result]]
@@ -167,6 +183,54 @@ def ablation_runs() -> Iterator[Run]:
                 yield f"ablation|{letter}|{name}|{seed}", perform
 
 
+def squared_error_runs() -> Iterator[Run]:
+    """Why variant f differs from the paper's: ten classes, 30 draws, and two images without any."""
+    for name in PAPER_SQUARED_ERROR:
+
+        def perform(data_root: Path, out: Path, name: str = name) -> Result:
+            chosen = load_dataset("cifar10", data_root)
+            tested = chosen.test_set(name, [])
+            labels = [entry.label for entry in tested.entries]
+            images = np.stack([tested[i].image for i in range(len(tested))]) / 255  # (N, 32, 32, 3)
+
+            def auroc(other: np.ndarray | float) -> float:
+                return float(roc_auc_score(labels, ((images - other) ** 2).mean((1, 2, 3))))
+
+            draws = [chosen.training_images(name, 1, seed=seed)[0][0] / 255 for seed in range(30)]
+            return {
+                "draws": [auroc(image) for image in draws],
+                "black": auroc(0.0),
+                "white": auroc(1.0),
+            }
+
+        yield f"squared error|{name}", perform
+
+
+def iteration_runs() -> Iterator[Run]:
+    """Whether more iterations bring "real or generated" (b) nearer to the paper's figures."""
+    for niter in (36, 120, 360, 1000):
+        for name in ("plane", "car"):
+
+            def perform(data_root: Path, out: Path, niter: int = niter, name: str = name) -> Result:
+                config = HTDGConfig(
+                    image_size=32, niter=niter, translation="stretched", precision="float32"
+                )
+                task = Task(
+                    "cifar10", name, draw=0, limit_per_kind=50, data_root=data_root, variant="b"
+                )
+                found = measured(config, task, out)
+                detector = HTDGDetector.load(out / "model")
+                training = load_dataset("cifar10", data_root).training_images(name, 1, seed=0)[0]
+                generated = list((detector.sample(50).clamp(-1, 1) + 1) / 2)
+                found["vote of the training image"] = 1 - float(detector.anomaly_score(training)[0])
+                found["vote of generated images"] = 1 - float(
+                    detector.anomaly_score(generated).mean()
+                )
+                return found
+
+            yield f"iterations|b|{name}|{niter}", perform
+
+
 #: Data set, class, defect fraction, options, and how many held-out images calibrate.
 HELD_OUT = {
     "Sneaker": ("fashionmnist", "Sneaker", None, {"image_size": 28, "niter": 12}, 100),
@@ -227,8 +291,17 @@ STUDIES = {
     "textures": texture_runs,
     "threshold": threshold_runs,
     "ablation": ablation_runs,
+    "squared-error": squared_error_runs,
+    "iterations": iteration_runs,
     "bottle": bottle_runs,
 }
+
+
+SQUARED_ERROR = """\
+AUROC of the mean squared error between a test image and one training image, of the whole test set
+of 2,000 images, mean and standard deviation over 30 draws of the training image."""
+ITERATIONS = """\
+One draw, 500 test images. A vote is the probability of "real", averaged over patches and scales."""
 
 
 # --- The page -----------------------------------------------------------------------------------
@@ -260,6 +333,10 @@ def page(kept: dict[str, Result], where: str) -> str:
         "",
     ]
     lines += ["### Ablations, CIFAR10, one-shot", "", *ablation_table(kept), ""]
+    lines += ["### Squared error (f), and what the paper's figures look like", ""]
+    lines += [SQUARED_ERROR, "", *squared_error_table(kept), ""]
+    lines += ["### Real or generated (b), with more iterations", ""]
+    lines += [ITERATIONS, "", *iteration_table(kept), ""]
     lines += ["### How often thresholds flag normal images", "", *threshold_table(kept), ""]
     return "\n".join(lines)
 
@@ -317,6 +394,43 @@ def ablation_table(kept: dict[str, Result]) -> list[str]:
             cells += [spread(results), f"{PAPER_ABLATIONS[of_class][letter] / 100:.3f}"]
         rows.append(cells)
     return table(["", "variant", "plane", "paper", "car", "paper"], rows)
+
+
+def squared_error_table(kept: dict[str, Result]) -> list[str]:
+    """Variant f of ten classes beside the paper's, and beside the brightness alone."""
+    rows, mine = [], defaultdict(list)
+    for name, (mean, deviation) in PAPER_SQUARED_ERROR.items():
+        if (result := kept.get(f"squared error|{name}")) is not None:
+            draws = result["draws"]
+            cells = {
+                "of a drawn image": statistics.mean(draws),
+                "of black": result["black"],
+                "1 - of white": 1 - result["white"],
+            }
+            for column, value in cells.items():
+                mine[column].append((value, mean))
+            first = f"{cells['of a drawn image']:.3f} ± {statistics.stdev(draws):.3f}"
+            others = [f"{cells[column]:.3f}" for column in list(cells)[1:]]
+            rows.append([name, f"{mean / 100:.3f} ± {deviation / 100:.3f}", first, *others])
+    if len(rows) > 1:
+        pairs = [zip(*found, strict=True) for found in mine.values()]
+        rows.append(["correlation", ""] + [f"{statistics.correlation(*p):.2f}" for p in pairs])
+    return table(["class", "paper", "of a drawn image, 30 draws", "of black", "1 - of white"], rows)
+
+
+def iteration_table(kept: dict[str, Result]) -> list[str]:
+    """Variant b after more and more iterations."""
+    rows = []
+    for key, result in kept.items():
+        study, *words = key.split("|")
+        if study == "iterations":
+            votes = [
+                result[f"vote of {whom}"] for whom in ("the training image", "generated images")
+            ]
+            numbers = [result["image_auroc"], *votes]
+            rows.append([words[1], words[2], *(f"{n:.3f}" for n in numbers)])
+    head = ["class", "iterations a scale", "image AUROC", "vote of the training image"]
+    return table([*head, "of 50 generated images"], rows)
 
 
 def threshold_table(kept: dict[str, Result]) -> list[str]:
