@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BROWSER_STAMP := $(VENV)/.installed-browser
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-code test-notebooks lab lint bench notebooks clean
+.PHONY: help setup quickstart test test-code test-notebooks test-browser lab lint bench notebooks clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,6 +32,17 @@ test-code: $(STAMP)
 
 test-notebooks: $(STAMP)
 	$(BIN)/python -m pytest -x --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+test-browser: $(BROWSER_STAMP) ## run notebooks in a real browser, not part of test; NOTEBOOKS=all for all of them
+	@missing=; for package in chromium:chromium chromedriver:chromium-driver; do \
+	  command -v $${package%%:*} > /dev/null || missing="$$missing $${package##*:}"; done; \
+	test -z "$$missing" || \
+	  { echo "The browser test needs these Debian packages:$$missing (apt-get install$$missing)."; exit 2; }
+	$(BIN)/python -m pytest tests/browser $(if $(NOTEBOOKS),--notebooks '$(NOTEBOOKS)')
+
+$(BROWSER_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[browser]'
+	@touch $@
 
 lint: $(STAMP) ## style and types of names, with ruff
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ def test_environment_yml_installs_what_pyproject_asks_for():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip = environment["dependencies"][0], environment["dependencies"][-1]
     assert pip == {"pip": ["-e .[notebooks,tests]"]}
-    assert set(project["optional-dependencies"]) == {"notebooks", "tests"}
+    assert set(project["optional-dependencies"]) == {"browser", "notebooks", "tests"}
     assert python.removeprefix("python=") == project["requires-python"].removeprefix(">=")
 
 
