@@ -65,6 +65,13 @@ def test_mistakes_about_patches(answer, said):
         (lambda r, c, h, s, f: ((c - f // 2) * s / h, (r - 5) * s / h, f * s / h), "half a patch"),
         (lambda r, c, h, s, f: (c * (s // h), r * (s // h), f * (s // h)), "do not round"),
         (lambda r, c, h, s, f: (c * s / h, f * s / h), "Return three values"),
+        (lambda r, c, h, s, f: (c * s / h, r * s / h, 11 * s / h), "use field"),
+        (lambda r, c, h, s, f: (c * 128 / h, r * 128 / h, f * 128 / h), "use image_size"),
+        (lambda r, c, h, s, f: (c * 128 / h, r * 128 / h, 11 * 128 / h), "use field"),
+        (
+            lambda r, c, h, s, f: (c * s / h + (f == 7), r * s / h, f * s / h),
+            "left must be 5, top 10 and width 35, but you get 6.0",
+        ),
     ],
 )
 def test_mistakes_about_windows(answer, said):
@@ -72,13 +79,35 @@ def test_mistakes_about_windows(answer, said):
         checks_01.check_window(answer)
 
 
+def from_s(_t_max, s):
+    """The finest side, if max_size is forgotten."""
+    return s
+
+
 def sides(
-    s, m, t_max, r0, *, up=math.ceil, digits=9, in_logs=9, extra=0, count=1, own_r=True, cap=True
+    s,
+    m,
+    t_max,
+    r0,
+    *,
+    up=math.ceil,
+    digits=9,
+    in_levels=9,
+    in_cut=9,
+    level_up=math.ceil,
+    cut_up=math.ceil,
+    extra=0,
+    count=1,
+    own_r=True,
+    t_of=min,
+    one=False,
 ):
-    """The computation, with its mistakes as options."""
-    t = min(t_max, s) if cap else s
-    levels = math.ceil(round(math.log(m / s) / math.log(r0), in_logs)) + 1
-    cut = math.ceil(round(math.log(min(t_max, s) / s) / math.log(r0), in_logs))
+    """The computation, with its mistakes as options; ``one``: what m is compared with."""
+    t = t_of(t_max, s)
+    if one and m == one(t_max, t):
+        return (m,)
+    levels = level_up(round(math.log(m / s) / math.log(r0), in_levels)) + 1
+    cut = cut_up(round(math.log(t / s) / math.log(r0), in_cut)) if t_of is not from_s else 3
     steps = levels - cut + extra
     r = (m / t) ** (1 / steps) if own_r else r0
     return tuple(up(round(t * r ** (steps - n), digits)) for n in range(steps + count))
@@ -92,11 +121,21 @@ def sides(
         ({"up": math.floor}, "You round down"),
         ({"up": float}, "whole numbers"),
         ({"own_r": False}, "the wanted factor r0"),
-        ({"cap": False}, "must not exceed max_size"),
+        ({"t_of": from_s}, "must not exceed max_size"),
         ({"extra": 3}, "N = levels - cut"),
-        ({"extra": 1}, "must be 5 scales, but you have 6"),
-        ({"in_logs": 17}, "6 sides instead of 5"),
-        ({}, "the same scale twice"),
+        ({"extra": 1}, "N is 5, one too many"),
+        ({"extra": 2}, "must be 5 scales, but you have 7"),
+        ({"level_up": math.floor}, "levels is the logarithm rounded up"),
+        ({"cut_up": math.floor}, "cut is rounded up, too"),
+        ({"level_up": math.floor, "cut_up": math.floor}, "For image_size 28 there are 2 sides"),
+        ({"t_of": lambda t_max, s: t_max}, "For image_size 28 the finest side is 64"),
+        ({"in_levels": 17}, "6 sides instead of 5"),
+        ({"in_cut": 17}, "the ceil of cut, too"),
+        ({"in_levels": 3, "in_cut": 3, "digits": 3}, "6.00014"),
+        ({"in_levels": 3}, "6.00014"),
+        ({"digits": 2}, "30.004"),
+        ({}, "With image_size 128 and max_size 25 .* the same side twice"),
+        ({"one": lambda t_max, t: t_max}, "With image_size 25 and max_size 64 .* when m = t"),
     ],
 )
 def test_mistakes_about_sides(options, said):
@@ -125,7 +164,12 @@ def test_more_mistakes_about_sides():
         (lambda x, f: F.avg_pool2d(x, 2), r"the shape must be \(2, 3, 2, 3\)"),
         (lambda x, f: x.reshape(2, 3, f, 2, f, 3).mean((2, 4)), "pixels that lie apart"),
         (lambda x, f: F.max_pool2d(x, f), "not the means"),
-        (lambda x, f: F.avg_pool2d(x, f).numpy(), "Return a tensor, not a ndarray"),
+        (lambda x, f: F.avg_pool2d(x, f).numpy(), "Return a tensor, not an ndarray"),
+        (
+            lambda x, f: x.reshape(-1, 3, x.shape[2] // f, f, x.shape[3] // f, f).mean((3, 5)),
+            "take all sizes from images.shape",
+        ),
+        (lambda x, f: F.avg_pool2d(x, f) * (1 if f == 4 else 2), "but for factor 2"),
         (lambda x, f: x.reshape(2, 3, f, 5), "fails with RuntimeError"),
     ],
 )
@@ -138,6 +182,14 @@ def levels(images, sides, clamp=True, **options):
     settings = {"mode": "bicubic", "antialias": True, "align_corners": False} | options
     made = [F.interpolate(images, size=(side, side), **settings) for side in sides]
     return [level.clamp(-1, 1) for level in made] if clamp else made
+
+
+def overwritten(images, sides, clamp=True):
+    made = []
+    for side in sides:
+        images = levels(images, (side,), clamp)[0]
+        made.append(images.clamp(-1, 1))
+    return made
 
 
 def chained(images, sides):
@@ -161,6 +213,14 @@ def chained(images, sides):
         (lambda x, s: [level * 0.5 for level in levels(x, s)], "the values are not"),
         (lambda x, s: levels(x, s)[0], "Return a list"),
         (chained, "from the one above"),
+        (overwritten, "You overwrite `images`"),
+        (lambda x, s: overwritten(x, s, clamp=False), "You overwrite `images`"),
+        (
+            lambda x, s: levels(x, s, mode="nearest", antialias=False, align_corners=None),
+            "takes 'nearest'",
+        ),
+        (lambda x, s: [level.clamp(0, 1) for level in levels(x, s)], "What lies below 0"),
+        (lambda x, s: [level.numpy() for level in levels(x, s)], "a tensor, not an ndarray"),
     ],
 )
 def test_mistakes_about_pyramids(answer, said):
@@ -175,6 +235,15 @@ def test_a_pyramid_that_changes_its_input_is_still_judged_by_its_values(solution
         return made
 
     checks_01.check_pyramid(spoils)
+
+
+def test_arrays_and_double_precision_are_right_as_well(solution, capsys):
+    checks_01.check_patches(lambda *given: np.array(solution["patches_of"](*given)))
+    checks_01.check_window(lambda *given: np.array(solution["window"](*given)))
+    checks_01.check_sides(lambda *given: np.array(pyramid_sides(*given)))
+    checks_01.check_shrink(lambda x, f: solution["shrink"](x.double(), f))
+    checks_01.check_pyramid(lambda x, s: solution["my_pyramid"](x.double(), s))
+    assert capsys.readouterr().out.count("Right: ") == 5
 
 
 @pytest.fixture(scope="module")
@@ -226,10 +295,10 @@ def test_draw_patch_shows_one_patch_three_times(picture):
 
 
 def test_draw_windows_draws_a_square_for_each_scale(picture):
-    figure = draw_01.draw_windows(picture, (22, 40))
-    assert frames(figure.axes[0]) == {(9.5, 9.5, 20), (14, 14, 11)}
+    figure = draw_01.draw_windows(picture, (20, 40), down=0.3, across=0.8)
+    assert frames(figure.axes[0]) == {(17.5, -0.5, 22), (25.5, 5.5, 11)}  # as draw_scales has them
     texts = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
-    assert texts == ["scale 0, 22 px: 25.0 %", "scale 1, 40 px: 7.6 %"]
+    assert texts == ["scale 0, 20 px: 30.3 %", "scale 1, 40 px: 7.6 %"]
 
 
 def test_draw_changes_draws_both_curves_beside_the_image(picture):
@@ -320,7 +389,7 @@ def test_draw_chain_shows_the_difference(picture):
 
 
 def test_frames_are_white_below_their_colour(picture):
-    ax = draw_01.draw_windows(picture, (20,)).axes[0]
+    ax = draw_01.draw_windows(picture, (20,), 0.5, 0.5).axes[0]
     wide, narrow = ax.patches
     assert same_color(wide.get_edgecolor(), "white")
     assert wide.get_linewidth() > narrow.get_linewidth()

@@ -45,15 +45,18 @@ def in_place(x, k):
     return x
 
 
-def loops(votes, t, n, turn=-1, sign=1, side=None, unknown=torch.nan):
+def loops(votes, t, n, turn=-1, sign=1, side=None, unknown=torch.nan, turn_last=False):
     """Undoing a map by loops, or almost: the options make the mistakes."""
     s, h = shift_pixels(side or n), len(votes)
-    votes, found = torch.rot90(votes, turn * t.k), torch.full((h, h), unknown)
+    votes = votes if turn_last else torch.rot90(votes, turn * t.k)
+    found = torch.full((h, h), unknown, dtype=votes.dtype)
     for i in range(h):
         for j in range(h):
             row, column = i + sign * t.ty * s, j + sign * t.tx * s
             if 0 <= row < h and 0 <= column < h:
                 found[i, j] = votes[row, column]
+    if turn_last:
+        found = torch.rot90(found, turn * t.k)
     return found.flip(-1) if t.flip else found
 
 
@@ -73,6 +76,31 @@ def moved(x, t):
     return translate(x, t, "pixel")
 
 
+def rolled(votes, t, n):
+    s = shift_pixels(n)
+    return flip_if(rot(votes, -t.k).roll((-t.ty * s, -t.tx * s), (-2, -1)), t)
+
+
+def indexed(x, tx, ty, s=None, both=False, upper=True):
+    """A shift by positions, with its mistakes as options."""
+    n = x.shape[-1]
+    s = s or shift_pixels(n)
+
+    def source(t):
+        u = torch.arange(n) - t * s
+        u = torch.where(u < 0, -1 - u, u)
+        return torch.where(u >= n, 2 * n - 1 - u, u) if upper else u
+
+    if both:
+        return x[..., source(ty), source(tx)]
+    return x[..., source(ty), :][..., source(tx)]
+
+
+def grey_of_images(x, each=True):
+    mixed = 0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2]
+    return mixed[:, None].expand_as(x) if each else mixed
+
+
 WEIGHTS = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
 
 WRONG = {
@@ -84,7 +112,7 @@ WRONG = {
         "k = 0 must give the image back": lambda x, k: rot(x, k + 1),
         "shape is": lambda x, k: x[0],
         "changes the tensor": in_place,
-        "returns a ndarray": lambda x, k: x.numpy(),
+        "returns an ndarray": lambda x, k: x.numpy(),
         "IndexError": lambda x, k: x[:, :, 99],
     },
     "grey": {
@@ -96,6 +124,10 @@ WRONG = {
         ),
         "not summed": lambda x: x * WEIGHTS,
         "channels differ": lambda x: x,
+        "It mixes the three images": grey_of_images,
+        "the first axis is the batch": lambda x: grey_of_images(x, each=False),
+        "a third of the luma": lambda x: (x * WEIGHTS).mean(1, keepdim=True).expand_as(x),
+        "not for one image": lambda x: luma(x).expand(3, 3, -1, -1),
         "One channel is left: the": lambda x: x[:, 0],
         "shape is": lambda x: x[:1],
         "but are not the luma": lambda x: x.max(1, keepdim=True).values.expand_as(x),
@@ -110,6 +142,11 @@ WRONG = {
         "filled with a constant": lambda x, tx, ty: padded_shift(x, 3 * tx, 3 * ty, "constant"),
         "ty = 1 is not": lambda x, tx, ty: padded_shift(x, 3 * tx, -3 * ty, "symmetric"),
         "changes nothing": lambda x, tx, ty: x,
+        "take pairs, the diagonal": lambda x, tx, ty: indexed(x, tx, ty, both=True),
+        "from n on must be reflected": lambda x, tx, ty: indexed(x, tx, ty, upper=False),
+        "IndexError": lambda x, tx, ty: x[..., 99],
+        "At side 64 it still moves by 3": lambda x, tx, ty: indexed(x, tx, ty, s=3),
+        "but not for 64": lambda x, tx, ty: indexed(x, tx, ty, s=3 if x.shape[-1] < 64 else 10),
         "are not its reflection": lambda x, tx, ty: (
             padded_shift(x, 3 * tx, 3 * ty, "symmetric")
             * torch.where(torch.arange(25) < 3 * tx, 0.5, 1.0)
@@ -119,6 +156,9 @@ WRONG = {
         "turn, then flip, then shift": lambda x, t: grey_if(moved(flip_if(rot(x, t.k), t), t), t),
         "shift, then flip, then turn": lambda x, t: grey_if(rot(flip_if(moved(x, t), t), t.k), t),
         "flip, then turn, then shift": lambda x, t: grey_if(moved(rot(flip_if(x, t), t.k), t), t),
+        "flip only if": lambda x, t: grey_if(rot(moved(x.flip(-1), t), t.k), t),
+        "make a copy grey only if": lambda x, t: luma(t.apply(x)).expand_as(x),
+        "The identity is grey": lambda x, t: luma(t.apply(x)),
         "still coloured": lambda x, t: rot(moved(flip_if(x, t), t), t.k),
         "one channel": lambda x, t: (
             luma(t.apply(x)) if t.grey else rot(moved(flip_if(x, t), t), t.k)
@@ -143,7 +183,12 @@ WRONG = {
         "has to be undone last": lambda v, t, n: loops(
             flip_if(v, t), Transformation(0, 0, t.tx, t.ty, t.k), n
         ),
-        "have no place in the image": lambda v, t, n: loops(v, t, n, unknown=0.0),
+        "put NaN where no patch": lambda v, t, n: loops(v, t, n, unknown=0.0),
+        "where no patch of the copy tells": rolled,
+        "has to be undone before it": lambda v, t, n: loops(v, t, n, turn_last=True),
+        "tx and ty are exchanged": lambda v, t, n: loops(
+            v, Transformation(0, t.flip, t.ty, t.tx, t.k), n
+        ),
         "not of the map's side": lambda v, t, n: loops(v, t, n, side=len(v)),
         "shape is": lambda v, t, n: v[None],
     },
@@ -163,7 +208,18 @@ def test_other_right_answers_are_right_as_well(capsys):
     checks_02.check_shift(lambda x, tx, ty: translate(x, Transformation(0, 0, tx, ty, 0), "pixel"))
     checks_02.check_transform(lambda x, t: t.apply(x))
     checks_02.check_undo_map(loops)
-    assert capsys.readouterr().out.count("Right: ") == 4
+    checks_02.check_shift(indexed)
+    assert capsys.readouterr().out.count("Right: ") == 5
+
+
+def test_double_precision_is_right_as_well(capsys):
+    weights = torch.from_numpy(np.array([0.299, 0.587, 0.114])).view(3, 1, 1)
+    checks_02.check_turn(lambda x, k: rot(x.double(), k))
+    checks_02.check_grey(lambda x: (x * weights).sum(1, keepdim=True).expand(x.shape))
+    checks_02.check_shift(lambda x, tx, ty: indexed(x, tx, ty).double())
+    checks_02.check_transform(lambda x, t: t.apply(x.double()))
+    checks_02.check_undo_map(lambda v, t, n: loops(v.double(), t, n))
+    assert capsys.readouterr().out.count("Right: ") == 5
 
 
 @pytest.mark.parametrize("t", CATALOGUE[:42:3], ids=str)

@@ -17,6 +17,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 #: What stands in an exercise that nobody has done yet.
 STUB = 'raise NotImplementedError("your code here")'
 
@@ -33,6 +35,18 @@ def expect(holds: object, said: str) -> None:
     """Fail with the sentence ``said`` unless ``holds``."""
     if not holds:
         raise NotRight(said)
+
+
+def kind_of(value: object) -> str:
+    """What an answer is, with its article: ``a list``, ``an ndarray``."""
+    name = type(value).__name__
+    vowel = name[0].lower() in "aeiou" or name == "ndarray"  # one says "en-d-array"
+    return f"{'an' if vowel else 'a'} {name}"
+
+
+def like(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """A tensor with the type of numbers of another: double precision is no mistake."""
+    return found.detach().to(wanted)
 
 
 def check(examine: Callable[..., str]) -> Callable[..., None]:

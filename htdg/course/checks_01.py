@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from htdg.course.check import check, expect
+from htdg.course.check import check, expect, kind_of, like
 from htdg.pyramid import build_pyramid, pyramid_sides
 
 NOTHING = "The function returns nothing: end it with return."
@@ -21,6 +21,16 @@ def _close(found: object, wanted: float) -> bool:
         return math.isclose(float(found), wanted, rel_tol=1e-6)
     except (TypeError, ValueError):
         return False
+
+
+def _values(found: Any, count: int, said: str) -> tuple[Any, ...]:  # noqa: ANN401
+    """The values of a tuple, a list or an array of ``count``."""
+    try:
+        values = tuple(found)
+    except TypeError:
+        values = ()
+    expect(len(values) == count, said)
+    return values
 
 
 @check
@@ -46,11 +56,8 @@ def check_patches(answer: Callable[[int, int], tuple[int, float]]) -> str:
     """How many patches there are, and which share of the image one covers."""
     found = answer(25, 11)
     expect(found is not None, NOTHING)
-    expect(
-        isinstance(found, (tuple, list)) and len(found) == 2,
-        "Return two values: return count, share.",
-    )
-    count, share = found
+    two = "Return two values: return count, share."
+    count, share = _values(found, 2, two)
     expect(
         count != 14**2,
         "14 x 14 is one too few in a row: with 11 px there is 1 patch, not 0. Add 1.",
@@ -69,7 +76,7 @@ def check_patches(answer: Callable[[int, int], tuple[int, float]]) -> str:
     expect(not _close(share, 19.36), "The share must lie between 0 and 1, not in per cent.")
     expect(_close(share, 0.1936), f"A patch covers 121 of 625 px, 0.1936, but you get {share}.")
     for side, field in ((64, 11), (30, 7)):
-        count, share = answer(side, field)
+        count, share = _values(answer(side, field), 2, two)
         right = count == (side - field + 1) ** 2 and _close(share, (field / side) ** 2)
         expect(right, f"It is right for 25 and 11, but not for side {side} and field {field}.")
     return "from 225 patches of 19 % each at 25 px to 2916 of 3 % at 64 px"
@@ -80,11 +87,8 @@ def check_window(answer: Callable[[int, int, int, int, int], tuple[float, float,
     """Where on the full image the patch of a logit lies."""
     found = answer(3, 10, 32, 128, 11)
     expect(found is not None, NOTHING)
-    expect(
-        isinstance(found, (tuple, list)) and len(found) == 3,
-        "Return three values: return left, top, width.",
-    )
-    left, top, width = found
+    three = "Return three values: return left, top, width."
+    left, top, width = _values(found, 3, three)
     expect(not _close(width, 11), "The width is still in pixels of the scale: it must grow, too.")
     expect(
         not _close(width, 11 * 32 / 128),
@@ -103,10 +107,48 @@ def check_window(answer: Callable[[int, int, int, int, int], tuple[float, float,
     )
     good = _close(left, 40) and _close(top, 12)
     expect(good, f"Left must be 40 and top 12, but you get {left} and {top}.")
-    left, top, width = answer(2, 1, 25, 128, 11)
+    left, top, width = _values(answer(2, 1, 25, 128, 11), 3, three)
     good = _close(left, 5.12) and _close(top, 10.24) and _close(width, 56.32)
     expect(good, "For side 25 the corner lies between pixels: do not round, and divide with /.")
+    left, top, width = _values(answer(2, 1, 20, 100, 7), 3, three)
+    expect(
+        not _close(width, 55) and not _close(width, 70.4),
+        "With a field of 7 pixels the width is still that of 11: use field.",
+    )
+    expect(
+        not _close(left, 6.4) and not _close(top, 12.8),
+        "With a full image of 100 pixels the result is still that for 128: use image_size.",
+    )
+    good = _close(left, 5) and _close(top, 10) and _close(width, 35)
+    expect(
+        good,
+        "For row 2 and column 1 at side 20, image_size 100 and field 7, left must be 5, top 10 and "
+        f"width 35, but you get {left}, {top} and {width}.",
+    )
     return "the last column of every scale ends at the right border of the image"
+
+
+#: Options of a pyramid, the sides that come of a wrong rounding, and what to say of it.
+_ROUNDING = (
+    (
+        (100, 25, 64, 0.8),
+        (25, 31, 37, 44, 54, 64),
+        "log(64 / 100) / log(0.8) is a little above 2 in floating point: round before the ceil of "
+        "cut, too.",
+    ),
+    (
+        (103, 27, 64, 0.8),
+        (27, 34, 42, 52, 64),
+        "log(27 / 103) / log(0.8) is 6.00014, which really is above 6: round to nine decimals, not "
+        "to three or fewer.",
+    ),
+    (
+        (37, 16, 64, 0.75),
+        (16, 20, 25, 30, 37),
+        "From 37 to 16 px one side is 30.004 before it is rounded up, which really is above 30: "
+        "round to nine decimals, not to two or fewer.",
+    ),
+)
 
 
 @check
@@ -129,8 +171,16 @@ def check_sides(answer: Callable[..., Sequence[int]]) -> str:
         "The finest side is 128, but it must not exceed max_size: start from t, not from s.",
     )
     expect(
-        len(found) != 4 or found[0] not in (25, 26),
+        len(found) != 4 or found[0] not in (25, 26) or found[-1] == 64,
         "There are 4 scales: N counts the steps, so there are N + 1 scales.",
+    )
+    expect(
+        len(found) != 4 or found[0] not in (25, 26) or found[1] != 35,
+        "N is 3, one too few: levels is the logarithm rounded up (math.ceil), plus 1.",
+    )
+    expect(
+        len(found) != 6 or found[:2] not in ((25, 31), (26, 31)),
+        "N is 5, one too many: N = levels - cut, and cut is rounded up, too (math.ceil).",
     )
     expect(
         len(found) != 8, "There are 8 scales: the larger ones are left out, so N = levels - cut."
@@ -150,6 +200,16 @@ def check_sides(answer: Callable[..., Sequence[int]]) -> str:
     expect(found == wanted, text)
     for size in (28, 64, 100, 256, 450):
         mine, wanted = tuple(answer(size, 25, 64, 0.75)), pyramid_sides(size)
+        expect(
+            mine[-1:] != (64,) or size >= 64,
+            f"For image_size {size} the finest side is 64, larger than the image: t is the smaller "
+            "one of max_size and image_size.",
+        )
+        expect(
+            size != 28 or mine != (25, 28),
+            "For image_size 28 there are 2 sides instead of 3: round both logarithms up "
+            "(math.ceil), not down and not to the nearest whole number.",
+        )
         expect(mine == wanted, f"For image_size {size} it must be {wanted}, but you get {mine}.")
     mine = tuple(answer(64, 27, 64, 0.75))
     expect(
@@ -159,12 +219,25 @@ def check_sides(answer: Callable[..., Sequence[int]]) -> str:
     )
     wanted = pyramid_sides(64, 27, 64)
     expect(mine == wanted, f"From 64 to 27 px it must be {wanted}, but you get {mine}.")
-    one = tuple(answer(128, 25, 25, 0.75))
-    expect(
-        one != (25, 25),
-        "With min_size = max_size you get the same scale twice: return one side then.",
-    )
-    expect(one == (25,), f"With min_size = max_size = 25 there is one scale, (25,), not {one}.")
+    for options, wrong, said in _ROUNDING:
+        mine, wanted = tuple(answer(*options)), pyramid_sides(*options)
+        expect(mine != wrong, said)
+        expect(
+            mine == wanted,
+            f"With image_size, min_size, max_size, scale_factor = {options} it must be {wanted}, "
+            f"but you get {mine}.",
+        )
+    for size, largest in ((128, 25), (25, 64)):
+        one = tuple(answer(size, 25, largest, 0.75))
+        expect(
+            one != (25, 25),
+            f"With image_size {size} and max_size {largest} you get (25, 25), the same side twice: "
+            "when m = t (the finest side is already min_size) return one side.",
+        )
+        expect(
+            one == (25,),
+            f"With image_size {size} and max_size {largest} there is one scale, (25,), not {one}.",
+        )
     return "your sides are those of the library, the awkward cases included"
 
 
@@ -174,8 +247,8 @@ def check_shrink(answer: Callable[[torch.Tensor, int], torch.Tensor]) -> str:
     images = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
     found = answer(images.clone(), 4)
     expect(found is not None, NOTHING)
-    expect(isinstance(found, torch.Tensor), f"Return a tensor, not a {type(found).__name__}.")
-    shape = tuple(found.shape)
+    expect(isinstance(found, torch.Tensor), f"Return a tensor, not {kind_of(found)}.")
+    found, shape = like(found, images), tuple(found.shape)
     expect(shape not in ((2, 3, 8, 3), (2, 3, 2, 12)), "You shrink one direction only: do both.")
     expect(
         shape == (2, 3, 2, 3),
@@ -204,6 +277,19 @@ def check_shrink(answer: Callable[[torch.Tensor, int], torch.Tensor]) -> str:
         torch.allclose(found, wanted, atol=1e-5),
         "The shape is right, but the values are not the means of the 4 x 4 blocks.",
     )
+    try:
+        other = answer(images[:, :1].clone(), 2)
+    except (RuntimeError, ValueError):
+        other = None
+    expect(
+        isinstance(other, torch.Tensor) and other.shape == (2, 1, 4, 6),
+        "It is right for 3 channels and factor 4, but not for 1 channel and factor 2: take all "
+        "sizes from images.shape and factor.",
+    )
+    expect(
+        torch.allclose(like(other, images), F.avg_pool2d(images[:, :1], 2), atol=1e-5),
+        "It is right for factor 4, but for factor 2 the values are not the means of the blocks.",
+    )
     return "every pixel is the mean of its block"
 
 
@@ -215,11 +301,16 @@ def check_pyramid(answer: Callable[[torch.Tensor, Sequence[int]], list[torch.Ten
     expect(found is not None, NOTHING)
     expect(isinstance(found, (list, tuple)), "Return a list with one tensor for each scale.")
     expect(len(found) == 3, f"Three sides make three scales, but you return {len(found)}.")
+    for level in found:
+        expect(
+            isinstance(level, torch.Tensor), f"Each scale must be a tensor, not {kind_of(level)}."
+        )
+    found = [like(level, images) for level in found]
     shapes = [tuple(level.shape) for level in found]
     wanted_shapes = [(2, 3, side, side) for side in sides]
     expect(shapes != wanted_shapes[::-1], "Coarsest first: your list is the wrong way round.")
     expect(shapes == wanted_shapes, f"The shapes must be {wanted_shapes}, but are {shapes}.")
-    for said, wrong in _wrong_pyramids(images, sides).items():
+    for said, wrong in _wrong_pyramids(images, sides):
         expect(not _same(found, wrong), said)
     expect(
         max(level.abs().max().item() for level in found) <= 1 + 1e-6,
@@ -243,12 +334,19 @@ def _edges_and_noise() -> torch.Tensor:
     return images
 
 
-def _wrong_pyramids(images: torch.Tensor, sides: Sequence[int]) -> dict[str, list[torch.Tensor]]:
+def _wrong_pyramids(
+    images: torch.Tensor, sides: Sequence[int]
+) -> list[tuple[str, list[torch.Tensor]]]:
     """What typical mistakes give, and what to say of each."""
 
-    def made(clamp: bool = True, **options: Any) -> list[torch.Tensor]:  # noqa: ANN401
+    def made(
+        clamp: bool = True,
+        one: torch.Tensor = images,
+        to: Sequence[int] = sides,
+        **options: Any,  # noqa: ANN401
+    ) -> list[torch.Tensor]:
         settings = {"mode": "bicubic", "align_corners": False, "antialias": True} | options
-        levels = [F.interpolate(images, size=(side, side), **settings) for side in sides]
+        levels = [F.interpolate(one, size=(side, side), **settings) for side in to]
         return [level.clamp(-1, 1) for level in levels] if clamp else levels
 
     def chained() -> list[torch.Tensor]:
@@ -257,15 +355,33 @@ def _wrong_pyramids(images: torch.Tensor, sides: Sequence[int]) -> dict[str, lis
             levels += build_pyramid(levels[-1], (side,))
         return levels[:0:-1]
 
+    def overwritten(clamp: bool) -> list[torch.Tensor]:
+        levels, small = [], images
+        for side in sides:
+            small = made(clamp, one=small, to=(side,))[0]
+            levels.append(small.clamp(-1, 1))
+        return levels
+
+    clamped = "Some values leave [-1, 1]: the bicubic kernel overshoots at edges, so clamp."
+    overwrites = "You overwrite `images`: each scale must come from the full image."
     aliased = "Fine detail turns into false patterns: set antialias=True."
     corners = "align_corners=True moves the pixels: a pixel is a little square, leave it False."
     linear = "These are the values of mode='bilinear'; the library's mode is 'bicubic'."
-    return {
-        "Some values leave [-1, 1]: the bicubic kernel overshoots at edges, so clamp.": made(False),
-        "Each scale is made from the one above it: make each from the full image.": chained(),
-        aliased: made(antialias=False),
-        f"{aliased} And clamp to [-1, 1].": made(False, antialias=False),
-        corners: made(align_corners=True),
-        linear: made(mode="bilinear"),
-        f"{linear} Also: {aliased}": made(mode="bilinear", antialias=False),
-    }
+    nearest = (
+        "These are single pixels of the image: without a mode, F.interpolate takes 'nearest'; set "
+        "mode='bicubic' and antialias=True."
+    )
+    half = "What lies below 0 is cut off: values go from -1 to 1 here, so clamp(-1, 1)."
+    return [
+        (clamped, made(False)),
+        ("Each scale is made from the one above it: make each from the full image.", chained()),
+        (overwrites, overwritten(True)),
+        (overwrites, overwritten(False)),
+        (aliased, made(antialias=False)),
+        (f"{aliased} And clamp to [-1, 1].", made(False, antialias=False)),
+        (corners, made(align_corners=True)),
+        (linear, made(mode="bilinear")),
+        (f"{linear} Also: {aliased}", made(mode="bilinear", antialias=False)),
+        (nearest, made(mode="nearest", antialias=False, align_corners=None)),
+        (half, [level.clamp(0, 1) for level in made()]),
+    ]

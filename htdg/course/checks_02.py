@@ -8,7 +8,7 @@ from itertools import permutations
 import numpy as np
 import torch
 
-from htdg.course.check import check, expect
+from htdg.course.check import check, expect, kind_of, like
 from htdg.transformations import (
     CATALOGUE,
     LUMA,
@@ -39,13 +39,13 @@ def _ask(answer: Images, images: torch.Tensor, *options: object) -> torch.Tensor
     expect(found is not None, "The function returns nothing: end it with return.")
     expect(
         isinstance(found, torch.Tensor),
-        f"The function returns a {type(found).__name__}, but it must return a torch tensor.",
+        f"The function returns {kind_of(found)}, but it must return a torch tensor.",
     )
     expect(
         torch.equal(before, images),
         "The function changes the tensor that it is given: make a new one (clone it first).",
     )
-    return found
+    return like(found, images)
 
 
 def _expect_shape(found: torch.Tensor, wanted: torch.Size) -> None:
@@ -88,10 +88,16 @@ def check_turn(turn: Images) -> str:
 @check
 def check_grey(grey: Images) -> str:
     """Luma in three channels."""
-    x = torch.cat([_random(6), _random(6, seed=1)])
+    x = torch.cat([_random(6, seed) for seed in range(3)])  # so images[0] to images[2] exist
     found = _ask(grey, x)
+    images_mixed = (x * x.new_tensor(LUMA).view(3, 1, 1, 1)).sum(0)  # (3, 6, 6)
+    for wrong in (images_mixed, images_mixed[:, None].expand_as(x), images_mixed.expand_as(x)):
+        expect(
+            not _same(found, wrong),
+            "It mixes the three images: the first axis is the batch, so images[:, 0] is red.",
+        )
     expect(
-        found.shape not in ((2, 1, 6, 6), (2, 6, 6)),
+        found.shape not in ((3, 1, 6, 6), (3, 6, 6)),
         "One channel is left: the networks take three, so repeat it (expand_as does that).",
     )
     _expect_shape(found, x.shape)
@@ -112,11 +118,18 @@ def check_grey(grey: Images) -> str:
             0.7152,
             0.0722,
         ),
+        "It is a third of the luma: add the weighted channels up, do not take their mean.": tuple(
+            weight / 3 for weight in LUMA
+        ),
     }
     for said, wrong in others.items():
         mixed = (x * x.new_tensor(wrong).view(3, 1, 1)).sum(1, keepdim=True).expand_as(x)
         expect(not _same(found, mixed), said)
     expect(_same(found, luma(x).expand_as(x)), "The three channels agree, but are not the luma.")
+    expect(
+        _same(_ask(grey, x[:1]), luma(x[:1]).expand_as(x[:1])),
+        "It is right for a batch of 3 images, but not for one image.",
+    )
     return "that is the luma, in all three channels"
 
 
@@ -137,12 +150,31 @@ _BORDERS = {
 }
 
 
+def _ask_to_shift(shift: Images, x: torch.Tensor, tx: int, ty: int) -> torch.Tensor:
+    try:
+        return _ask(shift, x, tx, ty)
+    except IndexError as error:
+        expect(
+            tx >= 0 and ty >= 0,
+            f"It fails for tx = {tx}, ty = {ty} ({error}): positions from n on must be reflected, "
+            "too.",
+        )
+        raise
+
+
 @check
 def check_shift(shift: Images) -> str:
     """Whole pixels, reflected border."""
     x = _random(25)  # 0.15 * 25 = 3.75
     s = shift_pixels(25)
-    expect(_same(_ask(shift, x, 0, 0), x), "tx = ty = 0 must give the image back as it is.")
+    found = _ask(shift, x, 0, 0)
+    expect(
+        found.shape != x.shape[:-1],
+        f"The shape is {tuple(found.shape)}, but it must stay {tuple(x.shape)}: index one axis "
+        "after the other, since two tensors of positions at once take pairs, the diagonal.",
+    )
+    _expect_shape(found, x.shape)
+    expect(_same(found, x), "tx = ty = 0 must give the image back as it is.")
     found = _ask(shift, x, 1, 0)
     _expect_shape(found, x.shape)
     expect(not _same(found, x), "tx = 1 changes nothing.")
@@ -171,9 +203,20 @@ def check_shift(shift: Images) -> str:
     )
     for tx, ty in ((-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1)):
         expect(
-            _same(_ask(shift, x, tx, ty), _moved(x, tx * s, ty * s, "symmetric")),
+            _same(_ask_to_shift(shift, x, tx, ty), _moved(x, tx * s, ty * s, "symmetric")),
             f"tx = 1, ty = 0 is right, but tx = {tx}, ty = {ty} is not.",
         )
+    x = _random(64)
+    found = _ask(shift, x, 1, -1)
+    expect(
+        not _same(found, _moved(x, s, -s, "symmetric")),
+        f"At side 64 it still moves by {s} pixels as at 25, but int(0.15 * 64) is "
+        f"{shift_pixels(64)}.",
+    )
+    expect(
+        _same(found, _moved(x, shift_pixels(64), -shift_pixels(64), "symmetric")),
+        "It is right for images of 25 pixels, but not for 64.",
+    )
     return "the content moves, and its reflection follows"
 
 
@@ -194,6 +237,16 @@ def _in_order(x: torch.Tensor, t: Transformation, order: tuple[str, ...]) -> tor
 def check_transform(transform: Images) -> str:
     """Flip, shift, turn, grey, in this order."""
     x = _random(21)
+    found = _ask(transform, x, Transformation(0, 0, 0, 0, 0))
+    greyed = luma(x).expand_as(x)
+    expect(
+        not _same(found, x.flip(-1)) and not _same(found, greyed.flip(-1)),
+        "The identity is flipped: flip only if t.flip is 1.",
+    )
+    expect(
+        not _same(found, greyed) and not _same(found, luma(x)),
+        "The identity is grey: make a copy grey only if t.grey is 1.",
+    )
     for t, part in (
         (Transformation(0, 0, 0, 0, 0), "The identity"),
         (Transformation(0, 1, 0, 0, 0), "The flip"),
@@ -259,18 +312,22 @@ def _undone(
     sign: int = -1,
     flip_first: bool = False,
     flips: bool = True,
+    turn_last: bool = False,
 ) -> torch.Tensor:
     """The map undone in whole pixels, or, with other options, as it often goes wrong."""
     s, h = shift_pixels(n), votes.shape[-1]
     if flip_first and t.flip:
         votes = votes.flip(-1)
-    votes = torch.rot90(votes, turn * t.k, (-2, -1))
+    if not turn_last:
+        votes = torch.rot90(votes, turn * t.k, (-2, -1))
     found = torch.full_like(votes, torch.nan)
     down, right = sign * t.ty * s, sign * t.tx * s
     for i in range(h):
         for j in range(h):
             if 0 <= i - down < h and 0 <= j - right < h:
                 found[i, j] = votes[i - down, j - right]
+    if turn_last:
+        found = torch.rot90(found, turn * t.k, (-2, -1))
     return found.flip(-1) if t.flip and flips and not flip_first else found
 
 
@@ -317,12 +374,22 @@ def check_undo_map(undo_map: Images) -> str:
             not t.translated or not _same_map(found, _undone(votes, t, n, sign=1)),
             f"With {name}: it shifts once more instead of back.",
         )
+        expect(
+            not (t.k and t.translated)
+            or not _same_map(found, _undone(votes, t, n, turn_last=True)),
+            f"With {name}: the turn came after the shift and so has to be undone before it.",
+        )
+        exchanged = Transformation(t.grey, t.flip, t.ty, t.tx, t.k)
+        expect(
+            t.tx == t.ty or not _same_map(found, _undone(votes, exchanged, n)),
+            f"With {name}: tx and ty are exchanged; tx moves columns (the last axis), ty rows.",
+        )
         if t.translated:
             defined = ~right.isnan()
             expect(
                 not (_same(found[defined], right[defined]) and not found[~defined].isnan().all()),
-                f"With {name}: patches that saw the reflected border have no place in the image: "
-                "leave NaN where no other patch is known.",
+                f"With {name}: put NaN where no patch of the copy tells, at the places that left "
+                "the image with the shift.",
             )
             expect(
                 not _same_map(found, _undone(votes, t, h)),

@@ -151,8 +151,10 @@ def draw_field(one: np.ndarray, mean: np.ndarray, expected: np.ndarray) -> Figur
     return figure
 
 
-def draw_windows(image: torch.Tensor, sides: Sequence[int], field: int = FIELD) -> Figure:
-    """On the full image (1, 3, s, s), what one patch in the middle covers at each scale."""
+def draw_windows(
+    image: torch.Tensor, sides: Sequence[int], down: float, across: float, field: int = FIELD
+) -> Figure:
+    """On the full image (1, 3, s, s), what the patches of ``draw_scales`` cover."""
     full = image.shape[-1]
     colours = (ANOMALOUS, OTHERS[1], OTHERS[0], NORMAL, "black", GREY)
     figure = Figure(figsize=(5.4, 2.3), layout="constrained")
@@ -160,9 +162,10 @@ def draw_windows(image: torch.Tensor, sides: Sequence[int], field: int = FIELD) 
     show_image(ax, to_uint8(image)[0])
     names.axis("off")
     for n, side in enumerate(sides):
-        width = field * full / side
+        row, column = logit_at(down, across, side, field)
+        pixel = full / side
         colour = colours[n % len(colours)]
-        frame(ax, (full - width) / 2, (full - width) / 2, width, colour)
+        frame(ax, column * pixel, row * pixel, field * pixel, colour)
         text = f"scale {n}, {side} px: {100 * (field / side) ** 2:.1f} %"
         names.plot([], [], color=colour, linewidth=2, label=text)
     title = "share of the image in a patch\n(from the outermost square inwards)"
@@ -273,7 +276,7 @@ def draw_chain(
 ) -> Figure:
     """Two images (1, 3, H, W) of one size, their difference, and what is left of waves in each."""
     figure = Figure(figsize=(9, 2.6), layout="constrained")
-    axes = figure.subplots(1, len(images) + 2, width_ratios=[1] * len(images) + [1.25, 1.6])
+    axes = figure.subplots(1, len(images) + 2, width_ratios=[1] * (len(images) + 1) + [1.5])
     for ax, (name, image) in zip(axes, images.items(), strict=False):
         show_image(ax, to_uint8(image)[0], name)
     first, second = images.values()
@@ -281,7 +284,8 @@ def draw_chain(
     shown = axes[-2].imshow(difference, cmap="RdBu", vmin=-0.25, vmax=0.25)
     axes[-2].set(xticks=[], yticks=[])
     axes[-2].set_title("first minus second", fontsize=8)
-    figure.colorbar(shown, ax=axes[-2], fraction=0.05, ticks=(-0.2, 0, 0.2))
+    bar = axes[-2].inset_axes((1.05, 0, 0.06, 1))  # takes nothing of the image's room
+    figure.colorbar(shown, cax=bar, ticks=(-0.2, 0, 0.2))
     styles = (("o-", NORMAL), ("s--", ANOMALOUS))
     for (name, shares), (style, colour) in zip(kept.items(), styles, strict=True):
         axes[-1].plot(periods, 100 * np.asarray(shares), style, color=colour, label=name)

@@ -72,7 +72,7 @@ def hatch_strip(ax: Axes, top: float, left: float, height: float, width: float) 
 
 def draw_row(images: Mapping[str, torch.Tensor], size: float = 1.6) -> Figure:
     """Images (1, 3, H, W) beside each other, each below its name."""
-    figure = Figure(figsize=(size * len(images), size + 0.3), layout="constrained")
+    figure = Figure(figsize=(size * len(images), size + 0.08), layout="constrained")
     for ax, (name, image) in zip(
         figure.subplots(1, len(images), squeeze=False)[0], images.items(), strict=True
     ):
@@ -151,7 +151,7 @@ def draw_undone(image: torch.Tensor, t: Transformation, translation: str = "pixe
     n, s = image.shape[-1], shift_pixels(image.shape[-1])
     copy = t.apply(image, translation)
     undone, defined = t.undo(copy, n, translation)
-    figure = Figure(figsize=(6.6, 2.5), layout="constrained")
+    figure = Figure(figsize=(6.6, 2.3), layout="constrained")
     axes = figure.subplots(1, 3)
     show_image(axes[0], picture(image), "image")
     show_image(axes[1], picture(copy), f"copy: {t}")
