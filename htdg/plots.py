@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.ndimage import binary_fill_holes
 from skimage.segmentation import find_boundaries
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -23,6 +24,8 @@ from htdg.files import write_bytes
 
 NORMAL, ANOMALOUS, GREY = "#0072B2", "#D55E00", "#666666"
 OTHERS = ("#009E73", "#CC79A7")
+#: Inches: wider figures are shrunk by a notebook's page, and their words with them.
+PAGE = 8.4
 
 
 def show_image(ax: Axes, image: np.ndarray, title: str = "", colour: str | None = None) -> None:
@@ -40,7 +43,7 @@ def plot_samples(
 ) -> Figure:
     """A training image, its reconstruction, and random samples, all uint8 (H, W, 3)."""
     count = 2 + len(samples)
-    figure = Figure(figsize=(1.5 * count, 1.9), layout="constrained")
+    figure = Figure(figsize=(PAGE / 7 * count, 1.7), layout="constrained")
     axes = figure.subplots(1, count)
     show_image(axes[0], training, "training image")
     show_image(axes[1], reconstruction, "rebuilt from z*")
@@ -51,7 +54,7 @@ def plot_samples(
 
 def plot_losses(history: Sequence[Mapping[str, Any]]) -> Figure:
     """The losses of every scale over the iterations; the history is ``HTDGDetector.history``."""
-    figure = Figure(figsize=(2.1 * len(history) + 1, 2.6), layout="constrained")
+    figure = Figure(figsize=(min(2.1 * len(history) + 1, PAGE), 2.6), layout="constrained")
     axes = figure.subplots(1, len(history), sharey=True, squeeze=False)[0]
     lines = (
         ("d_real", "D, real patches", NORMAL, "-"),
@@ -87,6 +90,7 @@ def plot_histogram(labels: Sequence[int], scores: Sequence[float]) -> Figure:
         )
     ax.set_xlabel("anomaly score (0 normal, 1 anomalous)")
     ax.set_ylabel("images")
+    ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend above the bars
     ax.legend(frameon=False, loc="upper right")  # the best place takes long to find
     return figure
 
@@ -121,7 +125,7 @@ def plot_ranking(
     """
     order = np.argsort(-np.asarray(scores), kind="stable")
     rows = (("most anomalous", order[:count]), ("least anomalous", order[::-1][:count]))
-    figure = Figure(figsize=(1.35 * count, 3.6), layout="constrained")
+    figure = Figure(figsize=(PAGE, 2 * PAGE / count + 0.9), layout="constrained")
     for (name, chosen), band in zip(rows, figure.subfigures(2, 1), strict=True):
         band.suptitle(name, fontsize=9, x=0.01, ha="left")
         for ax, i in zip(band.subplots(1, count), chosen, strict=False):
@@ -133,7 +137,8 @@ def plot_ranking(
 
 def plot_gallery(groups: Mapping[str, Sequence[tuple[np.ndarray, str]]], count: int) -> Figure:
     """Rows of up to ``count`` images (uint8) with captions, one row a group, its name above."""
-    figure = Figure(figsize=(1.3 * count, 1.6 * len(groups)), layout="constrained")
+    width = min(1.3 * count, PAGE)
+    figure = Figure(figsize=(width, 1.6 * len(groups)), layout="constrained")
     bands = figure.subfigures(len(groups), 1)
     for (name, images), band in zip(groups.items(), bands, strict=True):
         band.suptitle(name, fontsize=9, x=0.01, ha="left")
@@ -156,7 +161,8 @@ def plot_maps(
     All maps are on one scale, from the least to the greatest value among them.
     """
     count = len(images)
-    figure = Figure(figsize=(1.4 * count + 0.9, 3.3), layout="constrained")
+    side = min(1.4, (PAGE - 0.9) / count)
+    figure = Figure(figsize=(side * count + 0.9, 2 * side + 0.6), layout="constrained")
     axes = figure.subplots(2, count, squeeze=False)
     low, high = min(m.min() for m in maps), max(m.max() for m in maps)
     for i in range(count):
@@ -171,8 +177,10 @@ def plot_maps(
 
 
 def outline(ax: Axes, mask: np.ndarray, colour: str = "red") -> None:
-    """Draw the border of the regions of a mask (H, W) bool."""
-    framed = np.pad(mask.astype(float), 1)  # so that regions at the edge are closed
+    """Draw the outer border of the regions of a mask (H, W) bool; holes in them are left out."""
+    framed = np.pad(
+        binary_fill_holes(mask).astype(float), 1
+    )  # so that regions at the edge are closed
     y, x = (np.arange(n) - 1 for n in framed.shape)
     ax.contour(x, y, framed, [0.5], colors=colour, linewidths=1.2)
 
@@ -203,7 +211,7 @@ def overlay(
     Args:
         image: (H, W, 3) uint8.
         anomaly_map: (H, W) in [0, 1]. From its median to its maximum, or to the threshold if that
-            is higher, the image turns redder.
+            is higher, the image turns vermillion.
         threshold: pixels above it are surrounded by a line; None draws none.
 
     Returns:

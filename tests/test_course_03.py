@@ -44,6 +44,11 @@ def own(values, true):
     return values[torch.arange(len(true)), true]
 
 
+def one_hot(logits, true):
+    """(B, C, h, w): 1 at the true class of each patch, else 0."""
+    return F.one_hot(true, logits.shape[1])[:, :, None, None].expand_as(logits)
+
+
 def padded(g, x, index):
     x = F.pad(x, [5] * 4)
     number = index.to(x).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[-2:])
@@ -101,6 +106,10 @@ WRONG = [
     ("patch_cross_entropy", lambda x, t: -own(x.softmax(1), t).log().mean(), "overflows"),
     ("patch_cross_entropy", lambda x, t: -own(log_p(x), t).mean().detach(), "gradient"),
     ("patch_cross_entropy", lambda x, t: -own(log_p(x), t).mean().item(), "must return a tensor"),
+    ("patch_cross_entropy", lambda x, t: -(one_hot(x, t) * log_p(x)).mean(), "number of classes"),
+    ("patch_cross_entropy", lambda x, t: -own(log_p(x.mean((2, 3))), t).mean(), "before the soft"),
+    ("patch_cross_entropy", lambda x, t: F.cross_entropy(x, t), "cross_entropy is what you are"),
+    ("patch_cross_entropy", lambda x, t: F.nll_loss(log_p(x), t), "nll_loss is what you are"),
     ("true_classes", lambda m, b, real: torch.arange(m).repeat(b), "0, 0, 1, 1"),
     (
         "true_classes",
@@ -126,6 +135,18 @@ WRONG = [
     ("generate_image", unpadded, "5 pixels off each side"),
     ("generate_image", lambda g, z, p, i: unpadded(g, z, p, i) + p, "Two tensors of different"),
     ("generate_image", lambda g, z, p, i: g.body(F.pad(z + p, [5] * 4)), "four channels"),
+    ("generate_image", lambda g, z, p, i: g(z, p, i), "You call g, the whole generator"),
+    (
+        "generate_image",
+        lambda g, z, p, i: padded(g, z + p, i).detach().tanh() + p,
+        "no gradient flows from it to the weights",
+    ),
+    (
+        "generate_image",
+        torch.no_grad()(lambda g, z, p, i: padded(g, z + p, i).tanh() + p),
+        "no gradient flows from it to the weights",
+    ),
+    ("iteration", lambda training: training.step(), "which you are to write"),
     ("iteration", steps(lambda c: "DDDGGG"), "always make three"),
     ("iteration", steps(lambda c: "DG" * c.d_steps), "The order is|1 G|2 G"),
     ("iteration", steps(lambda c: "G" * c.g_steps + "D" * c.d_steps), "first come all the D"),
@@ -152,6 +173,28 @@ WRONG = [
 def test_every_mistake_has_its_sentence(name, answer, said):
     with pytest.raises(NotRight, match=said):
         EXERCISES[name](answer)
+
+
+def test_the_precision_of_an_answer_is_free(capsys):
+    right = {
+        "patch_cross_entropy": [
+            lambda x, t: -own(log_p(x.double()), t).mean(),
+            lambda x, t: (
+                -torch.einsum("bchw,bchw->", one_hot(x, t).float(), log_p(x)) / x[:, 0].numel()
+            ),
+        ],
+        "true_classes": [
+            lambda m, b, real: (torch.arange(m * b) // b if real else torch.full((m * b,), m)).int()
+        ],
+        "generate_image": [
+            lambda g, z, p, i: padded(g, (z + p).float(), i).double().tanh() + p.double()
+        ],
+        "noise_amplitude": [lambda x, r, f=0.1: f * mean3((x.double() - r).abs())],
+    }
+    for name, several in right.items():
+        for answer in several:
+            EXERCISES[name](answer)
+            assert capsys.readouterr().out.startswith("Right"), name
 
 
 def test_an_iteration_is_that_of_the_library(answered, tiny_config):

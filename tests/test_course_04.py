@@ -33,6 +33,12 @@ def diverging(logits):
     return own(e / e.sum(1, keepdim=True))
 
 
+def of_the_notebook(logits):
+    """Right, but for the notebook's number of turns only."""
+    probabilities = logits[:, :4].softmax(1)
+    return torch.stack([probabilities[m, m] for m in range(4)])
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -49,14 +55,20 @@ def diverging(logits):
         (lambda x: own(x[:, :-1].exp()), "do not divide by the sum"),
         (lambda x: own(x[:, :-1].log_softmax(1)), "logarithms of votes"),
         (lambda x: x[:, :-1].softmax(1)[:, 0], "class 0 of every copy"),
-        (lambda x: own(x[:, :-1].softmax(1)).numpy(), "Return a tensor, not a ndarray"),
+        (lambda x: own(x[:, :-1].softmax(1)).numpy(), "Return a tensor, not an ndarray"),
         (lambda x: own(x[:, :-1].softmax(1)) ** 2, "not those of the library"),
         (diverging, "With large logits exp overflows"),
+        (of_the_notebook, "which has M = 3: take M from the argument, len(logits)"),
     ],
 )
 def test_mistakes_with_votes(answer, said):
     with pytest.raises(NotRight, match=re.escape(said)):
         checks_04.check_votes(answer)
+
+
+def test_double_precision_is_no_mistake(capsys):
+    checks_04.check_votes(lambda x: own(x[:, :-1].double().softmax(1)))
+    assert capsys.readouterr().out.startswith("Right")
 
 
 def turned(i, j, k, last):
@@ -84,11 +96,19 @@ def turned(i, j, k, last):
         (lambda i, j, k, s: turned(i + 5, j + 5, k, 24), "but not for side 41"),
         (lambda i, j, k, s: turned(i + 5, j + 5, min(k, 2), s - 1), "For k = 3 the patch (2, 9)"),
         (lambda i, j, k, s: i + 5, "Return two numbers"),
+        (lambda i, j, k, s: torch.tensor(i + 5), "Return two numbers"),
+        (lambda i, j, k, s: (i + 5, j + 5, k), "Return two numbers"),
     ],
 )
 def test_mistakes_with_places(answer, said):
     with pytest.raises(NotRight, match=re.escape(said)):
         checks_04.check_place(answer)
+
+
+@pytest.mark.parametrize("made", [torch.tensor, np.array, list])
+def test_a_place_may_be_a_tensor_an_array_or_a_list(made, capsys):
+    checks_04.check_place(lambda i, j, k, s: made(turned(i + 5, j + 5, k, s - 1)))
+    assert capsys.readouterr().out.startswith("Right")
 
 
 def test_turning_the_map_and_then_adding_5_is_right_too(capsys):
@@ -124,10 +144,20 @@ def scales_of(votes):
         (lambda v: 1 - np.mean(scales_of(v)) / 9, "twice by M"),
         (lambda v: 1 - np.concatenate([x.ravel() for x in v]).mean(), "all scales together"),
         (lambda v: 3 - np.mean(scales_of(v)), "divide by M"),
-        (lambda v: 1 - np.array(scales_of(v)) / 3, "Return one number, but you return 4"),
+        (lambda v: 1 - np.array(scales_of(v)) / 3, "Return one number, but you return 5"),
+        (lambda v: 1 - np.mean(scales_of(v)) / len(v), "twice by the number of scales"),
+        (lambda v: 1 - np.mean(scales_of(v)) / 4, "The test has M = 3, but you divide by 4"),
+        (lambda v: 1 - np.sum(scales_of(v)) / 4 / 4, "And the number of scales is len(v"),
+        (lambda v: 1 - np.sum(scales_of(v)) / 4 / 3, "The test has 5 scales, but you divide by 4"),
+        (lambda v: 1 - np.mean([x.sum() for x in v]) / 3, "You add up the patches of a scale"),
+        (lambda v: 1 - np.mean([x.sum() for x in v]), "You add up the patches of a scale"),
+        (lambda v: 1 - np.mean([x.mean(axis=0).sum() for x in v]), "You add up the patches of a"),
+        (lambda v: 1 - np.mean([x.mean(axis=0).sum() for x in v]) / 3, "Divide by M once only"),
+        (lambda v: 1 - np.array(v).mean(), "The scales have different h"),
+        (lambda v: 1 - np.stack(v).mean(), "The scales have different h"),
         (lambda v: 1 - np.mean(scales_of(v)) / 3 + 2, "must be at most 1"),
         (lambda v: 1 - v[0].mean(), "For the test votes it must be"),
-        (lambda v: 1 - np.mean(scales_of(v)) / 3 if len(v) == 4 else 0.5, "With M = 5 and every"),
+        (lambda v: 1 - np.mean(scales_of(v)) / 3 if len(v) == 5 else 0.5, "With M = 5 and every"),
     ],
 )
 def test_mistakes_with_scores(answer, said):
@@ -145,12 +175,36 @@ def rows_of(votes):
         (lambda v, f: rows_of(v)[:, -3:].mean(1).sum(), "You average the highest votes"),
         (lambda v, f: 4 * np.sort(v.ravel())[:14].mean(), "of all transformations together."),
         (lambda v, f: np.sort(v.ravel())[:14].mean(), "together (and their mean)"),
-        (lambda v, f: rows_of(v)[:, :4].mean(1).sum(), "round 3.6 patches up to 4"),
+        (
+            lambda v, f: rows_of(v)[:, :4].mean(1).sum(),
+            "the lowest 4 of 36 patches, but int(36 * 0.1)",
+        ),
+        (
+            lambda v, f: sum(x[x <= np.quantile(x, f)].mean() for x in rows_of(v)),
+            "the lowest 4 of 36 patches, but int(36 * 0.1)",
+        ),
+        (lambda v, f: rows_of(v)[:, : int(v.size * f)].mean(1).sum(), "votes.size counts"),
+        (lambda v, f: np.sort(v.mean(0).ravel())[:3].mean(), "the transformations before you sort"),
+        (lambda v, f: 4 * np.sort(v.mean(0).ravel())[:3].mean(), "transformations before you sort"),
+        (lambda v, f: 1 - rows_of(v)[:, :3].mean(1).sum(), "That is one minus the normality"),
+        (lambda v, f: 4 - rows_of(v)[:, :3].mean(1).sum(), "That is M minus the normality"),
+        (lambda v, f: 1 - rows_of(v)[:, :3].mean(), "the anomaly score of the scale"),
+        (
+            lambda v, f: np.sort(v).reshape(4, -1)[:, :3].mean(1).sum(),
+            "every row of the map by itself",
+        ),
+        (
+            lambda v, f: np.sort(v.reshape(4, -1), axis=0)[:, :3].mean(1).sum(),
+            "(axis 0 would mix the transformations)",
+        ),
         (lambda v, f: rows_of(v)[:, :3].mean(), "their means are added"),
         (lambda v, f: rows_of(v)[:, :3].sum(), "You add the lowest votes up"),
         (lambda v, f: np.sort(v, 2)[:, :, :1].mean((1, 2)).sum(), "every row of the map by itself"),
         (lambda v, f: v.mean((1, 2)).sum(), "only the lowest ones count"),
-        (lambda v, f: v.reshape(4, -1)[:, :3].mean(1).sum(), "sort the votes first"),
+        (
+            lambda v, f: v.reshape(4, -1)[:, :3].mean(1).sum(),
+            "You take the first patches of the map, not the lowest",
+        ),
         (lambda v, f: v.min((1, 2)).sum(), "the lowest vote of each transformation alone"),
         (lambda v, f: 0.5, "For the test votes it must be"),
         (
@@ -167,6 +221,14 @@ def test_mistakes_with_the_lowest_votes(answer, said):
         checks_04.check_lowest(answer)
 
 
+right_auroc = roc_auc_score  # by another name, which the check does not refuse
+
+
+def by_rectangles(labels, scores, side):
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    return np.sum(np.diff(fpr) * (tpr[:-1] if side == "left" else tpr[1:]))
+
+
 def differences(labels, scores):
     return scores[labels == 1][:, None] - scores[labels == 0][None, :]
 
@@ -176,16 +238,23 @@ def differences(labels, scores):
     [
         (lambda y, s: (differences(y, s) > 0).mean(), "The tie counts nothing"),
         (lambda y, s: (differences(y, s) >= 0).mean(), "The tie counts as a success"),
-        (lambda y, s: 1 - roc_auc_score(y, s), "Upside down: count the pairs"),
+        (lambda y, s: 1 - right_auroc(y, s), "Upside down: count the pairs"),
         (lambda y, s: (differences(y, s) < 0).mean(), "Upside down, and the tie is left out"),
-        (lambda y, s: roc_auc_score(y, s) * differences(y, s).size, "You give the number of pairs"),
-        (lambda y, s: roc_auc_score(y, s) * 12 / 49, "You divide by all 7 * 7 pairs"),
-        (lambda y, s: roc_auc_score(y, s) * 12 / 21, "You divide by 21"),
-        (lambda y, s: roc_auc_score(y, s) * 12 / 7, "You divide by the number of images"),
+        (lambda y, s: right_auroc(y, s) * differences(y, s).size, "You give the number of pairs"),
+        (lambda y, s: right_auroc(y, s) * 12 / 49, "You divide by all 7 * 7 pairs"),
+        (lambda y, s: right_auroc(y, s) * 12 / 21, "You divide by 21"),
+        (lambda y, s: right_auroc(y, s) * 12 / 7, "You divide by the number of images"),
         (lambda y, s: s.mean(), "For the test scores it must be"),
-        (lambda y, s: roc_auc_score(y, s) if len(set(s)) > 1 else 0, "If all scores are equal"),
-        (lambda y, s: roc_auc_score(y[:7], s[:7]), "but for 60 it must be"),
+        (lambda y, s: right_auroc(y, s) if len(set(s)) > 1 else 0, "If all scores are equal"),
+        (lambda y, s: right_auroc(y[:7], s[:7]), "but for 60 it must be"),
         (lambda y, s: differences(y, s), "Return one number, but you return 12"),
+        (
+            lambda y, s: np.mean([a > b for a, b in zip(s[y == 1], s[y == 0], strict=False)]),
+            "You pair the first anomalous image with the first normal one",
+        ),
+        (lambda y, s: by_rectangles(y, s, "left"), "trapezoids for rectangles"),
+        (lambda y, s: by_rectangles(y, s, "right"), "rectangles for trapezoids"),
+        (lambda y, s: roc_auc_score(y, s), "the function of a library"),
     ],
 )
 def test_mistakes_with_auroc(answer, said):

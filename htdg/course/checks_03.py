@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from htdg import HTDGConfig
-from htdg.course.check import check, expect
+from htdg.course.check import NotRight, check, expect, kind_of
 from htdg.networks import Generator, initialise
 
 #: An answer of an exercise.
@@ -27,8 +27,13 @@ def _expect_tensor(found: Any) -> None:  # noqa: ANN401
     expect(found is not None, "The function returns nothing: end it with return.")
     expect(
         isinstance(found, torch.Tensor),
-        f"The function returns {type(found).__name__}, but it must return a tensor.",
+        f"The function returns {kind_of(found)}, but it must return a tensor.",
     )
+
+
+def names_in(answer: Answer) -> set[str]:
+    """The global names and attributes in the code of an answer, if it has any code."""
+    return set(getattr(getattr(answer, "__code__", None), "co_names", ()))
 
 
 # --- Exercise 1 ---------------------------------------------------------------------------------
@@ -97,7 +102,16 @@ def _wrong_cross_entropies(logits: torch.Tensor, true: torch.Tensor) -> dict[str
             f"Your softmax runs over axis {axis}, {name}; classes are axis 1, and over them the "
             "probabilities of a patch add up to 1."
         ] = -other.mean()
+    of_mean = F.log_softmax(logits.mean((2, 3)), 1)[rows, true]
+    said[
+        "You average the logits of an image's patches before the softmax: each patch has a loss of "
+        "its own, and the losses are averaged."
+    ] = -of_mean.mean()
     everywhere = F.log_softmax(logits, 1)
+    said[
+        "That is too small by the number of classes: you average over the classes, too, where all "
+        "but the true one are 0. Add up over axis 1, then take the mean."
+    ] = -own.mean() / logits.shape[1]
     said["You average over all classes, not only the true one of each image."] = -everywhere.mean()
     said["All images are given the class of the first one."] = -everywhere[:, true[0]].mean()
     pairs = -everywhere[:, true].mean()
@@ -111,8 +125,19 @@ def _wrong_cross_entropies(logits: torch.Tensor, true: torch.Tensor) -> dict[str
 @check
 def check_patch_cross_entropy(answer: Answer) -> str:
     """Minus the log-probability of the true class, averaged over images and patches."""
+    done_by_others = names_in(answer) & {
+        "cross_entropy",
+        "nll_loss",
+        "CrossEntropyLoss",
+        "NLLLoss",
+    }
+    expect(
+        not done_by_others,
+        f"{', '.join(done_by_others)} is what you are to write yourself: pick the logarithms of "
+        "the true classes and average them.",
+    )
     rng = torch.Generator().manual_seed(3)
-    logits = 2 * torch.randn(3, 5, 4, 6, generator=rng, dtype=torch.float64)
+    logits = 2 * torch.randn(3, 5, 4, 6, generator=rng)
     true = torch.tensor([4, 0, 2])
     found = answer(logits.clone(), true)
     _expect_tensor(found)
@@ -168,7 +193,7 @@ def check_true_classes(answer: Answer) -> str:
         wanted = numbers.repeat_interleave(b)
         expect(
             not torch.equal(real, wanted + 1),
-            "You count the transformations from 1; the classes start at 0.",
+            "You count the classes from 1, as the formulas do; the indices of Python start at 0.",
         )
         expect(
             b == 1 or not torch.equal(real, numbers.repeat(b)),
@@ -187,17 +212,17 @@ def check_true_classes(answer: Answer) -> str:
         )
         expect(
             not (fake == m - 1).all(),
-            f'For generated copies you return {m - 1}, but that is the last transformation: "'
-            f'generated" comes after it.',
+            f"For generated copies you return {m - 1}, but that is the index of the last "
+            'transformation: "generated" comes after it.',
         )
         expect(
             not (fake == m + 1).all(),
-            f"There is no class {m + 1}: the {m + 1} classes are 0 to {m}.",
+            f"There is no index {m + 1}: the {m + 1} classes have the indices 0 to {m}.",
         )
         expect(
             (fake == m).all(), f"For generated copies you return {fake.tolist()}, but all are {m}."
         )
-    return 'copies under T_1 come first and are class 0, and "generated" is class M'
+    return 'copies under T_1 come first and have index 0, and "generated" has index M'
 
 
 # --- Exercise 4 ---------------------------------------------------------------------------------
@@ -222,20 +247,25 @@ def _generator_output(
     return g.body(x)
 
 
+class _Unwritten(Generator):
+    """A generator whose forward pass is still to be written."""
+
+    def forward(self, *_: Any) -> torch.Tensor:  # noqa: ANN401
+        raise NotRight("You call g, the whole generator, which you are to write: use g.body.")
+
+
 @check
 def check_generate_image(answer: Answer) -> str:
     """tanh(body(pad(noise + previous), index)) + previous."""
-    g = Generator(4)
+    g = _Unwritten(4)
     rng = torch.Generator().manual_seed(5)
     initialise(g, rng)
-    g = g.double().eval()
+    g.eval()
     with torch.no_grad():
         for block in g.blocks:
             block.conv.weight.mul_(10)  # so that every mistake shows
         g.tail.weight.mul_(5)
-        noise, previous = (
-            torch.rand(2, 3, 12, 14, generator=rng, dtype=torch.float64) * 2 - 1 for _ in range(2)
-        )
+        noise, previous = (torch.rand(2, 3, 12, 14, generator=rng) * 2 - 1 for _ in range(2))
         index = torch.tensor([0, 1])
         found = _tried(answer, g, noise, previous, index)
         _expect_tensor(found)
@@ -247,11 +277,21 @@ def check_generate_image(answer: Answer) -> str:
         for said, value in _wrong_images(g, noise, previous, index).items():
             expect(not _close(found, value), said)
         expect(
-            _close(found, g(noise, previous, index)),
+            _close(found, Generator.forward(g, noise, previous, index)),
             "The shape is right, but the values are not those of "
             "tanh(body(padded input with its index)) + previous.",
         )
         expect(_unchanged(answer, g), "The function changes its arguments: work on new tensors.")
+    made = answer(g, noise, previous, index)
+    gradient = (
+        made.requires_grad
+        and torch.autograd.grad(made.square().sum(), g.tail.weight, allow_unused=True)[0]
+    )
+    expect(
+        isinstance(gradient, torch.Tensor) and gradient.any(),
+        "The image is right, but nothing can be learnt from it: no gradient flows from it to the "
+        "weights of g (is there a no_grad, .detach() or .data?).",
+    )
     return "your generator and the library's agree, pixel by pixel"
 
 
@@ -318,7 +358,7 @@ def _wrong_images(
 
 
 def _unchanged(answer: Answer, g: Generator) -> bool:
-    noise = torch.ones(1, 3, 12, 12, dtype=torch.float64)
+    noise = torch.ones(1, 3, 12, 12)
     previous, index = 0.5 * noise, torch.tensor([1])
     before = [t.clone() for t in (noise, previous, index)]
     answer(g, noise, previous, index)
@@ -332,8 +372,8 @@ def _unchanged(answer: Answer, g: Generator) -> bool:
 def check_noise_amplitude(answer: Answer) -> str:
     """sigma_n = factor * mean |real - rebuilt|, one for each image."""
     rng = torch.Generator().manual_seed(7)
-    real = torch.rand(3, 3, 9, 8, generator=rng, dtype=torch.float64) * 2 - 1
-    rebuilt = real + 0.3 * torch.randn(real.shape, generator=rng, dtype=torch.float64)
+    real = torch.rand(3, 3, 9, 8, generator=rng) * 2 - 1
+    rebuilt = real + 0.3 * torch.randn(real.shape, generator=rng)
     rebuilt[1] = real[1] + 0.5 * (rebuilt[1] - real[1])  # one that is rebuilt better
     difference = real - rebuilt
     absolute = difference.abs().mean((1, 2, 3))
@@ -397,6 +437,12 @@ class _Recorder:
         new = [100.0 + len(self.previous) + i for i in range(count)]
         self.previous += new
         return torch.tensor(new).view(-1, 1, 1, 1, 1).expand(-1, 1, 3, 14, 14)
+
+    def step(self) -> None:
+        raise NotRight(
+            "training.step() is the library's iteration, which you are to write: use draw_noise, "
+            "draw_previous, d_step and g_step."
+        )
 
     def d_step(self, noise: torch.Tensor, previous: torch.Tensor) -> dict[str, torch.Tensor]:
         return self._note("D", noise, previous)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from htdg.course.check import check, expect
+from htdg.course.check import NotRight, check, expect, kind_of, like
+from htdg.course.checks_03 import names_in
 from htdg.votes import aggregate_votes, votes_from_logits
 
 NOTHING = "The function returns nothing: end it with return."
@@ -33,9 +34,16 @@ def check_votes(answer: Callable[[torch.Tensor], torch.Tensor]) -> str:
     """Votes from logits: softmax over the first M classes, read at the copy's own class."""
     m, h, w = 3, 5, 7
     logits = 2 * torch.randn(m, m + 1, h, w, generator=torch.Generator().manual_seed(0))
-    found = answer(logits.clone())
+    try:
+        found = answer(logits.clone())
+    except IndexError as error:
+        raise NotRight(
+            "You read beyond the copies or classes of the test, which has M = 3: take M from the "
+            "argument, len(logits), not the notebook's M, which is 4."
+        ) from error
     expect(found is not None, NOTHING)
-    expect(isinstance(found, torch.Tensor), f"Return a tensor, not a {type(found).__name__}.")
+    expect(isinstance(found, torch.Tensor), f"Return a tensor, not {kind_of(found)}.")
+    found = like(found, logits)
     shape = tuple(found.shape)
     expect(
         shape not in ((m, m, h, w), (m, m + 1, h, w)),
@@ -69,7 +77,10 @@ def _wrong_votes(logits: torch.Tensor) -> dict[str, torch.Tensor]:
     def own(values: torch.Tensor) -> torch.Tensor:
         return torch.stack([values[i, i] for i in range(m)])
 
-    kept = '"generated" has a say in your votes: take the softmax over the first M classes only.'
+    kept = (
+        '"generated" has a say in your votes: take the softmax over the first M = len(logits) '
+        "classes only."
+    )
     other = "You read class 0 of every copy: of copy m, read class m."
     axis = "Each patch's probabilities must sum to 1: the softmax goes over the classes, axis 1, "
     return {
@@ -154,8 +165,8 @@ def check_place(answer: Callable[[int, int, int, int], Sequence[int]]) -> str:
 def _place(answer: Callable[..., Any], row: int, column: int, k: int, side: int) -> tuple:
     found = answer(row, column, k, side)
     expect(found is not None, NOTHING)
-    pair = isinstance(found, (tuple, list, np.ndarray)) and len(found) == 2
-    expect(pair, "Return two numbers: return row, column.")
+    several = isinstance(found, (tuple, list, np.ndarray, torch.Tensor)) and np.ndim(found) == 1
+    expect(several and len(found) == 2, "Return two numbers: return row, column.")
     return tuple(float(v) for v in found)
 
 
@@ -171,9 +182,9 @@ def _centre(row: int, column: int, k: int, side: int) -> tuple[int, int]:
 
 
 def _some_votes() -> list[np.ndarray]:
-    """Votes of M = 3 transformations at four scales, whose means differ much."""
+    """Votes of M = 3 transformations at five scales, whose means differ much."""
     rng = np.random.default_rng(0)
-    means = (0.8, 0.6, 0.3, 0.2)
+    means = (0.8, 0.6, 0.3, 0.2, 0.5)
     return [rng.uniform(0.5, 1, (3, 3 + n, 3 + n)) * mean for n, mean in enumerate(means)]
 
 
@@ -181,13 +192,56 @@ def _some_votes() -> list[np.ndarray]:
 def check_score(answer: Callable[[list[np.ndarray]], float]) -> str:
     """The anomaly score of one image from its votes at every scale."""
     votes = _some_votes()
-    rows = [float(v.mean((1, 2)).sum()) for v in votes]
-    right = 1 - sum(rows) / 4 / 3
-    found = _number(answer([v.copy() for v in votes]))
+    found = _number(_score(answer, [v.copy() for v in votes]))
+    for said, wrong in _wrong_scores(votes).items():
+        expect(not _near(found, wrong), said)
+    expect(
+        found <= 1,
+        f"The score must be at most 1, but you get {found:.3f}: is something added "
+        "up that should be averaged?",
+    )
+    right = 1 - float(np.mean([v.mean() for v in votes]))
+    expect(
+        _near(found, right), f"For the test votes it must be {right:.4f}, but you get {found:.4f}."
+    )
+    perfect = _number(_score(answer, [np.ones((5, 2, 2)), np.ones((5, 4, 4))]))
+    expect(
+        _near(perfect, 0),
+        f"With M = 5 and every vote 1 the score must be 0, but you get {perfect:.3f}: did you "
+        "write a number of transformations or scales into the function?",
+    )
+    return "if all votes are 0 the score is 1, and if all are 1 it is 0"
+
+
+def _score(answer: Callable[[list[np.ndarray]], float], votes: list[np.ndarray]) -> Any:  # noqa: ANN401
+    """What the answer gives, with NumPy's complaint about shapes explained."""
+    try:
+        return answer(votes)
+    except ValueError as error:
+        told = str(error)
+        expect(
+            "inhomogeneous" not in told and "same shape" not in told,
+            "The scales have different h, so their votes make no single array: loop over the list.",
+        )
+        raise
+
+
+def _wrong_scores(votes: Sequence[np.ndarray]) -> dict[str, float]:
+    """What typical mistakes with M = 3 transformations and five scales give."""
     m, scales = 3, len(votes)
+    rows = [float(v.mean((1, 2)).sum()) for v in votes]
     normality = sum(rows) / scales
     pooled = 1 - float(np.concatenate([v.ravel() for v in votes]).mean())
-    for said, wrong in {
+    added = sum(float(v.sum()) for v in votes) / scales
+    patches = (
+        "You add up the patches of a scale: average over them (axes 1 and 2) and add up over the "
+        "transformations (axis 0)."
+    )
+    other_m = (
+        "The test has M = 3, but you divide by 4: take M from the argument, len(votes[0]), not the "
+        "notebook's M."
+    )
+    return {
         "That is the normality, in [0, M]: divide it by M, and take it from 1.": normality,
         "Higher must be more anomalous, but normal votes are high: return 1 minus your value.": (
             normality / m
@@ -200,23 +254,17 @@ def check_score(answer: Callable[[list[np.ndarray]], float]) -> str:
         "You average over the patches of all scales together, so finer scales, which have more "
         "patches, count more. Average each scale first, then the scales.": pooled,
         "M - normality is in [0, M]: divide by M.": m - normality,
-    }.items():
-        expect(not _near(found, wrong), said)
-    expect(
-        found <= 1,
-        f"The score must be at most 1, but you get {found:.3f}: is something added "
-        "up that should be averaged?",
-    )
-    expect(
-        _near(found, right), f"For the test votes it must be {right:.4f}, but you get {found:.4f}."
-    )
-    perfect = _number(answer([np.ones((5, 2, 2)), np.ones((5, 4, 4))]))
-    expect(
-        _near(perfect, 0),
-        f"With M = 5 and every vote 1 the score must be 0, but you get {perfect:.3f}: did you "
-        "write a number of transformations or scales into the function?",
-    )
-    return "if all votes are 0 the score is 1, and if all are 1 it is 0"
+        "You divide twice by the number of scales: the second time it must be M, len(votes[0]).": (
+            1 - normality / scales
+        ),
+        other_m: 1 - normality / 4,
+        f"{other_m} And the number of scales is len(votes).": 1 - sum(rows) / 16,
+        "The test has 5 scales, but you divide by 4: take their number from the argument, "
+        "len(votes).": 1 - sum(rows) / 4 / m,
+        patches: 1 - added / m,
+        f"{patches} Then divide by M, too.": 1 - added,
+        f"{patches} Divide by M once only.": 1 - added / m**2,
+    }
 
 
 @check
@@ -226,35 +274,9 @@ def check_lowest(answer: Callable[[np.ndarray, float], float]) -> str:
     votes = rng.uniform(0, 1, (4, 6, 6)) * np.array([1, 0.8, 0.5, 0.2])[:, None, None]
     fraction = 0.1  # of 36 patches: 3.6, so 3
     found = _number(answer(votes.copy(), fraction))
-    ordered = np.sort(votes.reshape(4, -1), axis=1)
-    right = float(ordered[:, :3].mean(1).sum())
-    together = np.sort(votes.ravel())
-    for said, wrong in {
-        "You average the highest votes; a defect is where votes are lowest.": (
-            ordered[:, -3:].mean(1).sum()
-        ),
-        "You take the lowest votes of all transformations together. Each transformation has its "
-        "own lowest patches: sort every row by itself.": 4 * together[: int(144 * 0.1)].mean(),
-        "You take the lowest votes of all transformations together (and their mean): sort every "
-        "row by itself, then add the means of the rows.": together[: int(144 * 0.1)].mean(),
-        "You round 3.6 patches up to 4: the library rounds down, int(P * fraction).": (
-            ordered[:, :4].mean(1).sum()
-        ),
-        "You average over the transformations: their means are added, so that the result lies in "
-        "[0, M].": ordered[:, :3].mean(),
-        "You add the lowest votes up: take their mean for each transformation.": (
-            ordered[:, :3].sum()
-        ),
-        "You sort every row of the map by itself: make one list of all patches first, "
-        "votes.reshape(len(votes), -1).": np.sort(votes, axis=2)[:, :, :1].mean((1, 2)).sum(),
-        "You average over all patches: only the lowest ones count.": votes.mean((1, 2)).sum(),
-        "You take the first patches of the map: sort the votes first.": (
-            votes.reshape(4, -1)[:, :3].mean(1).sum()
-        ),
-        "That is the lowest vote of each transformation alone: average the lowest "
-        "int(P * fraction).": ordered[:, 0].sum(),
-    }.items():
+    for said, wrong in _wrong_lowest(votes).items():
         expect(not _near(found, float(wrong)), said)
+    right = float(np.sort(votes.reshape(4, -1), axis=1)[:, :3].mean(1).sum())
     expect(
         _near(found, right), f"For the test votes it must be {right:.4f}, but you get {found:.4f}."
     )
@@ -279,20 +301,79 @@ def check_lowest(answer: Callable[[np.ndarray, float], float]) -> str:
     return "the lowest votes count, and at least one of them"
 
 
+def _wrong_lowest(votes: np.ndarray) -> dict[str, float]:
+    """What typical mistakes give with votes (4, 6, 6) when a tenth of them counts."""
+    ordered = np.sort(votes.reshape(4, -1), axis=1)
+    right = float(ordered[:, :3].mean(1).sum())
+    together = np.sort(votes.ravel())
+    mixed = np.sort(votes.mean(0).ravel())[:3].mean()
+    rows_of_map = (
+        "You sort every row of the map by itself: make one list of all patches first, "
+        "votes.reshape(len(votes), -1)."
+    )
+    return {
+        "You average the highest votes; a defect is where votes are lowest.": (
+            ordered[:, -3:].mean(1).sum()
+        ),
+        "You take the lowest votes of all transformations together. Each transformation has its "
+        "own lowest patches: sort every row by itself.": 4 * together[:14].mean(),
+        "You take the lowest votes of all transformations together (and their mean): sort every "
+        "row by itself, then add the means of the rows.": together[:14].mean(),
+        "You average the lowest 4 of 36 patches, but int(36 * 0.1) = 3 are meant.": (
+            ordered[:, :4].mean(1).sum()
+        ),
+        "You average the lowest 14 patches of each transformation: votes.size counts the votes of "
+        "all of them, but P is the number of patches, 36.": ordered[:, :14].mean(1).sum(),
+        "You average over the transformations before you sort. Each one has its own lowest "
+        "patches: sort every row by itself.": 4 * mixed,
+        "You average over the transformations before you sort. Each one has its own lowest "
+        "patches: sort every row by itself, then add the means of the rows.": mixed,
+        "That is one minus the normality, but the normality itself is asked for here.": 1 - right,
+        "That is M minus the normality, but the normality itself is asked for here.": 4 - right,
+        "That is the anomaly score of the scale, but its normality is asked for here.": (
+            1 - right / 4
+        ),
+        "You average over the transformations: their means are added, so that the result lies in "
+        "[0, M].": ordered[:, :3].mean(),
+        "You add the lowest votes up: take their mean for each transformation.": (
+            ordered[:, :3].sum()
+        ),
+        rows_of_map: np.sort(votes, axis=2)[:, :, :1].mean((1, 2)).sum(),
+        f"{rows_of_map} Then sort.": (np.sort(votes, axis=2).reshape(4, -1)[:, :3].mean(1).sum()),
+        "You average over all patches: only the lowest ones count.": votes.mean((1, 2)).sum(),
+        "You take the first patches of the map, not the lowest ones: sort the patches of each "
+        "transformation first, np.sort(rows, axis=1) (axis 0 would mix the transformations).": (
+            votes.reshape(4, -1)[:, :3].mean(1).sum()
+        ),
+        "That is the lowest vote of each transformation alone: average the lowest "
+        "int(P * fraction).": ordered[:, 0].sum(),
+    }
+
+
 @check
 def check_auroc(answer: Callable[[np.ndarray, np.ndarray], float]) -> str:
     """The AUROC by counting pairs."""
+    expect(
+        not names_in(answer) & {"roc_auc_score", "image_metrics"},
+        "That is the function of a library: here you count the pairs yourself.",
+    )
     labels = np.array([0, 1, 0, 1, 1, 0, 0])
-    scores = np.array([0.1, 0.2, 0.2, 0.9, 0.3, 0.5, 0.4])
+    scores = np.array([0.2, 0.3, 0.3, 0.9, 0.5, 0.6, 0.1])
     found = _number(answer(labels.copy(), scores.copy()))
     anomalous, normal = scores[labels == 1], scores[labels == 0]
     more = int((anomalous[:, None] > normal[None]).sum())
     less = int((anomalous[:, None] < normal[None]).sum())
     ties, pairs = 1, 12
+    in_step = float(np.mean([a > b for a, b in zip(anomalous, normal, strict=False)]))
     for said, wrong in {
         "The tie counts nothing in your sum, but an anomalous image that scores like a normal one "
-        "is half a success: add 1/2.": more / pairs,
-        "The tie counts as a success in your sum (>=): it is half of one.": (more + ties) / pairs,
+        "is half a success: add 1/2 (or, if you take the area, trapezoids for rectangles).": (
+            more / pairs
+        ),
+        "The tie counts as a success in your sum (>=, or rectangles for trapezoids): it is half of "
+        "one.": (more + ties) / pairs,
+        "You pair the first anomalous image with the first normal one, the second with the second, "
+        "and so on: count every anomalous image with every normal one.": in_step,
         "Upside down: count the pairs in which the anomalous image scores higher.": (
             (less + ties / 2) / pairs
         ),

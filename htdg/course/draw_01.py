@@ -205,7 +205,8 @@ def draw_wave(cycles: int, pixels: int, step: int, shown: float = 1 / 4) -> Figu
     ax.plot(x, np.cos(2 * np.pi * slow * x / pixels), color=ANOMALOUS, label=label)
     label = f"every {step}th pixel"
     ax.plot(taken, np.cos(2 * np.pi * cycles * taken / pixels), "o", color=NORMAL, label=label)
-    ax.set(xlim=(0, pixels * shown), ylim=(-1.2, 1.75), xlabel="position (px)", ylabel="value")
+    ax.set(xlim=(-0.6, pixels * shown + 0.6), ylim=(-1.2, 1.75))
+    ax.set(xlabel="position (px)", ylabel="value")
     ax.set_yticks([-1, 0, 1])
     ax.legend(frameon=False, ncols=3, loc="upper center", fontsize=8)
     return figure

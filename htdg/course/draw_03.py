@@ -166,6 +166,8 @@ def _draw_matrix(ax: Axes, matrix: np.ndarray, names: Sequence[str]) -> None:
     ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))  # boxes of one size
     ax.spines[:].set_visible(False)
     ax.set_yticks(range(rows), names[:rows], fontsize=8)
+    # A lower matrix keeps its words below its own last row, not below the empty place.
+    ax.spines.bottom.set_position(("data", rows - 0.5))
     ax.set_xticks(range(columns), names[:columns], fontsize=8, rotation=60)
     for i in range(rows):
         for j in range(columns):

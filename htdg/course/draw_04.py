@@ -188,7 +188,8 @@ def draw_patch(
     show_image(middle, enlarged, f"the patch at row {row}, column {column}", ANOMALOUS)
     right.bar(range(m), own, color=NORMAL, width=0.65)
     for k, vote in enumerate(own):
-        right.text(k, vote + 0.02, f"{vote:.2f}", ha="center", fontsize=8)
+        written = right.text(k, vote + 0.02, f"{vote:.2f}", ha="center", fontsize=8)
+        written.set_bbox({"color": "white", "pad": 0.5})  # the lines must not strike it through
     right.axhline(1 / m, color=GREY, linestyle=":", label=f"knows nothing (1/{m})")
     right.axhline(own.mean(), color=ANOMALOUS, linestyle="--", label=f"mean vote {own.mean():.2f}")
     right.set_xticks(range(m), TURNS[:m])

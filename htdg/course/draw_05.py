@@ -241,14 +241,14 @@ def draw_overlays(
     kinds: Sequence[str],
     threshold: float,
 ) -> Figure:
-    """Grey images (H, W) with maps and thresholds laid over, and their true defects outlined."""
+    """Grey images (H, W) with maps and thresholds laid over, true defects outlined in blue."""
     figure = Figure(figsize=(1.75 * len(images), 2.1), layout="constrained")
     axes = figure.subplots(1, len(images), squeeze=False)[0]
     for ax, image, found, mask, kind in zip(axes, images, maps, masks, kinds, strict=True):
         laid = overlay(np.stack([image] * 3, -1), found, threshold)
         show_image(ax, laid, f"{kind}: {(found > threshold).sum()} px flagged")
         if mask is not None:
-            outline(ax, mask)
+            outline(ax, mask, NORMAL)  # red would be lost on a vermillion overlay
     return figure
 
 
@@ -282,7 +282,7 @@ def draw_play(
     """
     labels = np.array([int(kind != "good") for kind in kinds])
     values = scores[fraction]
-    figure = Figure(figsize=(10, 2.8), layout="constrained")
+    figure = Figure(figsize=(9.3, 2.7), layout="constrained")
     axes = figure.subplots(1, 4, width_ratios=(1, 1.15, 1.2, 1))
     show_image(axes[0], images[number], f"image {number}: {kinds[number]}")
     if masks[number] is not None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from htdg.detector import HTDGDetector
 from htdg.errors import UserError
 from htdg.images import list_images, load_image, to_uint8
-from htdg.plots import ANOMALOUS, NORMAL, OTHERS, overlay, png_bytes, show_image
+from htdg.plots import ANOMALOUS, NORMAL, OTHERS, PAGE, overlay, png_bytes, show_image
 
 #: A page shows so many images at most, the oddest first.
 SHOWN = 12
@@ -96,9 +96,14 @@ def folder_page(detector: HTDGDetector, folder: str | Path) -> str:
 
 def folder_box(detector: HTDGDetector, folder: str = "") -> Any:  # noqa: ANN401
     """A text field for the path of a folder, and a button that shows the findings below."""
-    from ipywidgets import HTML, Button, HBox, Text, VBox
+    from ipywidgets import HTML, Button, HBox, Layout, Text, VBox
 
-    place = Text(value=folder, description="folder", placeholder="path of a folder of images")
+    place = Text(
+        value=folder,
+        description="folder",
+        placeholder="path of a folder of images",
+        layout=Layout(width="60%"),
+    )
     button, page = Button(description="score it"), HTML()
 
     def score(_clicked: object = None) -> None:
@@ -112,7 +117,7 @@ def folder_box(detector: HTDGDetector, folder: str = "") -> Any:  # noqa: ANN401
 def draw_images(rows: Mapping[str, Sequence[np.ndarray]]) -> Figure:
     """Rows of grey or colour images (uint8), each with its name above."""
     count = max(len(images) for images in rows.values())
-    figure = Figure(figsize=(1.25 * count, 1.6 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(min(1.25 * count, PAGE), 1.6 * len(rows)), layout="constrained")
     for (name, images), band in zip(rows.items(), figure.subfigures(len(rows), 1), strict=True):
         band.suptitle(name, fontsize=9, x=0.01, ha="left")
         for i, ax in enumerate(band.subplots(1, count)):
@@ -125,7 +130,7 @@ def draw_images(rows: Mapping[str, Sequence[np.ndarray]]) -> Figure:
 
 def draw_turned(images: Mapping[str, np.ndarray]) -> Figure:
     """Each image beside itself after a quarter turn, counter-clockwise; one pair a column."""
-    figure = Figure(figsize=(3.4 * len(images), 2.0), layout="constrained")
+    figure = Figure(figsize=(min(3.4 * len(images), PAGE), 1.8), layout="constrained")
     axes = figure.subplots(1, 2 * len(images))
     for i, (name, image) in enumerate(images.items()):
         show_image(axes[2 * i], image, name)
@@ -136,7 +141,7 @@ def draw_turned(images: Mapping[str, np.ndarray]) -> Figure:
 def draw_findings(found: Sequence[Finding], columns: int = 8) -> Figure:
     """The pictures of findings, framed in vermillion and marked "!" where called anomalous."""
     lines = -(-len(found) // columns)
-    figure = Figure(figsize=(1.3 * columns, 1.75 * lines), layout="constrained")
+    figure = Figure(figsize=(min(1.3 * columns, PAGE), 1.6 * lines), layout="constrained")
     axes = list(figure.subplots(lines, columns, squeeze=False).flat)
     for ax, finding in zip(axes, found, strict=False):
         colour = ANOMALOUS if finding.anomalous else NORMAL

@@ -47,6 +47,7 @@ class Moment:
         samples: a random sample at every scale so far, coarsest first, uint8 (H, W, 3); always of
             the same noise, so that what changes is the generators. None for a model without.
         title: what to write above.
+        left: seconds left at that moment, as text; worth showing only while it trains.
     """
 
     scale: int
@@ -54,6 +55,7 @@ class Moment:
     real: np.ndarray
     samples: list[np.ndarray]
     title: str
+    left: str
 
 
 class LivePlot:
@@ -126,7 +128,10 @@ class LivePlot:
         from IPython.display import display
 
         alt = f"{self.moments[-1].title}: losses at each scale, and a sample of each scale so far"
-        content = {"image/png": png(self.figure()), "text/plain": alt}
+        figure = self.figure()
+        if self.moments[-1].left:
+            figure.suptitle(f"{self.moments[-1].title}, {self.moments[-1].left}", fontsize=10)
+        content = {"image/png": png(figure), "text/plain": alt}
         how = {"raw": True, "metadata": {"image/png": {"alt": alt}}}
         if self._handle is None:
             self._handle = display(content, display_id=True, **how)
@@ -138,13 +143,15 @@ class LivePlot:
 def moment_of(state: TrainingProgress, seed: int) -> Moment:
     """Look at a training without leaving a trace in it."""
     title = (
-        f"scale {state.scale + 1} of {state.n_scales} ({state.side} px), "
-        f"iteration {state.iteration} of {state.niter}, {clock(state.seconds_left)} left"
+        f"scale {state.scale} of 0 to {state.n_scales - 1} ({state.side} px), "
+        f"iteration {state.iteration} of {state.niter}"
     )
+    left = f"{clock(state.seconds_left)} left"
     if state.iteration == state.niter and state.scale + 1 == state.n_scales:
         title = f"{state.n_scales} scales of {state.niter} iterations trained"
+        left = ""
     real = to_uint8(state.training.real[:1])[0]
-    return Moment(state.scale, state.iteration, real, samples_of(state, seed), title)
+    return Moment(state.scale, state.iteration, real, samples_of(state, seed), title, left)
 
 
 @torch.no_grad()

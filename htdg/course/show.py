@@ -41,7 +41,8 @@ def play(draw: Callable[..., Figure], **controls: Any) -> Any:  # noqa: ANN401
     def redraw(_change: object = None) -> None:
         values = {name: control.value for name, control in controls.items()}
         # One assignment, so that the old figure stays until the new one is there: no flicker.
-        shown.value = f'<img src="data:image/png;base64,{png(draw(**values))}" alt="{ALT}">'
+        source = f"data:image/png;base64,{png(draw(**values))}"
+        shown.value = f'<img src="{source}" alt="{ALT}" style="max-width:100%">'
 
     for control in controls.values():
         control.observe(redraw, names="value")
