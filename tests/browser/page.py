@@ -108,7 +108,7 @@ class Control:
 
     def __post_init__(self) -> None:
         """See where a slider is: from the last places on, it is moved to the left."""
-        self.at_end = False
+        self.at_end, self.steps = False, 0
         if self.kind == "slider":
             # noUiSlider tells assistive technology where it is, as a share of its length.
             low, now, high = (
@@ -121,8 +121,12 @@ class Control:
         """Move it a little, with keyboard or mouse, or exactly as far back."""
         if self.kind == "slider":
             key = Keys.ARROW_LEFT if self.at_end != back else Keys.ARROW_RIGHT
-            for _ in range(STEPS):
+            for _ in range(self.steps if back else STEPS):
+                before = self.element.get_attribute("aria-valuenow")
                 self.element.send_keys(key)
+                time.sleep(0.1)  # the page tells its new place a moment later
+                if not back and self.element.get_attribute("aria-valuenow") != before:
+                    self.steps += 1  # at the end of its way it stays
         elif self.kind == "select":
             select = Select(self.element)
             chosen = select.options.index(select.first_selected_option)
