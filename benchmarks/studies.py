@@ -363,7 +363,7 @@ def bottle_tables(kept: dict[str, Result]) -> list[str]:
     groups: dict[tuple[str, int], list[Result]] = defaultdict(list)
     for key, result in kept.items():
         study, *words = key.split(" ")
-        if study == "bottle":
+        if study == "bottle" and "|" not in key:
             groups[words[0], int(words[1])].append(result)
     rows, fractions = [], []
     for (transformations, shots), results in groups.items():
