@@ -22,7 +22,7 @@ WINDOW = (1280, 1000)
 #: Seconds that the page, a whole notebook and the answer to a moved control may take.
 LOADING, RUNNING, REACTING = 180, 1200, 60
 #: How often an arrow key is pressed to move a slider: one step may be less than a pixel.
-STEPS = 3
+STEPS = 2
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -107,26 +107,22 @@ class Control:
     element: WebElement
 
     def __post_init__(self) -> None:
-        """See where a slider is: from the last places on, it is moved to the left."""
-        self.at_end, self.steps = False, 0
+        """See where a slider is: in the right half it is moved to the left, where there is room."""
+        self.at_end = False
         if self.kind == "slider":
             # noUiSlider tells assistive technology where it is, as a share of its length.
             low, now, high = (
                 float(self.element.get_attribute(f"aria-value{which}") or 0)
                 for which in ("min", "now", "max")
             )
-            self.at_end = now - low > 0.9 * (high - low)
+            self.at_end = now - low > 0.5 * (high - low)
 
     def move(self, back: bool = False) -> None:
         """Move it a little, with keyboard or mouse, or exactly as far back."""
         if self.kind == "slider":
             key = Keys.ARROW_LEFT if self.at_end != back else Keys.ARROW_RIGHT
-            for _ in range(self.steps if back else STEPS):
-                before = self.element.get_attribute("aria-valuenow")
+            for _ in range(STEPS):
                 self.element.send_keys(key)
-                time.sleep(0.1)  # the page tells its new place a moment later
-                if not back and self.element.get_attribute("aria-valuenow") != before:
-                    self.steps += 1  # at the end of its way it stays
         elif self.kind == "select":
             select = Select(self.element)
             chosen = select.options.index(select.first_selected_option)
