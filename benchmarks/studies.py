@@ -15,6 +15,7 @@ import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,37 +90,23 @@ def measured(config: HTDGConfig, task: Task, out: Path) -> Result:
     return {**found, "minutes": metrics["training_seconds"] / 60}
 
 
+def on_bottle(data_root: Path, out: Path, draw: int, shots: int, options: dict[str, Any]) -> Result:
+    """Bottle, in bf16, with the draw as the seed, too."""
+    config = HTDGConfig(precision="bf16", seed=draw, **options)
+    task = Task(
+        "mvtec", "bottle", shots=shots, draw=draw, data_root=data_root, defect_fraction=FRACTIONS
+    )
+    return measured(config, task, out)
+
+
 def bottle_runs() -> Iterator[Run]:
     """Bottle, one-shot and five-shot, both sets of transformations, three draws."""
     for shots in (1, 5):
-        for transformations, niter in (("rotations", 40), ("rgb54", 15)):
-            for seed in SEEDS:
-
-                def perform(
-                    data_root: Path,
-                    out: Path,
-                    shots: int = shots,
-                    seed: int = seed,
-                    options: tuple[str, int] = (transformations, niter),
-                ) -> Result:
-                    config = HTDGConfig(
-                        transformations=options[0],
-                        niter=options[1],
-                        translation="pixel",
-                        precision="bf16",
-                        seed=seed,
-                    )
-                    task = Task(
-                        "mvtec",
-                        "bottle",
-                        shots=shots,
-                        draw=seed,
-                        data_root=data_root,
-                        defect_fraction=FRACTIONS,
-                    )
-                    return measured(config, task, out)
-
-                yield f"bottle {transformations} {shots} {seed}", perform
+        for name, niter in (("rotations", 40), ("rgb54", 15)):
+            options = {"transformations": name, "niter": niter, "translation": "pixel"}
+            for draw in SEEDS:
+                perform = partial(on_bottle, draw=draw, shots=shots, options=options)
+                yield f"bottle {name} {shots} {draw}", perform
 
 
 def texture_runs() -> Iterator[Run]:
@@ -233,26 +220,11 @@ def iteration_runs() -> Iterator[Run]:
 
 def bottle_54_runs() -> Iterator[Run]:
     """What brings all 54 nearer to the paper on bottle: how shifts are made, or iterations."""
-    settings = [
-        ("resampled", 15, 0),
-        ("stretched", 15, 0),
-        *(("pixel", 60, draw) for draw in SEEDS),
-    ]
+    settings = [("resampled", 15, 0), ("stretched", 15, 0)]
+    settings += [("pixel", 60, draw) for draw in SEEDS]
     for translation, niter, draw in settings:
-
-        def perform(
-            data_root: Path,
-            out: Path,
-            translation: str = translation,
-            niter: int = niter,
-            draw: int = draw,
-        ) -> Result:
-            config = HTDGConfig(niter=niter, translation=translation, precision="bf16", seed=draw)
-            task = Task(
-                "mvtec", "bottle", draw=draw, data_root=data_root, defect_fraction=FRACTIONS
-            )
-            return measured(config, task, out)
-
+        options = {"niter": niter, "translation": translation}
+        perform = partial(on_bottle, draw=draw, shots=1, options=options)
         yield f"bottle 54|{translation}|{niter}|{draw}", perform
 
 

@@ -178,9 +178,8 @@ def plot_maps(
 
 def outline(ax: Axes, mask: np.ndarray, colour: str = "red") -> None:
     """Draw the outer border of the regions of a mask (H, W) bool; holes in them are left out."""
-    framed = np.pad(
-        binary_fill_holes(mask).astype(float), 1
-    )  # so that regions at the edge are closed
+    # Padded, so that regions at the edge are closed.
+    framed = np.pad(binary_fill_holes(mask).astype(float), 1)
     y, x = (np.arange(n) - 1 for n in framed.shape)
     ax.contour(x, y, framed, [0.5], colors=colour, linewidths=1.2)
 

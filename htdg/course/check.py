@@ -49,6 +49,11 @@ def like(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return found.detach().to(wanted)
 
 
+def names_in(answer: Callable[..., Any]) -> set[str]:
+    """The global names and attributes in the code of an answer, if it has any code."""
+    return set(getattr(getattr(answer, "__code__", None), "co_names", ()))
+
+
 def check(examine: Callable[..., str]) -> Callable[..., None]:
     """Turn a function that examines an answer into a self-check.
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from htdg import HTDGConfig
-from htdg.course.check import NotRight, check, expect, kind_of
+from htdg.course.check import NotRight, check, expect, kind_of, names_in
 from htdg.networks import Generator, initialise
 
 #: An answer of an exercise.
@@ -29,11 +29,6 @@ def _expect_tensor(found: Any) -> None:  # noqa: ANN401
         isinstance(found, torch.Tensor),
         f"The function returns {kind_of(found)}, but it must return a tensor.",
     )
-
-
-def names_in(answer: Answer) -> set[str]:
-    """The global names and attributes in the code of an answer, if it has any code."""
-    return set(getattr(getattr(answer, "__code__", None), "co_names", ()))
 
 
 # --- Exercise 1 ---------------------------------------------------------------------------------

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from htdg.course.check import NotRight, check, expect, kind_of, like
-from htdg.course.checks_03 import names_in
+from htdg.course.check import NotRight, check, expect, kind_of, like, names_in
 from htdg.votes import aggregate_votes, votes_from_logits
 
 NOTHING = "The function returns nothing: end it with return."

@@ -15,7 +15,16 @@ from matplotlib.figure import Figure
 from htdg.detector import HTDGDetector
 from htdg.errors import UserError
 from htdg.images import list_images, load_image, to_uint8
-from htdg.plots import ANOMALOUS, NORMAL, OTHERS, PAGE, overlay, png_bytes, show_image
+from htdg.plots import (
+    ANOMALOUS,
+    NORMAL,
+    OTHERS,
+    PAGE,
+    overlay,
+    plot_gallery,
+    png_bytes,
+    show_image,
+)
 
 #: A page shows so many images at most, the oddest first.
 SHOWN = 12
@@ -117,15 +126,8 @@ def folder_box(detector: HTDGDetector, folder: str = "") -> Any:  # noqa: ANN401
 def draw_images(rows: Mapping[str, Sequence[np.ndarray]]) -> Figure:
     """Rows of grey or colour images (uint8), each with its name above."""
     count = max(len(images) for images in rows.values())
-    figure = Figure(figsize=(min(1.25 * count, PAGE), 1.6 * len(rows)), layout="constrained")
-    for (name, images), band in zip(rows.items(), figure.subfigures(len(rows), 1), strict=True):
-        band.suptitle(name, fontsize=9, x=0.01, ha="left")
-        for i, ax in enumerate(band.subplots(1, count)):
-            if i < len(images):
-                show_image(ax, images[i])
-            else:
-                ax.axis("off")
-    return figure
+    bare = {name: [(image, "") for image in images] for name, images in rows.items()}
+    return plot_gallery(bare, count)
 
 
 def draw_turned(images: Mapping[str, np.ndarray]) -> Figure:
