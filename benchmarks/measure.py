@@ -65,6 +65,7 @@ def untrained(config: HTDGConfig, device: torch.device) -> HTDGDetector:
         real = torch.rand(1, 3, side, side, device=device) * 2 - 1
         wide = config.with_options(channels=config.width(n))
         detector.scales.append(freeze(start_scale(wide, detector.transformations, [], real).scale))
+    detector._fitted = True
     return detector
 
 

@@ -25,7 +25,7 @@ from htdg.transformations import Transformation, luma, sampling_matrix, shift_pi
 #: The number m of a transformation, and the top and left pixel of its copy in a canvas.
 Window = tuple[int, int, int]
 #: See ``arranged``; measured on two CPU cores, where it matters most.
-MERGED_PIXELS = 4_000
+MERGED_PIXELS = 1_500
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ def canvases_of(
     return canvases
 
 
-def arranged(canvases: Sequence[Canvas]) -> list[list[Canvas]]:
+def arranged(canvases: Sequence[Canvas], images: int = 1) -> list[list[Canvas]]:
     """The canvases in groups of one shape, which can go through a network as one batch.
 
-    A batch more costs about as much as ``MERGED_PIXELS`` pixels more, so small canvases are
-    enlarged to the next larger ones' shape.
+    A batch more costs about as much as ``MERGED_PIXELS`` pixels more of all ``images`` together, so
+    small canvases of few images are enlarged to the next larger ones' shape.
     """
     by_shape: dict[tuple[int, int], list[Canvas]] = {}
     for canvas in canvases:
@@ -108,7 +108,7 @@ def arranged(canvases: Sequence[Canvas]) -> list[list[Canvas]]:
             common = tuple(map(max, groups[-1][0].shape, shape))
             together = [c.enlarged(common) for c in groups[-1] + group]
             added = _pixels(together) - _pixels(groups[-1]) - _pixels(group)
-            if added <= MERGED_PIXELS:
+            if added * images <= MERGED_PIXELS:
                 groups[-1] = together
                 continue
         groups.append(group)
@@ -155,11 +155,15 @@ class CanvasPlan:
         translation: str,
         layers: int,
         device: torch.device,
+        images: int = 1,
     ) -> None:
-        """Lay the copies out, for networks of ``layers`` 3 x 3 convolutions."""
+        """Lay the copies out, for networks of ``layers`` 3 x 3 convolutions.
+
+        ``images``: how many there will be at a time, for the best arrangement.
+        """
         self.side, self.translation, self.layers = side, translation, layers
         self.transformations = tuple(transformations)
-        groups = arranged(canvases_of(transformations, side, translation))
+        groups = arranged(canvases_of(transformations, side, translation), images)
         self.sheets = [Sheet(tuple(g), _coverage(g, side, layers, device)) for g in groups]
         laid = [m for group in groups for canvas in group for m, _, _ in canvas.copies]
         self.order = torch.argsort(torch.tensor(laid)).to(device)
@@ -229,9 +233,10 @@ def canvas_plan(
     translation: str,
     layers: int,
     device: torch.device,
+    images: int = 1,
 ) -> CanvasPlan:
     """The plan, made once for all who ask for the same."""
-    return CanvasPlan(transformations, side, translation, layers, device)
+    return CanvasPlan(transformations, side, translation, layers, device, images)
 
 
 def _coverage(

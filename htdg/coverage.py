@@ -15,10 +15,12 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from htdg import kernels
 from htdg.canvases import CanvasPlan
 from htdg.folding import run_folded
 from htdg.networks import Discriminator
 from htdg.normalisation import images_of, normalise, precise, rows_of
+from htdg.winograd import convolve
 
 # --- Losses and votes ---------------------------------------------------------------------------
 
@@ -41,8 +43,8 @@ def discriminate(
     """D in training mode over the canvases: logits (B * G, M + 1, h, w) for each sheet."""
     xs = list(sheets)
     for layer, block in enumerate(d.blocks, start=1):
-        xs = normalise(block.norm, [block.conv(x) for x in xs], plan, layer)
-    return [d.tail(x) for x in xs]
+        xs = normalise(block.norm, [convolve(block.conv, x) for x in xs], plan, layer)
+    return [convolve(d.tail, x) for x in xs]
 
 
 def canvas_votes(
@@ -61,9 +63,18 @@ def canvas_votes(
     classes = convolutions[-1].out_channels
     found = []
     for x, own in zip(sheets, plan.own(classes, each=not binary), strict=True):
-        p = rows_of(run_folded(convolutions, x).float()).softmax(-1)  # (B * G * h' * w', M)
-        found.append(p.view(images, -1)[:, own].view(images, -1, h, h))  # (B, windows, h, w)
-    return torch.cat(found, 1)[:, plan.order].movedim(1, 0)
+        rows = rows_of(run_folded(convolutions, x))  # (B * G * h' * w', M)
+        logits = rows.view(images, -1)[:, own].to(precise(rows.dtype))  # (B, windows * h * w)
+        sums = _log_sums(rows).view(images, -1)[:, own // classes]
+        found.append((logits - sums).exp_().view(images, -1, h, h))  # (B, windows, h, w)
+    return torch.cat(found, 1)[:, plan.order].movedim(1, 0).float()
+
+
+def _log_sums(rows: torch.Tensor) -> torch.Tensor:
+    """log(sum(exp(x))) (rows,) of the logits (rows, classes) of each position."""
+    if kernels.usable(rows) and rows.shape[1] <= kernels.MOST_CLASSES:
+        return kernels.log_sums(rows)
+    return rows.to(precise(rows.dtype)).logsumexp(-1)
 
 
 # --- Cross-entropy ------------------------------------------------------------------------------
@@ -88,18 +99,18 @@ class _CoveredCrossEntropy(torch.autograd.Function):
         loss, gradients = 0.0, []
         places = plan.own(classes, each=classes > len(plan.transformations))
         for x, sheet, own in zip(logits, plan.sheets, places, strict=True):
-            log_p = rows_of(x).log_softmax(-1, dtype=precise(x.dtype))  # (B * G * h * w, M + 1)
-            w = sheet.coverage[plan.layers]
-            each = 1 / count if w is None else (w.to(log_p) / count).repeat(images)[:, None]
+            rows, w = rows_of(x), sheet.coverage[plan.layers]  # (B * G * h * w, M + 1)
+            # -log p of a class is log(sum(exp(logits))), here for all windows, less its logit.
+            sums, gradient = _softmax(rows, w, 1 / count)
+            w = sums.new_ones(()) if w is None else w.to(sums).repeat(images)
+            loss = loss + (w * sums).sum() / count
             if real:
-                loss = loss - log_p.view(images, -1)[:, own].sum() / count
-                gradient = log_p.exp_().mul_(each)
+                loss = loss - rows.view(images, -1)[:, own].to(sums).sum() / count
                 gradient.view(images, -1)[:, own] -= 1 / count
             else:
-                loss = loss - (log_p[:, -1:] * each).sum()
-                gradient = log_p.exp_().mul_(each)
-                gradient[:, -1:] -= each
-            gradients.append(gradient.to(x.dtype))
+                loss = loss - (w * rows[:, -1]).sum() / count
+                gradient[:, -1] -= w / count
+            gradients.append(gradient)
         ctx.save_for_backward(*gradients)
         ctx.shapes = [x.shape for x in logits]
         return loss
@@ -111,3 +122,16 @@ class _CoveredCrossEntropy(torch.autograd.Function):
         for gradient, shape in zip(ctx.saved_tensors, ctx.shapes, strict=True):
             found.append(images_of(gradient * g.to(gradient.dtype), shape))
         return None, None, *found
+
+
+def _softmax(
+    rows: torch.Tensor, w: torch.Tensor | None, over: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``_log_sums``, and over * w * softmax of each row in the type of ``rows``."""
+    if kernels.usable(rows) and rows.shape[1] <= kernels.MOST_CLASSES:
+        return kernels.softmax(rows, w, over)
+    sums = _log_sums(rows)
+    p = (rows - sums[:, None]).exp_().mul_(over)
+    if w is not None:
+        p.view(-1, len(w), rows.shape[1]).mul_(w[:, None].to(p))
+    return sums, p.to(rows.dtype)

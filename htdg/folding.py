@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from htdg.networks import SLOPE, Discriminator, Generator, PatchNetwork
 from htdg.sampling import Scale
+from htdg.winograd import convolve
 
 
 def folded_convolutions(network: PatchNetwork) -> list[nn.Conv2d]:
@@ -45,8 +45,8 @@ def folded_generator(scale: Scale) -> Scale:
 def run_folded(convolutions: Sequence[nn.Conv2d], x: torch.Tensor) -> torch.Tensor:
     """``PatchNetwork.body`` with folded convolutions: LeakyReLU after all but the last."""
     for convolution in convolutions[:-1]:
-        x = F.leaky_relu_(convolution(x), SLOPE)
-    return convolutions[-1](x)
+        x = convolve(convolution, x, SLOPE)
+    return convolve(convolutions[-1], x)
 
 
 class FoldedGenerator(Generator):

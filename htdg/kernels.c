@@ -1,4 +1,4 @@
-/* Normalisation and activation of channels-last activations, each in as few passes over memory as
+/* Normalisation, activation and softmax of channels-last activations, in as few passes over memory as
  * there can be. `normalisation.py` has the same with PyTorch's operations, and uses these instead where
  * `kernels.py` could compile them. Rows are positions, columns channels.
  *
@@ -6,6 +6,7 @@
  *   w             (period,) coverage of row r at r % period, or NULL for ones
  *   others        (channels,) float
  */
+#include <math.h>
 #include <omp.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -128,5 +129,56 @@ static inline bf16 to_bf16(float v) {
     return 0;                                                                                   \
   }
 
+#define WIDEST 1024 /* classes */
+
+/* exp(x) for x <= 0, to 2e-7 of it; below 1e-37 about that. exp(x) = 2^n exp(r), |r| <= ln(2) / 2. */
+static inline float exp_of_negative(float x) {
+  x = x < -85.0f ? -85.0f : x;
+  const float to_integer = 12582912.0f; /* 1.5 * 2^23: adding it leaves no digits behind the point */
+  const float n = (x * 1.44269504f + to_integer) - to_integer;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  const float series = 1 + r * (1 + r * (1 / 2.0f + r * (1 / 6.0f + r * (1 / 24.0f + r * (1 / 120.0f + r / 720)))));
+  int32_t bits;
+  memcpy(&bits, &series, sizeof bits);
+  bits += (int32_t)n * (1 << 23);
+  float found;
+  memcpy(&found, &bits, sizeof found);
+  return found;
+}
+
+#define SOFTMAX(T)                                                                              \
+  /* log_sums = log(sum of exp(x)) of each row, and unless p is NULL p = over * w * exp(x - that). \
+   * 2 if there are more classes than WIDEST. */                                                \
+  int softmax_##T(const T *x, const float *w, ptrdiff_t rows, ptrdiff_t period, ptrdiff_t classes, \
+                  float over, float *log_sums, T *p) {                                          \
+    if (classes > WIDEST) return 2;                                                             \
+    const ptrdiff_t whole = (classes + LANES - 1) / LANES * LANES;                              \
+    _Pragma("omp parallel for schedule(static)")                                                \
+    for (ptrdiff_t r = 0; r < rows; r++) {                                                      \
+      float v[WIDEST + LANES], most[LANES], sum[LANES] = {0};                                   \
+      for (ptrdiff_t j = 0; j < classes; j++) v[j] = from_##T(x[r * classes + j]);              \
+      for (ptrdiff_t j = classes; j < whole; j++) v[j] = -INFINITY;                             \
+      for (int i = 0; i < LANES; i++) most[i] = v[i];                                           \
+      for (ptrdiff_t j = LANES; j < whole; j += LANES)                                          \
+        for (int i = 0; i < LANES; i++) most[i] = v[j + i] > most[i] ? v[j + i] : most[i];      \
+      for (int half = LANES / 2; half; half /= 2)                                               \
+        for (int i = 0; i < half; i++) most[i] = most[i + half] > most[i] ? most[i + half] : most[i]; \
+      for (ptrdiff_t j = 0; j < whole; j += LANES)                                              \
+        for (int i = 0; i < LANES; i++) {                                                       \
+          v[j + i] = exp_of_negative(v[j + i] - most[0]);                                       \
+          sum[i] += v[j + i];                                                                   \
+        }                                                                                       \
+      for (int half = LANES / 2; half; half /= 2)                                               \
+        for (int i = 0; i < half; i++) sum[i] += sum[i + half];                                 \
+      log_sums[r] = most[0] + logf(sum[0]);                                                     \
+      if (!p) continue;                                                                         \
+      const float share = over * (w ? w[r % period] : 1.0f) / sum[0];                           \
+      for (ptrdiff_t j = 0; j < classes; j++) p[r * classes + j] = to_##T(share * v[j]);        \
+    }                                                                                           \
+    return 0;                                                                                   \
+  }
+
 KERNELS(float)
 KERNELS(bf16)
+SOFTMAX(float)
+SOFTMAX(bf16)

@@ -1,8 +1,9 @@
-"""Compiled helpers for the CPU: ``kernels.c``, built once where there is a C compiler.
+"""Compiled helpers for the CPU: ``kernels.c`` and ``winograd.c``, built once with a C compiler.
 
 With PyTorch's operations, normalising and activating a canvas, forward and backward, reads and
-writes it some twenty times, with these helpers eight times. Nothing here is needed, it only saves
-time: without a compiler, on other systems than Linux and on other devices there is PyTorch alone.
+writes it some twenty times, with these helpers eight times; ``htdg.winograd`` calls those for
+convolutions. Nothing here is needed, it only saves time: without a compiler, on other systems than
+Linux and on other devices there is PyTorch alone.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "winograd.c"))
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
-_NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
-Moments = tuple[torch.Tensor, torch.Tensor]
+#: What the functions for each type of activations are called.
+NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
+Pair = tuple[torch.Tensor, torch.Tensor]
+#: Classes that ``softmax`` knows at most.
+MOST_CLASSES = 1024
 
 
 @cache
@@ -47,7 +51,8 @@ def _compiled() -> Path:
     if compiler is None:
         raise OSError("there is no C compiler")
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    made_of = [SOURCE.read_bytes(), version, _processor(), *(flag.encode() for flag in FLAGS)]
+    made_of = [version, _processor(), *(flag.encode() for flag in FLAGS)]
+    made_of += [source.read_bytes() for source in SOURCES]
     digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
     cache_home = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not cache_home.is_absolute():
@@ -61,11 +66,15 @@ def _compiled() -> Path:
     if target.is_file():
         return target
     with tempfile.TemporaryDirectory(dir=folder) as name:
-        made, linked = Path(name) / "kernels.o", Path(name) / "kernels.so"
+        made = [str(Path(name) / f"{source.stem}.o") for source in SOURCES]
+        linked = Path(name) / "kernels.so"
         for words in (
-            [compiler, *FLAGS, "-c", str(SOURCE), "-o", str(made)],
+            *(
+                [compiler, *FLAGS, "-c", str(s), "-o", o]
+                for s, o in zip(SOURCES, made, strict=True)
+            ),
             # Linked without OpenMP, so that PyTorch's is found when it is loaded.
-            [compiler, "-shared", str(made), "-o", str(linked)],
+            [compiler, "-shared", *made, "-o", str(linked)],
         ):
             subprocess.run(words, capture_output=True, check=True, timeout=120)
         linked.replace(target)
@@ -82,16 +91,16 @@ def _processor() -> bytes:
 
 def usable(x: torch.Tensor) -> bool:
     """Whether the helpers can be used for activations like ``x``."""
-    return x.device.type == "cpu" and x.dtype in _NAMES and library() is not None
+    return x.device.type == "cpu" and x.dtype in NAMES and library() is not None
 
 
 # x, y, g and dx below are (rows, C), contiguous; w is None or (period,), rows a multiple of it.
 
 
-def moments(x: torch.Tensor, w: torch.Tensor | None) -> Moments:
+def moments(x: torch.Tensor, w: torch.Tensor | None) -> Pair:
     """Mean and variance (C,), each row weighted by its coverage."""
     sums = torch.empty(2, x.shape[1], dtype=torch.float64)
-    _call("moments", x, x, w, *_lengths(x, w), x.shape[1], sums)
+    call_for("moments", x, x, w, *_lengths(x, w), x.shape[1], sums)
     total = len(x) if w is None else float(w.sum(dtype=torch.float64)) * (len(x) // len(w))
     first, second = sums / total
     return (x[0].double() + first).float(), (second - first * first).clamp_(min=0).float()
@@ -102,7 +111,7 @@ def activate(
 ) -> torch.Tensor:
     """LeakyReLU(scale * x + shift) in the type of ``x``."""
     y = torch.empty_like(x)
-    _call("activate", x, x, y, scale, shift, slope, len(x), x.shape[1])
+    call_for("activate", x, x, y, scale, shift, slope, len(x), x.shape[1])
     return y
 
 
@@ -116,7 +125,7 @@ def gradient_sums(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sums (C,) of h and of h * (x - mean), h being the gradient before the activation."""
     sums = torch.empty(2, x.shape[1], dtype=torch.float64)
-    _call("gradient_sums", x, g, x, scale, shift, mean, slope, len(x), x.shape[1], sums)
+    call_for("gradient_sums", x, g, x, scale, shift, mean, slope, len(x), x.shape[1], sums)
     of_h, of_hx = sums.float()
     return of_h, of_hx
 
@@ -133,16 +142,30 @@ def gradient(
 ) -> torch.Tensor:
     """scale * h + w * (p + q * x), the gradient to ``x``, in its type."""
     dx = torch.empty_like(x)
-    _call("gradient", x, g, x, dx, w, scale, shift, p, q, slope, *_lengths(x, w), x.shape[1])
+    call_for("gradient", x, g, x, dx, w, scale, shift, p, q, slope, *_lengths(x, w), x.shape[1])
     return dx
+
+
+def log_sums(x: torch.Tensor) -> torch.Tensor:
+    """log(sum(exp(x))) (rows,) of each row, in float32."""
+    found = torch.empty(len(x))
+    call_for("softmax", x, x, None, len(x), 1, x.shape[1], 1.0, found, None)
+    return found
+
+
+def softmax(x: torch.Tensor, w: torch.Tensor | None, over: float) -> Pair:
+    """``log_sums``, and over * w * softmax of each row in the type of ``x``."""
+    found, p = torch.empty(len(x)), torch.empty_like(x)
+    call_for("softmax", x, x, w, *_lengths(x, w), x.shape[1], over, found, p)
+    return found, p
 
 
 def _lengths(x: torch.Tensor, w: torch.Tensor | None) -> tuple[int, int]:
     return len(x), 1 if w is None else len(w)
 
 
-def _call(name: str, like: torch.Tensor, *arguments: torch.Tensor | float | None) -> None:
-    """Call the helper for the type of ``like``; MemoryError if it ran out of memory."""
+def call_for(name: str, like: torch.Tensor, *arguments: torch.Tensor | float | None) -> None:
+    """Call the compiled function for the type of ``like``; MemoryError if it ran out of memory."""
     converted = []
     for value in arguments:
         if isinstance(value, torch.Tensor) or value is None:
@@ -150,5 +173,5 @@ def _call(name: str, like: torch.Tensor, *arguments: torch.Tensor | float | None
         else:
             kind = ctypes.c_ssize_t if isinstance(value, int) else ctypes.c_float
             converted.append(kind(value))
-    if getattr(library(), f"{name}_{_NAMES[like.dtype]}")(*converted) != 0:
-        raise MemoryError("There is no memory left for the sums of a normalisation.")
+    if getattr(library(), f"{name}_{NAMES[like.dtype]}")(*converted) != 0:
+        raise MemoryError(f"There is no memory left for {name}.")

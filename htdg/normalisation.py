@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from htdg import kernels
 from htdg.canvases import CanvasPlan
-from htdg.networks import SLOPE
+from htdg.networks import SLOPE, PatchNetwork
+from htdg.winograd import convolve
 
 aten = torch.ops.aten
 
@@ -30,9 +31,26 @@ def normalise(
 
     ``norm`` is in training mode: its running statistics are updated as PyTorch does.
     """
-    count = plan.images(xs) * plan.patches(layer)
     weights = [sheet.coverage[layer] for sheet in plan.sheets]
     shares = [sheet.copies / len(plan.transformations) for sheet in plan.sheets]
+    return _normalised(norm, xs, weights, shares, plan.images(xs) * plan.patches(layer))
+
+
+def run_normalised(network: PatchNetwork, x: torch.Tensor) -> torch.Tensor:
+    """``PatchNetwork.body`` in training mode, (B, in, H, W) -> (B, out, H - 2L, W - 2L)."""
+    for block in network.blocks:
+        x = convolve(block.conv, x)
+        (x,) = _normalised(block.norm, [x], [None], [1.0], x[:, 0].numel())
+    return convolve(network.tail, x)
+
+
+def _normalised(
+    norm: nn.BatchNorm2d,
+    xs: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor | None],
+    shares: Sequence[float],
+    count: int,
+) -> list[torch.Tensor]:
     with torch.autocast(xs[0].device.type, enabled=False):  # statistics are taken in float32
         fixed = (norm.eps, weights, shares, count)
         mean, var, *ys = _CoveredNorm.apply(norm.weight, norm.bias, *fixed, *xs)

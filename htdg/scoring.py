@@ -16,6 +16,9 @@ from htdg.training import autocast
 from htdg.transformations import Transformation, transform_all
 from htdg.votes import binary_votes, votes_from_logits
 
+#: So many images are scored at a time, or more: the canvases stay as small as they can be.
+IMAGES = 4
+
 
 class Voter(Protocol):
     """What scoring needs of a scale: the votes of its images, and what they take."""
@@ -66,7 +69,7 @@ class CanvasVoter(PlainVoter):
         folded = fold(scale.discriminator)
         self.convolutions = [convolution.to(self.dtype) for convolution in folded]
         shapes = (scale.side, config.translation, config.layers, scale.z_star.device)
-        self.plan = canvas_plan(self.transformations, *shapes)
+        self.plan = canvas_plan(self.transformations, *shapes, IMAGES)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """The votes (M, B, H - 10, H - 10), in [0, 1], of images (B, 3, H, H)."""
@@ -76,7 +79,7 @@ class CanvasVoter(PlainVoter):
     def bytes_per_image(self) -> int:
         """Two layers' activations of the largest sheet, and the votes."""
         widest = max(self.scale.discriminator.tail.in_channels, len(self.transformations))
-        return 4 * 3 * self.plan.pixels * widest
+        return self.dtype.itemsize * 3 * self.plan.pixels * widest
 
 
 def voter(scale: Scale, transformations: Sequence[Transformation], config: HTDGConfig) -> Voter:

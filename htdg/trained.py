@@ -33,7 +33,7 @@ from htdg.votes import as_fractions
 #: Images that are generated together. Another number would give other samples.
 SAMPLES_AT_ONCE = 64
 #: Bytes that the activations of one scoring batch may take.
-SCORING_BYTES = 2**28
+SCORING_BYTES = 2**29
 
 
 class NotFittedError(RuntimeError):

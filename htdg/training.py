@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +23,7 @@ from htdg.canvases import canvas_plan
 from htdg.config import HTDGConfig
 from htdg.folding import folded_generator
 from htdg.networks import Discriminator, Generator, initialise
+from htdg.normalisation import run_normalised
 from htdg.sampling import Scale, generate, random_noise, reconstruction_noise, upsampled
 from htdg.transformations import Transformation, transform_all
 
@@ -100,15 +102,16 @@ class ScaleTraining:
         self.adam_d = torch.optim.Adam(scale.discriminator.parameters(), config.lr_d, betas, **how)
         self.adam_g = torch.optim.Adam(scale.generator.parameters(), config.lr_g, betas, **how)
         self.index = torch.arange(len(self.real), device=self.real.device)  # (K,)
+        self.chunks = chunks_of(len(self.real), config.images_at_once)
         self.plan, self.chain = None, self.coarser
         if config.fast:
             shapes = (scale.side, config.translation, config.layers, self.real.device)
-            self.plan = canvas_plan(tuple(self.transformations), *shapes)
+            together = max(chunk.stop - chunk.start for chunk in self.chunks)
+            self.plan = canvas_plan(tuple(self.transformations), *shapes, together)
             self.chain = [folded_generator(frozen) for frozen in self.coarser]
             for network in (scale.discriminator, scale.generator):
                 network.to(memory_format=torch.channels_last)
         self.real_copies = self.transformed(self.real)  # (M, K, 3, H, H), or canvases of them
-        self.chunks = chunks_of(len(self.real), config.images_at_once)
         with torch.no_grad():
             rebuilt = generate(self.chain, reconstruction_noise(self.chain), self.index)
         self.rec_previous = upsampled(rebuilt, scale.side, self.real)  # (K, 3, H, H)
@@ -176,6 +179,15 @@ class ScaleTraining:
         like = self.real.expand(count, *self.real.shape).flatten(0, 1)
         return upsampled(images, self.scale.side, like).unflatten(0, (count, -1))
 
+    def generated(
+        self, noise: torch.Tensor, previous: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
+        """What G in training makes of them: (B, 3, H, H)."""
+        g, body = self.scale.generator, None
+        if self.config.fast and noise.device.type == "cpu":
+            body = partial(run_normalised, g)
+        return g(noise, previous, index, body)
+
     def d_step(self, noise: torch.Tensor, previous: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """One step of D: name the transformation of real patches, and the generated ones.
 
@@ -193,8 +205,7 @@ class ScaleTraining:
             if previous is None:
                 continue
             with torch.no_grad(), self.autocast():
-                parts = noise[chunk], previous[chunk], self.index[chunk]
-                fake = self.scale.generator(*parts)  # (k, 3, H, H)
+                fake = self.generated(noise[chunk], previous[chunk], self.index[chunk])
             with self.autocast():
                 on_fake = self.generated_loss(self.transformed(fake)) * self.share(chunk)
             on_fake.backward()
@@ -207,16 +218,16 @@ class ScaleTraining:
 
         D stays in training mode (batch statistics, as when it learnt) but its weights are fixed.
         """
-        d, g = self.scale.discriminator, self.scale.generator
+        d = self.scale.discriminator
         d.requires_grad_(False)
         self.adam_g.zero_grad()
         losses: list[dict[str, torch.Tensor]] = []
         for chunk in self.chunks:
             index, share = self.index[chunk], self.share(chunk)
             with self.autocast():
-                fake = g(noise[chunk], previous[chunk], index)  # (k, 3, H, H)
+                fake = self.generated(noise[chunk], previous[chunk], index)  # (k, 3, H, H)
                 adversarial = self.real_loss(self.transformed(fake)) * share
-                rebuilt = g(self.rec_noise[chunk], self.rec_previous[chunk], index)
+                rebuilt = self.generated(self.rec_noise[chunk], self.rec_previous[chunk], index)
                 reconstruction = F.mse_loss(rebuilt, self.real[chunk]) * share
             (adversarial + self.config.alpha * reconstruction).backward()
             losses.append(

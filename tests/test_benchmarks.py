@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.measure import iteration_operations
+from benchmarks.measure import iteration_operations, scoring_ms
 from benchmarks.report import write_part
 from benchmarks.straightforward import StraightforwardTraining, score
 from htdg import HTDGConfig
@@ -29,6 +29,12 @@ def test_an_iteration_and_a_score_of_the_straightforward_version():
         votes = voter(scale, transformations, CONFIG.with_options(fast=True))(real)
         expected = score(scale, list(transformations), "pixel", real)
     assert aggregate_votes(votes).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_scoring_can_be_timed_both_ways():
+    for way in (None, score):
+        found = scoring_ms(CONFIG, torch.device("cpu"), 2, straightforward=way)
+        assert found > 0
 
 
 def test_operations_by_hand():

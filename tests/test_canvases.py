@@ -61,10 +61,13 @@ def test_pixels_of_the_canvases_by_hand(translation, count, pixels):
     assert plan_of(CATALOGUE[:count], 64, translation).pixels == pixels
 
 
-def test_small_canvases_are_put_together():
-    # 32 x 32, 29 x 29 and 26 x 26 at 26 pixels, where a pass more costs more than the pixels.
-    (only,) = arranged(canvases_of(CATALOGUE, 26, "pixel"))
-    assert [c.shape for c in only] == [(32, 32)] * 16
+def test_small_canvases_of_few_images_are_put_together():
+    # 3 of 32 x 32, 6 of 29 x 29 and 7 of 26 x 26 at 26 pixels. To put the 6 with the 3 takes
+    # 6 * (32 ** 2 - 29 ** 2) = 1,098 pixels more, to put the 7 with them 2,436: more than a pass.
+    shapes = [(32, 32)] * 9, [(26, 26)] * 7
+    for images, expected in ((1, shapes), (2, ([(32, 32)] * 3, [(29, 29)] * 6, [(26, 26)] * 7))):
+        found = arranged(canvases_of(CATALOGUE, 26, "pixel"), images)
+        assert [[c.shape for c in group] for group in found] == list(expected)
 
 
 @pytest.mark.parametrize("translation", TRANSLATIONS)

@@ -49,6 +49,24 @@ def test_each_helper_against_its_definition(dtype, channels, count, covered):
 
 
 @compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("classes", [1, 2, 16, 55, 200])
+@pytest.mark.parametrize("covered", [False, True])
+def test_softmax_against_its_definition(dtype, classes, covered):
+    x = 10 * rows(40, classes, dtype)
+    x[0] = 0  # all alike
+    x[1, 0] = 500  # so much above the others that these vanish
+    w = torch.arange(20) % 4.0 + 1 if covered else None
+    weight = (torch.ones(20) if w is None else w).repeat(2).double()[:, None]
+    sums, p = kernels.softmax(x, w, 0.25)
+    torch.testing.assert_close(sums.double(), x.double().logsumexp(-1), atol=1e-6, rtol=2e-7)
+    expected = 0.25 * weight * x.double().softmax(-1)
+    rounding = 4e-3 if dtype is torch.bfloat16 else 4e-6  # of a difference of 60
+    torch.testing.assert_close(p.double(), expected, atol=1e-30, rtol=rounding)
+    assert kernels.log_sums(x).equal(sums)
+
+
+@compiled
 def test_moments_of_a_large_mean_keep_their_digits():
     x = rows(4000, 3, torch.float32) / 100 + 1000
     mean, var = kernels.moments(x, None)
