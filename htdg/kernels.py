@@ -26,6 +26,17 @@ FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
 #: What the functions for each type of activations are called.
 NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
 Pair = tuple[torch.Tensor, torch.Tensor]
+#: Of each function: p is an array or None, n a whole number, f another.
+ARGUMENTS = {
+    "moments": "ppnnnp",
+    "activate": "ppppfnn",
+    "gradient_sums": "pppppfnnp",
+    "gradient": "ppppppppfnnn",
+    "softmax": "ppnnnfpp",
+    "winograd_weights": "pnnnnnnnp",
+    "winograd_forward": "pppfpnnnnnn",
+    "winograd_backward_weights": "ppppnnnnn",
+}
 #: Classes that ``softmax`` knows at most.
 MOST_CLASSES = 1024
 
@@ -40,9 +51,20 @@ def library() -> ctypes.CDLL | None:
         for runtime in (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"):
             ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
         found = ctypes.CDLL(str(_compiled()))
+        _declare(found)
     except (OSError, RuntimeError, subprocess.SubprocessError):
         return None
     return found
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    """Tell the types of all arguments, so that numbers arrive in full length."""
+    kinds = {"p": ctypes.c_void_p, "n": ctypes.c_ssize_t, "f": ctypes.c_float}
+    for name, letters in ARGUMENTS.items():
+        for kind in NAMES.values():
+            # Of convolutions there may be none for this processor: see winograd.c.
+            if not name.startswith("winograd") or getattr(library, f"winograd_lanes_{kind}")():
+                getattr(library, f"{name}_{kind}").argtypes = [kinds[letter] for letter in letters]
 
 
 def _compiled() -> Path:
@@ -166,12 +188,6 @@ def _lengths(x: torch.Tensor, w: torch.Tensor | None) -> tuple[int, int]:
 
 def call_for(name: str, like: torch.Tensor, *arguments: torch.Tensor | float | None) -> None:
     """Call the compiled function for the type of ``like``; MemoryError if it ran out of memory."""
-    converted = []
-    for value in arguments:
-        if isinstance(value, torch.Tensor) or value is None:
-            converted.append(ctypes.c_void_p(None if value is None else value.data_ptr()))
-        else:
-            kind = ctypes.c_ssize_t if isinstance(value, int) else ctypes.c_float
-            converted.append(kind(value))
-    if getattr(library(), f"{name}_{NAMES[like.dtype]}")(*converted) != 0:
+    plain = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+    if getattr(library(), f"{name}_{NAMES[like.dtype]}")(*plain) != 0:
         raise MemoryError(f"There is no memory left for {name}.")
