@@ -12,6 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from benchmarks.measure import (
     iteration_seconds,
     machine,
     scoring_ms,
+    wait,
 )
 from benchmarks.report import write_part
 from benchmarks.straightforward import StraightforwardTraining
-from htdg import HTDGConfig
+from htdg import HTDGConfig, HTDGDetector
 from htdg.device import keep_freed_memory, resolve_device
 from htdg.files import write_text
 
@@ -50,7 +52,7 @@ def straightforward(preset: str, translation: str, repeats: int) -> dict[str, An
 
 def measure(device: torch.device, full: bool) -> dict[str, Any]:
     """All figures of this machine; prints each as it comes."""
-    repeats, found = 3, {"machine": machine(device), "torch": torch.__version__}
+    repeats, found = 5, {"machine": machine(device), "torch": torch.__version__}
     rates = {
         f"{width} {precision}": convolution_rate(width, precision, device)
         for width in (32, 64)
@@ -65,7 +67,7 @@ def measure(device: torch.device, full: bool) -> dict[str, Any]:
         print(name, row, flush=True)
 
     for preset in PRESETS if full else PRESETS[:1]:
-        for translation in ("pixel", "resampled") if full else ("pixel",):
+        for translation in ("pixel", "stretched", "resampled") if full else ("pixel", "stretched"):
             if device.type == "cpu":
                 row = straightforward(preset, translation, 2)
                 keep(f"{preset} {translation} straightforward", row)
@@ -83,11 +85,23 @@ def measure(device: torch.device, full: bool) -> dict[str, Any]:
                 times = iteration_seconds(chosen, device, repeats)
                 row = {"iteration_s": times, "share": shares(chosen, times, rates)}
                 row["pixels"] = [canvas_pixels(config, n) for n in range(len(config.sides))]
-                counts = (1, 10, 100, 1000) if full and translation == "pixel" else (1, 10)
+                counts = (1, 10, 100, 1000) if full and translation == "pixel" else (1, 10, 100)
                 if preset == "paper_rgb":
                     row["scoring_ms"] = {n: scoring_ms(chosen, device, n) for n in counts}
                 keep(f"{preset} {translation} {precision}", row)
+    found["tutorial_minutes"] = {p: tutorial_minutes(p, device) for p in ("float32", "bf16")}
+    print(found["tutorial_minutes"], flush=True)
     return found
+
+
+def tutorial_minutes(precision: str, device: torch.device) -> float:
+    """Minutes that training a whole model of the preset ``tutorial`` takes."""
+    config = HTDGConfig.preset("tutorial", precision=precision, device=str(device))
+    image = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8).numpy()
+    started = time.perf_counter()
+    HTDGDetector(config).fit([image], progress=False)
+    wait(device)
+    return (time.perf_counter() - started) / 60
 
 
 def shares(config: HTDGConfig, times: list[float], rates: dict[str, float]) -> list[float]:
@@ -132,7 +146,7 @@ def page(found: dict[str, Any]) -> str:
                 lines.append(_row(name.removeprefix(f"{preset} "), row, own))
         lines += [_row("official code (another run)", OFFICIAL[preset], base), ""]
     lines += _scoring(rows)
-    lines += _whole_models(rows)
+    lines += _whole_models(rows, found["tutorial_minutes"])
     return "\n".join(lines)
 
 
@@ -168,8 +182,13 @@ def _counted(row: dict[str, Any]) -> dict[int, float]:
     return {int(n): v for n, v in timed.items()} if isinstance(timed, dict) else {}
 
 
-def _whole_models(rows: dict[str, Any]) -> list[str]:
-    lines = ["Whole models, extrapolated from these iterations (not run to their end):", ""]
+def _whole_models(rows: dict[str, Any], tutorial: dict[str, float]) -> list[str]:
+    lines = [
+        "Whole models: "
+        + ", ".join(f"`tutorial` takes {m:.2f} minutes ({p})" for p, m in tutorial.items())
+        + ", measured; the paper's are extrapolated from these iterations (not run to their end):",
+        "",
+    ]
     for name, row in rows.items():
         preset = HTDGConfig.preset(name.split()[0])
         hours = sum(row["iteration_s"]) * preset.niter / 3600
