@@ -3,7 +3,8 @@
 One iteration of one scale (RGB, 54 transformations, ``stretched``, width 32, float32, one image of
 64 pixels) with one thing varied at a time, each point in a process of its own: seconds, and the
 most main memory above that of the interpreter and the libraries. Writes ``growth.json`` and its
-part of ``benchmarks/README.md``.
+part of ``benchmarks/README.md``. A point that is in ``growth.json`` is not measured again: remove
+that file to begin anew.
 """
 
 from __future__ import annotations
@@ -131,14 +132,18 @@ def main() -> None:
     if options.point is not None:
         print(json.dumps(point(**options.point)))
         return
-    found: dict[str, Any] = {"machine": machine(CPU), "points": {}}
+    file = HERE / "growth.json"
+    found = json.loads(file.read_text()) if file.is_file() else {"points": {}}
+    found["machine"] = machine(CPU)
     for points in VARIED.values():
         for chosen in points:
+            if json.dumps(chosen) in found["points"]:
+                continue
             words = [sys.executable, "-m", "benchmarks.growth", "--point", json.dumps(chosen)]
             done = subprocess.run(words, check=True, capture_output=True, text=True)
             found["points"][json.dumps(chosen)] = json.loads(done.stdout)
+            write_text(file, json.dumps(found, indent=1) + "\n")
             print(chosen, done.stdout.strip(), flush=True)
-    write_text(HERE / "growth.json", json.dumps(found, indent=1) + "\n")
     write_part(HERE / "README.md", "Growth", page(found))
 
 
