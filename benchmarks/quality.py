@@ -80,7 +80,7 @@ def runs() -> Iterator[Run]:
 def pace() -> dict[str, dict[str, float]]:
     """Seconds that an iteration of all scales takes now: by ``image_size``, then catalogue."""
     found: dict[str, dict[str, float]] = {}
-    for size in (28, 32, 64, 128):
+    for size in sorted({size for sizes, _ in TIMED for size in sizes}):
         for catalogue in ("grey42", "rgb54"):
             config = HTDGConfig(image_size=size, translation="pixel", transformations=catalogue)
             config = config.with_options(precision="float32", device="cpu")

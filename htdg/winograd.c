@@ -318,9 +318,8 @@ INLINE int weights(const float *g, ptrdiff_t by_output, ptrdiff_t by_input, ptrd
 
 /* y = LeakyReLU of the convolution of x, with `pad` zeros around it. 1 if memory is short. */
 INLINE int forward(const char *x, const char *v, const float *bias, float slope, char *y,
-                   ptrdiff_t images,
-                   ptrdiff_t height, ptrdiff_t width, ptrdiff_t inputs, ptrdiff_t outputs,
-                   ptrdiff_t pad, int half) {
+                   ptrdiff_t images, ptrdiff_t height, ptrdiff_t width, ptrdiff_t inputs,
+                   ptrdiff_t outputs, ptrdiff_t pad, int half) {
   const ptrdiff_t high = height + 2 * pad - 2, broad = width + 2 * pad - 2;
   const Grid from = {images, height, width, inputs, (high + 1) / 2, (broad + 1) / 2};
   const Grid to = {images, high, broad, outputs, from.rows, from.columns};
