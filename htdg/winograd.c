@@ -1,21 +1,24 @@
-/* 3 x 3 convolution of channels-last images by Winograd's minimal filtering, F(2 x 2, 3 x 3): four
- * outputs that share their 4 x 4 inputs take 16 multiplications for each pair of channels, not 36
- * (Lavin and Gray, 2016, arXiv 1509.09308). With d the inputs, g the weights, y the outputs and (.)
- * the product of each element with its own,
+/* 3 x 3 convolution of channels-last images by Winograd's minimal filtering, F(m x m, 3 x 3): m x m
+ * outputs that share their (m + 2) x (m + 2) inputs take (m + 2)^2 multiplications for each pair of
+ * channels, not 9 m^2 (Lavin and Gray, 2016, arXiv 1509.09308). With d the inputs, g the weights, y the
+ * outputs and (.) the product of each element with its own,
  *
  *   forward   y  = A' [ (G g G') (.) (B' d B) ] A
- *   backward  dg = G' [ (A dy A') (.) (B' d B) ] G,   summed over the tiles of four outputs,
+ *   backward  dg = G' [ (A dy A') (.) (B' d B) ] G,   summed over the tiles of m x m outputs,
  *
  * and dd is a convolution again, of dy padded by 2 with the weights turned by 180 degrees. For each of
- * the 16 elements, the products of all channels of many tiles are a matrix product. Multiplications by
- * A, B are sums alone; by G halves: nothing is lost to rounding that direct summation would keep.
+ * the elements, the products of all channels of many tiles are a matrix product.
+ *
+ * In bfloat16 m = 2, 16 multiplications for 36: A, B and G hold 0, 1 and a half, nothing is lost to
+ * rounding that direct summation would keep. In float m = 4, 36 for 144, from the points 0, 1, -1, 1/2,
+ * -2 and infinity, which round less than the usual 0, +-1, +-2 (Barabasz et al., 2020, arXiv 1803.10986).
  *
  *   x, y   (images, height, width, channels) float or bfloat16
- *   v      (16, inputs, outputs) float, G g G', channels padded with zeros to whole blocks; for
- *          bfloat16 (16, inputs / 2, outputs, 2)
+ *   v      ((m + 2)^2, inputs, outputs) float, G g G', channels padded with zeros to whole blocks; for
+ *          bfloat16 ((m + 2)^2, inputs / 2, outputs, 2)
  *
- * Sums are always float; bfloat16 rounds what is multiplied. Each function that `half` is handed to
- * is inlined where that is a constant, so there is one for each type in the end.
+ * Sums are always float; bfloat16 rounds what is multiplied. Each function that `half` or `side`, which
+ * is m + 2, is handed to is inlined where they are constants, so there is one for each type in the end.
  *
  * `winograd.py` calls these where `kernels.py` could compile them for a processor that has AVX2 or
  * AVX-512 (for bfloat16 its extension for that type); elsewhere PyTorch's convolutions are used.
@@ -52,7 +55,10 @@ int winograd_lanes_bf16(void) {
 
 #define ROWS 8              /* of a matrix product's result held in registers ... */
 #define COLUMNS (2 * LANES) /* ... and its columns: 16 sums at a time, enough to fill the pipeline */
-#define TILES 48            /* tiles at a time: what they need stays in the cache of a core */
+#define SIDE 6              /* of a tile of inputs in float, m + 2 ... */
+#define HALF_SIDE 4         /* ... and in bfloat16 */
+#define PLACES (SIDE * SIDE)
+#define TILES(side) ((side) == 4 ? 48 : 32) /* at a time: what they need stays in a core's cache */
 #define SKEW 16             /* floats between elements' parts, so that they lie in different cache sets */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -133,11 +139,25 @@ typedef struct {
   ptrdiff_t rows, columns;                   /* tiles along an image's height and width */
 } Grid;
 
-/* Where the `side` x `side` places of tile t begin, `outside` for those beyond the image. */
-INLINE void places_of(const Grid *g, const char *array, ptrdiff_t t, int side, ptrdiff_t pad,
+/* Which tiles a thread has, and how many of them at a time. */
+typedef struct {
+  ptrdiff_t start, stop, block;
+} Range;
+
+INLINE Range range_of(const Grid *g, int side) {
+  const ptrdiff_t tiles = g->images * g->rows * g->columns, threads = omp_get_num_threads();
+  const ptrdiff_t each = (tiles + threads - 1) / threads, blocks = (each + TILES(side) - 1) / TILES(side);
+  const ptrdiff_t start = each * omp_get_thread_num(), stop = start + each;
+  const ptrdiff_t block = (each + blocks - 1) / blocks;
+  return (Range){start, stop < tiles ? stop : tiles, (block + ROWS - 1) / ROWS * ROWS};
+}
+
+/* Where the places of tile t of `side` x `side` begin, `step` apart from the next one's, `outside` for
+ * those beyond the image. */
+INLINE void places_of(const Grid *g, const char *array, ptrdiff_t t, int side, int step, ptrdiff_t pad,
                       const char *outside, const char **at, int half) {
   const ptrdiff_t image = t / (g->rows * g->columns), within = t % (g->rows * g->columns);
-  const ptrdiff_t top = within / g->columns * 2 - pad, left = within % g->columns * 2 - pad;
+  const ptrdiff_t top = within / g->columns * step - pad, left = within % g->columns * step - pad;
   for (int i = 0; i < side; i++)
     for (int j = 0; j < side; j++) {
       const ptrdiff_t y = top + i, x = left + j;
@@ -147,51 +167,105 @@ INLINE void places_of(const Grid *g, const char *array, ptrdiff_t t, int side, p
     }
 }
 
-/* B' d B of one tile of 4 x 4 inputs, for all channels: at u + element * step + channel. `to_half` is
- * the type of u, whose channels from `channels` to `wide` are zeros. */
-INLINE void transform_inputs(const char *const *at, ptrdiff_t channels, ptrdiff_t wide, char *u,
-                             ptrdiff_t step, int half, int to_half) {
-  const ptrdiff_t size = size_of(to_half);
-  for (ptrdiff_t c = 0; c < wide; c += LANES) {
-    const ptrdiff_t left = channels - c, from = c * size_of(half);
-    char *row = u + c * size;
-    if (left <= 0) {
-      for (int i = 0; i < 16; i++) put(row + i * step * size, (vec){0}, LANES, to_half);
-      continue;
-    }
-    vec d[4][4];
-    for (int j = 0; j < 4; j++) {
-      const vec a = fetch(at[j] + from, left, half), b = fetch(at[4 + j] + from, left, half);
-      const vec e = fetch(at[8 + j] + from, left, half), f = fetch(at[12 + j] + from, left, half);
-      d[0][j] = a - e, d[1][j] = b + e, d[2][j] = e - b, d[3][j] = b - f;
-    }
-    for (int i = 0; i < 4; i++, row += 4 * step * size) {
-      put(row, d[i][0] - d[i][2], LANES, to_half);
-      put(row + step * size, d[i][1] + d[i][2], LANES, to_half);
-      put(row + 2 * step * size, d[i][2] - d[i][1], LANES, to_half);
-      put(row + 3 * step * size, d[i][1] - d[i][3], LANES, to_half);
-    }
+/* The matrices, each times a column of vectors: B' x, A' x, A x, G x and G' x. */
+
+INLINE void by_b(const vec *x, vec *y, int side) {
+  if (side == 4) {
+    y[0] = x[0] - x[2], y[1] = x[1] + x[2], y[2] = x[2] - x[1], y[3] = x[1] - x[3];
+    return;
   }
+  const vec odd = x[3] - x[1], even = x[4] - x[2];
+  y[0] = x[0] + x[4] - 2 * x[2] + 1.5f * odd;
+  y[1] = x[4] + 0.5f * x[2] + 2.5f * x[3] - x[1];
+  y[2] = x[4] - 2.5f * x[2] + 0.5f * x[3] + x[1];
+  y[3] = even + 2 * odd;
+  y[4] = even - 0.5f * odd;
+  y[5] = x[1] + x[5] - 2 * x[3] + 1.5f * even;
 }
 
-/* A dy A' of one tile of 2 x 2 gradients, likewise, in float. */
-INLINE void transform_gradient(const char *const *at, ptrdiff_t channels, ptrdiff_t wide, float *u,
-                               ptrdiff_t step, int half) {
+INLINE void by_a_turned(const vec *x, vec *y, int side) {
+  const vec sum = x[1] + x[2], difference = x[1] - x[2];
+  if (side == 4) {
+    y[0] = x[0] + sum, y[1] = difference - x[3];
+    return;
+  }
+  y[0] = x[0] + sum + x[3] + x[4];
+  y[1] = difference + 0.5f * x[3] - 2 * x[4];
+  y[2] = sum + 0.25f * x[3] + 4 * x[4];
+  y[3] = difference + 0.125f * x[3] - 8 * x[4] + x[5];
+}
+
+INLINE void by_a(const vec *x, vec *y, int side) {
+  y[0] = x[0];
+  if (side == 4) {
+    y[1] = x[0] + x[1], y[2] = x[0] - x[1], y[3] = -x[1];
+    return;
+  }
+  const vec even = x[0] + x[2], odd = x[1] + x[3];
+  y[1] = even + odd, y[2] = even - odd;
+  y[3] = x[0] + 0.5f * x[1] + 0.25f * x[2] + 0.125f * x[3];
+  y[4] = x[0] - 2 * x[1] + 4 * x[2] - 8 * x[3];
+  y[5] = x[3];
+}
+
+INLINE void by_g(const vec *x, vec *y, int side) {
+  const vec even = x[0] + x[2];
+  y[0] = x[0], y[side - 1] = x[2];
+  if (side == 4) {
+    y[1] = 0.5f * (even + x[1]), y[2] = 0.5f * (even - x[1]);
+    return;
+  }
+  y[1] = (even + x[1]) / 3;
+  y[2] = (even - x[1]) / -3;
+  y[3] = (x[0] + 0.5f * x[1] + 0.25f * x[2]) / -0.9375f;
+  y[4] = (x[0] - 2 * x[1] + 4 * x[2]) / 15;
+}
+
+INLINE void by_g_turned(const vec *x, vec *y, int side) {
+  if (side == 4) {
+    const vec sum = 0.5f * (x[1] + x[2]);
+    y[0] = x[0] + sum, y[1] = 0.5f * (x[1] - x[2]), y[2] = sum + x[3];
+    return;
+  }
+  const vec sum = (x[1] - x[2]) / 3, third = x[3] / -0.9375f, fourth = x[4] / 15;
+  y[0] = x[0] + sum + third + fourth;
+  y[1] = (x[1] + x[2]) / 3 + 0.5f * third - 2 * fourth;
+  y[2] = sum + 0.25f * third + 4 * fourth + x[5];
+}
+
+/* y (to, to) = W x W' from x (from, from), W being a matrix of the above. */
+typedef void Matrix(const vec *x, vec *y, int side);
+INLINE void both_sides(Matrix w, const vec *x, int from, vec *y, int to, int side) {
+  vec column[SIDE], found[SIDE], half[SIDE][SIDE];
+#pragma GCC unroll 6
+  for (int j = 0; j < from; j++) {
+#pragma GCC unroll 6
+    for (int i = 0; i < from; i++) column[i] = x[i * from + j];
+    w(column, found, side);
+#pragma GCC unroll 6
+    for (int i = 0; i < to; i++) half[i][j] = found[i];
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < to; i++) w(half[i], y + i * to, side);
+}
+
+/* B' d B of one tile of inputs, or with `gradient` A dy A' of one of gradients, for all channels: at
+ * u + element * step + channel. `to_half` is the type of u, whose channels from `channels` to `wide`
+ * are zeros. */
+INLINE void transform(const char *const *at, int gradient, ptrdiff_t channels, ptrdiff_t wide, char *u,
+                      ptrdiff_t step, int half, int to_half, int side) {
+  const int from = gradient ? side - 2 : side;
+  const ptrdiff_t size = size_of(to_half);
   for (ptrdiff_t c = 0; c < wide; c += LANES) {
-    const ptrdiff_t left = channels - c, from = c * size_of(half);
-    vec d[4][2];
-    for (int j = 0; j < 2; j++) {
-      const vec a = left > 0 ? fetch(at[j] + from, left, half) : (vec){0};
-      const vec b = left > 0 ? fetch(at[2 + j] + from, left, half) : (vec){0};
-      d[0][j] = a, d[1][j] = a + b, d[2][j] = a - b, d[3][j] = -b;
+    const ptrdiff_t left = channels - c;
+    vec x[PLACES], y[PLACES] = {0};
+    if (left > 0) {
+#pragma GCC unroll 36
+      for (int i = 0; i < from * from; i++) x[i] = fetch(at[i] + c * size_of(half), left, half);
+      both_sides(gradient ? by_a : by_b, x, from, y, side, side);
     }
-    for (int i = 0; i < 4; i++) {
-      float *row = u + i * 4 * step + c;
-      store(row, d[i][0]);
-      store(row + step, d[i][0] + d[i][1]);
-      store(row + 2 * step, d[i][0] - d[i][1]);
-      store(row + 3 * step, -d[i][1]);
-    }
+#pragma GCC unroll 36
+    for (int e = 0; e < side * side; e++) put(u + (e * step + c) * size, y[e], LANES, to_half);
   }
 }
 
@@ -205,23 +279,18 @@ INLINE vec activated(vec v, float slope) { /* slope is at most 1, so the larger 
 
 /* y = LeakyReLU(A' m A + bias) of one tile, `slope` 1 for none; places beyond the outputs are NULL. */
 INLINE void transform_outputs(const float *m, ptrdiff_t step, const float *bias, float slope,
-                              ptrdiff_t channels, char *const *at, int half) {
+                              ptrdiff_t channels, char *const *at, int half, int side) {
+  const int to = side - 2;
   for (ptrdiff_t c = 0; c < channels; c += LANES) {
-    const ptrdiff_t n = channels - c, from = c * size_of(half);
-    vec s[2][4];
-    for (int j = 0; j < 4; j++) {
-      const float *column = m + j * step + c;
-      const vec b = load(column + 4 * step), e = load(column + 8 * step);
-      s[0][j] = load(column) + b + e;
-      s[1][j] = b - e - load(column + 12 * step);
-    }
+    const ptrdiff_t n = channels - c;
     const vec add = bias ? load_float(bias + c, n) : (vec){0};
-    for (int i = 0; i < 2; i++) {
-      const vec left = activated(s[i][0] + s[i][1] + s[i][2] + add, slope);
-      const vec right = activated(s[i][1] - s[i][2] - s[i][3] + add, slope);
-      if (at[2 * i]) put(at[2 * i] + from, left, n, half);
-      if (at[2 * i + 1]) put(at[2 * i + 1] + from, right, n, half);
-    }
+    vec x[PLACES], y[PLACES];
+#pragma GCC unroll 36
+    for (int e = 0; e < side * side; e++) x[e] = load(m + e * step + c);
+    both_sides(by_a_turned, x, side, y, to, side);
+#pragma GCC unroll 16
+    for (int i = 0; i < to * to; i++)
+      if (at[i]) put(at[i] + c * size_of(half), activated(y[i] + add, slope), n, half);
   }
 }
 
@@ -277,13 +346,27 @@ static void pair_up(const float *a, const float *b, ptrdiff_t count, float *pair
 
 /* --- The three convolutions ------------------------------------------------------------------- */
 
+/* What a convolution is asked for; only what it needs is set. */
+typedef struct {
+  const char *x, *dy;
+  const float *v, *bias;
+  char *y;
+  float slope, *sums;
+  ptrdiff_t images, height, width, inputs, outputs, pad;
+} Task;
+
+INLINE Grid grid_of(const Task *of, ptrdiff_t height, ptrdiff_t width, ptrdiff_t channels,
+                    ptrdiff_t high, ptrdiff_t broad, ptrdiff_t m) {
+  return (Grid){of->images, height, width, channels, (high + m - 1) / m, (broad + m - 1) / m};
+}
+
 /* v = G g G', from weights g[output * by_output + input * by_input + y * by_y + x * by_x], turned by
  * 180 degrees if `turned`. 1 if memory is short. */
 INLINE int weights(const float *g, ptrdiff_t by_output, ptrdiff_t by_input, ptrdiff_t by_y,
                    ptrdiff_t by_x, ptrdiff_t outputs, ptrdiff_t inputs, ptrdiff_t turned, float *v,
-                   int half) {
-  const ptrdiff_t in = padded(inputs), out = padded(outputs);
-  float *taps = scratch((9 + 2 * 16) * out), *found = taps + 9 * out; /* found: of two inputs */
+                   int half, int side) {
+  const ptrdiff_t in = padded(inputs), out = padded(outputs), places = side * side;
+  float *taps = scratch((9 + 2 * places) * out), *found = taps + 9 * out; /* found: of two inputs */
   if (!taps) return 1;
   memset(taps, 0, 9 * out * sizeof *taps);
   for (ptrdiff_t i = 0; i < in; i++) {
@@ -292,178 +375,167 @@ INLINE int weights(const float *g, ptrdiff_t by_output, ptrdiff_t by_input, ptrd
       const float *w = g + i * by_input + from / 3 * by_y + from % 3 * by_x;
       for (ptrdiff_t o = 0; o < outputs; o++) taps[tap * out + o] = i < inputs ? w[o * by_output] : 0;
     }
+    float *of_i = found + i % 2 * places * out;
     for (ptrdiff_t o = 0; o < out; o += LANES) {
-      vec rows[4][3];
-      for (int x = 0; x < 3; x++) {
-        const float *w = taps + x * out + o;
-        const vec a = load(w), b = load(w + 3 * out), c = load(w + 6 * out);
-        rows[0][x] = a, rows[3][x] = c;
-        rows[1][x] = 0.5f * (a + c + b), rows[2][x] = 0.5f * (a + c - b);
-      }
-      for (int y = 0; y < 4; y++) {
-        const vec a = rows[y][0], b = rows[y][1], c = rows[y][2];
-        float *to = found + (i % 2 * 16 + y * 4) * out + o;
-        store(to, a), store(to + 3 * out, c);
-        store(to + out, 0.5f * (a + c + b)), store(to + 2 * out, 0.5f * (a + c - b));
-      }
+      vec x[9], y[PLACES];
+      for (int tap = 0; tap < 9; tap++) x[tap] = load(taps + tap * out + o);
+      both_sides(by_g, x, 3, y, side, side);
+      for (int e = 0; e < places; e++) store(of_i + e * out + o, y[e]);
     }
-    for (int e = 0; e < 16; e++) {
-      const float *of_i = found + (i % 2 * 16 + e) * out;
-      if (!half) memcpy(v + (e * in + i) * out, of_i, out * sizeof *v);
-      else if (i % 2) pair_up(of_i - 16 * out, of_i, out, v + (e * in / 2 + i / 2) * out);
+    for (int e = 0; e < places; e++) {
+      const float *row = of_i + e * out;
+      if (!half) memcpy(v + (e * in + i) * out, row, out * sizeof *v);
+      else if (i % 2) pair_up(row - places * out, row, out, v + (e * in / 2 + i / 2) * out);
     }
   }
   return 0;
 }
 
-/* y = LeakyReLU of the convolution of x, with `pad` zeros around it. 1 if memory is short. */
-INLINE int forward(const char *x, const char *v, const float *bias, float slope, char *y,
-                   ptrdiff_t images, ptrdiff_t height, ptrdiff_t width, ptrdiff_t inputs,
-                   ptrdiff_t outputs, ptrdiff_t pad, int half) {
-  const ptrdiff_t high = height + 2 * pad - 2, broad = width + 2 * pad - 2;
-  const Grid from = {images, height, width, inputs, (high + 1) / 2, (broad + 1) / 2};
-  const Grid to = {images, high, broad, outputs, from.rows, from.columns};
-  const ptrdiff_t tiles = images * from.rows * from.columns;
-  const ptrdiff_t in = padded(inputs), out = padded(outputs), size = size_of(half);
-  const ptrdiff_t row = half ? in / 2 : in, used = half ? (inputs + 1) / 2 : inputs; /* entries of a */
-  const ptrdiff_t u_step = TILES * in + SKEW, m_step = TILES * out + SKEW;
-  int failed = 0;
-#pragma omp parallel reduction(| : failed)
-  {
-    float *zeros = scratch(in + 16 * (u_step + m_step));
-    char *u = (char *)(zeros + in);
-    float *m = zeros + in + 16 * u_step;
-    if (zeros) memset(zeros, 0, in * sizeof *zeros);
-    else failed = 1;
-#pragma omp for schedule(static)
-    for (ptrdiff_t start = 0; start < tiles; start += TILES) {
-      if (!zeros) continue;
-      const ptrdiff_t count = tiles - start < TILES ? tiles - start : TILES;
-      const char *at[16];
-      for (ptrdiff_t t = 0; t < count; t++) {
-        places_of(&from, x, start + t, 4, pad, (const char *)zeros, at, half);
-        transform_inputs(at, inputs, in, u + t * in * size, u_step, half, half);
-      }
-      for (int e = 0; e < 16; e++)
-        for (ptrdiff_t o = 0; o < out; o += COLUMNS)
-          for (ptrdiff_t t = 0; t < count; t += ROWS)
-            multiply(u + (e * u_step + t * in) * size, row, 1, (const float *)v + e * row * out + o,
-                     m + e * m_step + t * out + o, out, used, 0, half);
-      for (ptrdiff_t t = 0; t < count; t++) {
-        places_of(&to, y, start + t, 2, 0, NULL, at, half);
-        transform_outputs(m + t * out, m_step, bias, slope, outputs, (char *const *)at, half);
-      }
+/* A thread's part of y = LeakyReLU of the convolution of x, with `pad` zeros around it. 1 if memory is
+ * short. */
+INLINE int forward(const Task *of, int half, int side) {
+  const int places = side * side, m = side - 2;
+  const ptrdiff_t high = of->height + 2 * of->pad - 2, broad = of->width + 2 * of->pad - 2;
+  const Grid from = grid_of(of, of->height, of->width, of->inputs, high, broad, m);
+  const Grid to = grid_of(of, high, broad, of->outputs, high, broad, m);
+  const Range range = range_of(&from, side);
+  const ptrdiff_t in = padded(of->inputs), out = padded(of->outputs), size = size_of(half);
+  const ptrdiff_t row = half ? in / 2 : in, used = half ? (of->inputs + 1) / 2 : of->inputs;
+  const ptrdiff_t u_step = range.block * in + SKEW, p_step = range.block * out + SKEW;
+  float *zeros = scratch(in + places * (u_step + p_step));
+  if (!zeros) return 1;
+  char *u = (char *)(zeros + in);
+  float *p = zeros + in + places * u_step; /* the products */
+  memset(zeros, 0, in * sizeof *zeros);
+  for (ptrdiff_t start = range.start; start < range.stop; start += range.block) {
+    const ptrdiff_t left = range.stop - start, count = left < range.block ? left : range.block;
+    const char *at[PLACES];
+    for (ptrdiff_t t = 0; t < count; t++) {
+      places_of(&from, of->x, start + t, side, m, of->pad, (const char *)zeros, at, half);
+      transform(at, 0, of->inputs, in, u + t * in * size, u_step, half, half, side);
+    }
+    for (int e = 0; e < places; e++)
+      for (ptrdiff_t o = 0; o < out; o += COLUMNS)
+        for (ptrdiff_t t = 0; t < count; t += ROWS)
+          multiply(u + (e * u_step + t * in) * size, row, 1, of->v + e * row * out + o,
+                   p + e * p_step + t * out + o, out, used, 0, half);
+    for (ptrdiff_t t = 0; t < count; t++) {
+      places_of(&to, of->y, start + t, m, m, 0, NULL, at, half);
+      transform_outputs(p + t * out, p_step, of->bias, of->slope, of->outputs, (char *const *)at,
+                        half, side);
     }
   }
-  return failed;
+  return 0;
 }
 
-/* dg (3, 3, inputs, outputs) from the sums over all tiles of (A dy A') (.) (B' d B). */
-static void fold_gradient(const float *sums, ptrdiff_t inputs, ptrdiff_t outputs, float *dg) {
-  const ptrdiff_t out = padded(outputs), step = padded(inputs) * out, across = inputs * outputs;
-  for (ptrdiff_t i = 0; i < inputs; i++)
-    for (ptrdiff_t o = 0; o < outputs; o++) {
-      const float *m = sums + i * out + o;
-      float *w = dg + i * outputs + o, rows[3][4];
-      for (int x = 0; x < 4; x++, m += step) {
-        const float half = 0.5f * (m[4 * step] + m[8 * step]);
-        rows[0][x] = m[0] + half;
-        rows[1][x] = 0.5f * (m[4 * step] - m[8 * step]);
-        rows[2][x] = half + m[12 * step];
-      }
-      for (int y = 0; y < 3; y++, w += 3 * across) {
-        const float half = 0.5f * (rows[y][1] + rows[y][2]);
-        w[0] = rows[y][0] + half;
-        w[across] = 0.5f * (rows[y][1] - rows[y][2]);
-        w[2 * across] = half + rows[y][3];
-      }
-    }
+/* Floats that `backward_weights` of a thread adds into: of (A dy A') (.) (B' d B), then of d_bias. */
+INLINE ptrdiff_t sums_of(const Task *of, int side) {
+  return (side * side * padded(of->inputs) + 1) * padded(of->outputs);
 }
 
-/* dg (3, 3, inputs, outputs) and d_bias (outputs), float, from x and dy. 1 if memory is short. */
-INLINE int backward_weights(const char *x, const char *dy, float *dg, float *d_bias, ptrdiff_t images,
-                            ptrdiff_t height, ptrdiff_t width, ptrdiff_t inputs, ptrdiff_t outputs,
-                            int half) {
-  const Grid from = {images, height, width, inputs, (height - 1) / 2, (width - 1) / 2};
-  const Grid to = {images, height - 2, width - 2, outputs, from.rows, from.columns};
-  const ptrdiff_t tiles = images * from.rows * from.columns;
-  const ptrdiff_t in = padded(inputs), out = padded(outputs), size = (16 * in + 1) * out;
-  const ptrdiff_t wide = in > out ? in : out;
-  const ptrdiff_t rows = half ? TILES / 2 : TILES; /* of u and h, a pair of tiles each in bfloat16 */
+/* A thread's part of the sums over all tiles, from x and dy. 1 if memory is short. */
+INLINE int backward_weights(const Task *of, int half, int side) {
+  const int places = side * side, m = side - 2;
+  const ptrdiff_t high = of->height - 2, broad = of->width - 2;
+  const Grid from = grid_of(of, of->height, of->width, of->inputs, high, broad, m);
+  const Grid to = grid_of(of, high, broad, of->outputs, high, broad, m);
+  const Range range = range_of(&from, side);
+  const ptrdiff_t in = padded(of->inputs), out = padded(of->outputs), wide = in > out ? in : out;
+  const ptrdiff_t rows = half ? range.block / 2 : range.block; /* a pair of tiles each in bfloat16 */
   const ptrdiff_t u_step = rows * in + SKEW, h_step = rows * out + SKEW;
-  const ptrdiff_t two = 2 * (in + out) + 2 * SKEW; /* a pair of tiles in float */
-  const int threads = omp_get_max_threads();
-  float *sums = calloc((size_t)threads * size, sizeof *sums); /* each thread's, then its d_bias */
-  int failed = !sums;
-  if (failed) return 1;
-#pragma omp parallel num_threads(threads) reduction(| : failed)
-  {
-    float *zeros = scratch(wide + 16 * (u_step + h_step + two));
-    float *u = zeros + wide, *h = u + 16 * u_step;
-    float *two_u = h + 16 * h_step, *two_h = two_u + 16 * (2 * in + SKEW);
-    float *mine = sums + omp_get_thread_num() * size;
-    if (zeros) memset(zeros, 0, wide * sizeof *zeros);
-    else failed = 1;
-#pragma omp for schedule(static)
-    for (ptrdiff_t start = 0; start < tiles; start += TILES) {
-      if (!zeros) continue;
-      const ptrdiff_t count = tiles - start < TILES ? tiles - start : TILES;
-      const char *at[16], *none = (const char *)zeros;
-      for (ptrdiff_t t = 0; t < count; t++) {
-        /* In bfloat16 first into one half of the pair. */
-        const ptrdiff_t at_u = half ? 2 * in + SKEW : u_step, at_h = half ? 2 * out + SKEW : h_step;
-        float *to_u = half ? two_u + t % 2 * in : u + t * in;
-        float *to_h = half ? two_h + t % 2 * out : h + t * out;
-        places_of(&from, x, start + t, 4, 0, none, at, half);
-        transform_inputs(at, inputs, in, (char *)to_u, at_u, half, 0);
-        places_of(&to, dy, start + t, 2, 0, none, at, half);
-        transform_gradient(at, outputs, out, to_h, at_h, half);
-        for (ptrdiff_t o = 0; o < out; o++) /* element (1, 1) of A dy A' is the sum of the four */
-          mine[16 * in * out + o] += to_h[5 * at_h + o];
-        if (!half || (t % 2 == 0 && t + 1 < count)) continue;
-        for (int e = 0; e < 16; e++) {
-          const float *a = two_u + e * (2 * in + SKEW), *b = two_h + e * (2 * out + SKEW);
-          const int alone = t % 2 == 0; /* the last one: its partner is zeros */
-          pair_up(a, alone ? zeros : a + in, in, u + e * u_step + t / 2 * in);
-          pair_up(b, alone ? zeros : b + out, out, h + e * h_step + t / 2 * out);
-        }
+  const ptrdiff_t two_u_step = 2 * in + SKEW, two_h_step = 2 * out + SKEW; /* of a pair in float */
+  float *zeros = scratch(wide + places * (u_step + h_step + two_u_step + two_h_step));
+  if (!zeros) return 1;
+  float *u = zeros + wide, *h = u + places * u_step;
+  float *two_u = h + places * h_step, *two_h = two_u + places * two_u_step;
+  float *sums = of->sums + omp_get_thread_num() * sums_of(of, side);
+  memset(zeros, 0, wide * sizeof *zeros);
+  for (ptrdiff_t start = range.start; start < range.stop; start += range.block) {
+    const ptrdiff_t left = range.stop - start, count = left < range.block ? left : range.block;
+    const char *at[PLACES], *none = (const char *)zeros;
+    for (ptrdiff_t t = 0; t < count; t++) {
+      /* In bfloat16 first into one half of the pair. */
+      const ptrdiff_t at_u = half ? two_u_step : u_step, at_h = half ? two_h_step : h_step;
+      float *to_u = half ? two_u + t % 2 * in : u + t * in;
+      float *to_h = half ? two_h + t % 2 * out : h + t * out;
+      places_of(&from, of->x, start + t, side, m, 0, none, at, half);
+      transform(at, 0, of->inputs, in, (char *)to_u, at_u, half, 0, side);
+      places_of(&to, of->dy, start + t, m, m, 0, none, at, half);
+      transform(at, 1, of->outputs, out, (char *)to_h, at_h, half, 0, side);
+      for (ptrdiff_t o = 0; o < out; o++) /* element (1, 1) of A dy A', at 1, is the sum of all */
+        sums[places * in * out + o] += to_h[(side + 1) * at_h + o];
+      if (!half || (t % 2 == 0 && t + 1 < count)) continue;
+      for (int e = 0; e < places; e++) {
+        const float *a = two_u + e * two_u_step, *b = two_h + e * two_h_step;
+        const int alone = t % 2 == 0; /* the last one: its partner is zeros */
+        pair_up(a, alone ? zeros : a + in, in, u + e * u_step + t / 2 * in);
+        pair_up(b, alone ? zeros : b + out, out, h + e * h_step + t / 2 * out);
       }
-      const ptrdiff_t summed = half ? (count + 1) / 2 : count;
-      for (int e = 0; e < 16; e++)
-        for (ptrdiff_t o = 0; o < out; o += COLUMNS)
-          for (ptrdiff_t i = 0; i < inputs; i += ROWS)
-            multiply(u + e * u_step + i, 1, in, h + e * h_step + o,
-                     mine + (e * in + i) * out + o, out, summed, 1, half);
     }
+    const ptrdiff_t summed = half ? (count + 1) / 2 : count;
+    for (int e = 0; e < places; e++)
+      for (ptrdiff_t o = 0; o < out; o += COLUMNS)
+        for (ptrdiff_t i = 0; i < of->inputs; i += ROWS)
+          multiply(u + e * u_step + i, 1, in, h + e * h_step + o, sums + (e * in + i) * out + o,
+                   out, summed, 1, half);
   }
+  return 0;
+}
+
+/* dg (3, 3, inputs, outputs) and d_bias (outputs), float, from the sums of all threads. */
+INLINE void fold_gradient(const Task *of, int threads, float *dg, float *d_bias, int side) {
+  const ptrdiff_t inputs = of->inputs, outputs = of->outputs, out = padded(outputs);
+  const ptrdiff_t step = padded(inputs) * out, size = sums_of(of, side);
+  float *sums = of->sums;
   for (int thread = 1; thread < threads; thread++)
     for (ptrdiff_t j = 0; j < size; j++) sums[j] += sums[thread * size + j];
-  fold_gradient(sums, inputs, outputs, dg);
-  memcpy(d_bias, sums + 16 * in * out, outputs * sizeof *d_bias);
-  free(sums);
-  return failed;
+  for (ptrdiff_t i = 0; i < inputs; i++)
+    for (ptrdiff_t o = 0; o < outputs; o += LANES) {
+      vec x[PLACES], y[9];
+      for (int e = 0; e < side * side; e++) x[e] = load(sums + e * step + i * out + o);
+      both_sides(by_g_turned, x, side, y, 3, side);
+      for (int tap = 0; tap < 9; tap++)
+        store_float(dg + (tap * inputs + i) * outputs + o, y[tap], outputs - o);
+    }
+  memcpy(d_bias, sums + side * side * step, outputs * sizeof *d_bias);
 }
 
-#define CONVOLUTIONS(NAME, HALF_TYPE)                                                              \
-  int winograd_weights_##NAME(const float *g, ptrdiff_t by_output, ptrdiff_t by_input,             \
-                              ptrdiff_t by_y, ptrdiff_t by_x, ptrdiff_t outputs, ptrdiff_t inputs, \
-                              ptrdiff_t turned, float *v) {                                        \
-    return weights(g, by_output, by_input, by_y, by_x, outputs, inputs, turned, v, HALF_TYPE);     \
-  }                                                                                                \
-  int winograd_forward_##NAME(const char *x, const char *v, const float *bias, float slope,        \
-                              char *y, ptrdiff_t images, ptrdiff_t height, ptrdiff_t width,        \
-                              ptrdiff_t inputs, ptrdiff_t outputs, ptrdiff_t pad) {                \
-    return forward(x, v, bias, slope, y, images, height, width, inputs, outputs, pad, HALF_TYPE);  \
-  }                                                                                                \
-  int winograd_backward_weights_##NAME(const char *x, const char *dy, float *dg, float *d_bias,    \
-                                       ptrdiff_t images, ptrdiff_t height, ptrdiff_t width,        \
-                                       ptrdiff_t inputs, ptrdiff_t outputs) {                      \
-    return backward_weights(x, dy, dg, d_bias, images, height, width, inputs, outputs, HALF_TYPE); \
+/* The parallel regions are here, since constants do not reach into one. */
+#define CONVOLUTIONS(NAME, HALF_TYPE, TILE)                                                          \
+  int winograd_weights_##NAME(const float *g, ptrdiff_t by_output, ptrdiff_t by_input,               \
+                              ptrdiff_t by_y, ptrdiff_t by_x, ptrdiff_t outputs, ptrdiff_t inputs,   \
+                              ptrdiff_t turned, float *v) {                                          \
+    return weights(g, by_output, by_input, by_y, by_x, outputs, inputs, turned, v, HALF_TYPE, TILE); \
+  }                                                                                                  \
+  int winograd_forward_##NAME(const char *x, const float *v, const float *bias, float slope,         \
+                              char *y, ptrdiff_t images, ptrdiff_t height, ptrdiff_t width,          \
+                              ptrdiff_t inputs, ptrdiff_t outputs, ptrdiff_t pad) {                  \
+    const Task task = {.x = x, .v = v, .bias = bias, .y = y, .slope = slope, .images = images,       \
+                       .height = height, .width = width, .inputs = inputs, .outputs = outputs,       \
+                       .pad = pad};                                                                  \
+    int failed = 0;                                                                                  \
+    _Pragma("omp parallel reduction(| : failed)") failed = forward(&task, HALF_TYPE, TILE);          \
+    return failed;                                                                                   \
+  }                                                                                                  \
+  int winograd_backward_weights_##NAME(const char *x, const char *dy, float *dg, float *d_bias,      \
+                                       ptrdiff_t images, ptrdiff_t height, ptrdiff_t width,          \
+                                       ptrdiff_t inputs, ptrdiff_t outputs) {                        \
+    Task task = {.x = x, .dy = dy, .images = images, .height = height, .width = width,               \
+                 .inputs = inputs, .outputs = outputs};                                              \
+    const int threads = omp_get_max_threads();                                                       \
+    task.sums = calloc((size_t)threads * sums_of(&task, TILE), sizeof *task.sums);                   \
+    if (!task.sums) return 1;                                                                        \
+    int failed = 0;                                                                                  \
+    _Pragma("omp parallel num_threads(threads) reduction(| : failed)")                               \
+        failed = backward_weights(&task, HALF_TYPE, TILE);                                           \
+    if (!failed) fold_gradient(&task, threads, dg, d_bias, TILE);                                    \
+    free(task.sums);                                                                                 \
+    return failed;                                                                                   \
   }
 
-CONVOLUTIONS(float, 0)
+CONVOLUTIONS(float, 0, SIDE)
 #if HALF
-CONVOLUTIONS(bf16, 1)
+CONVOLUTIONS(bf16, 1, HALF_SIDE)
 #endif
 
 #endif

@@ -24,7 +24,7 @@ TYPES = [
     )
     for dtype in (torch.float32, torch.bfloat16)
 ]
-#: Of the greatest entry: rounding of one product, which sums to less than the greatest of all.
+#: Of the greatest entry. PyTorch's: 1e-6 and 1e-2; tiles of 4 x 4 outputs round more than direct sums.
 CLOSE = {torch.float32: 5e-6, torch.bfloat16: 1.5e-2}
 
 
@@ -78,7 +78,9 @@ def test_a_picture_by_hand(dtype):
     found = convolve(convolution, x).detach()
     for c in range(27):
         row, column = c % 9 // 3, c % 3
-        assert found[0, c].equal(x[0, c, row : row + 5, column : column + 4])
+        there = x[0, c, row : row + 5, column : column + 4]
+        # In float32 the weights are multiplied by thirds, which no binary number is.
+        torch.testing.assert_close(found[0, c], there, atol=8e-5 * (dtype is torch.float32), rtol=0)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
