@@ -146,6 +146,7 @@ class CanvasPlan:
         transformations: T_1 .. T_M.
         sheets: the canvases, those of one shape together.
         order: (M,) where the copy under T_m comes among the windows, sheet by sheet.
+        windows: of each sheet (W, 4), the windows' number m, canvas, top and left.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class CanvasPlan:
         laid = [m for group in groups for canvas in group for m, _, _ in canvas.copies]
         self.order = torch.argsort(torch.tensor(laid)).to(device)
         self.device = device
+        self.windows = [_windows(sheet.canvases, side).to(device) for sheet in self.sheets]
         self._own: dict[tuple[int, bool], list[torch.Tensor]] = {}
 
     @property
@@ -252,6 +254,12 @@ def _coverage(
                 counts[g, top : top + h, left : left + h] += 1
         found.append(None if bool((counts == 1).all()) else counts.flatten().to(device))
     return tuple(found)
+
+
+def _windows(canvases: Sequence[Canvas], side: int) -> torch.Tensor:
+    return torch.tensor(
+        [(m, g, top, left) for g, c in enumerate(canvases) for m, top, left in c.windows(side)]
+    )
 
 
 def _own_places(

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define LANES 16   /* channels at a time: the accumulators stay in registers */
+#define SAMPLED 64 /* rows that are near the mean of all together */
 #define BLOCK 128 /* rows that are added in float before the sum goes to double */
 
 static inline float from_float(float v) { return v; }
@@ -80,14 +81,22 @@ static inline bf16 to_bf16(float v) {
   return 0;
 
 #define KERNELS(T)                                                                              \
-  /* Sums of w (x - x[0]) and w (x - x[0])^2: about the first row, so that a large mean costs no digits. */ \
-  int moments_##T(const T *x, const float *w, ptrdiff_t rows, ptrdiff_t period,                 \
-                  ptrdiff_t channels, double *sums) {                                           \
-    SUM_ROWS(const float d = from_##T(x[at]) - from_##T(x[j]); const float first = weight * d,  \
+  /* A value near each channel's mean: of some rows all over the array. */                      \
+  static void about_mean_##T(const T *x, ptrdiff_t rows, ptrdiff_t channels, float *about) {    \
+    const ptrdiff_t taken = rows < SAMPLED ? rows : SAMPLED;                                    \
+    memset(about, 0, channels * sizeof *about);                                                 \
+    for (ptrdiff_t i = 0; i < taken; i++)                                                       \
+      for (ptrdiff_t j = 0; j < channels; j++)                                                  \
+        about[j] += from_##T(x[i * rows / taken * channels + j]) / (float)taken;                \
+  }                                                                                             \
+  /* Sums of w (x - about) and w (x - about)^2: a large mean costs no digits. */                \
+  static int moments_##T(const T *x, const float *w, const float *about, ptrdiff_t rows,        \
+                         ptrdiff_t period, ptrdiff_t channels, double *sums) {                  \
+    SUM_ROWS(const float d = from_##T(x[at]) - about[j]; const float first = weight * d,        \
              first * d)                                                                         \
   }                                                                                             \
   /* y = LeakyReLU(scale x + shift) */                                                          \
-  int activate_##T(const T *x, T *restrict y, const float *restrict scale, const float *restrict shift, float slope, \
+  static int activate_##T(const T *x, T *restrict y, const float *restrict scale, const float *restrict shift, float slope, \
                     ptrdiff_t rows, ptrdiff_t channels) {                                       \
     _Pragma("omp parallel for schedule(static)") for (ptrdiff_t r = 0; r < rows; r++)           \
       for (ptrdiff_t j = 0; j < channels; j++) {                                                \
@@ -97,7 +106,7 @@ static inline bf16 to_bf16(float v) {
     return 0;                                                                                   \
   }                                                                                             \
   /* With h the gradient before the activation: sums of h and of h (x - mean). */               \
-  int gradient_sums_##T(const T *g, const T *x, const float *scale, const float *shift,         \
+  static int gradient_sums_##T(const T *g, const T *x, const float *scale, const float *shift,         \
                         const float *mean, float slope, ptrdiff_t rows, ptrdiff_t channels,     \
                         double *sums) {                                                         \
     const float *w = NULL;                                                                      \
@@ -107,7 +116,7 @@ static inline bf16 to_bf16(float v) {
              first * (v - mean[j]))                                                             \
   }                                                                                             \
   /* dx = scale h + w (p + q x) */                                                              \
-  int gradient_##T(const T *g, const T *x, T *restrict dx, const float *w,                       \
+  static int gradient_##T(const T *g, const T *x, T *restrict dx, const float *w,                       \
                     const float *restrict scale, const float *restrict shift,                   \
                     const float *restrict p, const float *restrict q, float slope,              \
                     ptrdiff_t rows, ptrdiff_t period, ptrdiff_t channels) {                     \
@@ -127,6 +136,91 @@ static inline bf16 to_bf16(float v) {
       }                                                                                         \
     }                                                                                           \
     return 0;                                                                                   \
+  }
+
+/* The mean and variance of all sheets from each one's: a part is its weight, mean and variance. Put
+ * together so (Chan, Golub and LeVeque, 1979) since the mean of the squares less the square of the
+ * mean would lose digits. */
+static void together(const double *parts, ptrdiff_t sheets, ptrdiff_t channels, float *mean, float *var) {
+  const ptrdiff_t size = 1 + 2 * channels;
+  double total = 0;
+  for (ptrdiff_t s = 0; s < sheets; s++) total += parts[s * size];
+  for (ptrdiff_t c = 1; c <= channels; c++) {
+    double m = 0, v = 0;
+    for (ptrdiff_t s = 0; s < sheets; s++) m += parts[s * size] / total * parts[s * size + c];
+    for (ptrdiff_t s = 0; s < sheets; s++) {
+      const double *part = parts + s * size, off = part[c] - m;
+      v += part[0] / total * (part[channels + c] + off * off);
+    }
+    mean[c - 1] = (float)m, var[c - 1] = (float)v;
+  }
+}
+
+/* All sheets of canvases together: sheet s has xs[s], ws[s], which add up to counts[s] over all rows,
+ * rows[s] and periods[s].
+ * found (4, channels): mean, variance, scale and shift. */
+#define NORMALISATION(T)                                                                        \
+  /* y = LeakyReLU(scale x + shift), which normalises. 1 if memory is short. */                 \
+  int normalise_##T(ptrdiff_t sheets, const T *const *xs, const float *const *ws,               \
+                    const ptrdiff_t *counts, const ptrdiff_t *rows, const ptrdiff_t *periods,   \
+                    ptrdiff_t channels, const float *gamma, const float *beta, float eps, float slope, \
+                    T *const *ys, float *found) {                                               \
+    float *mean = found, *var = mean + channels, *scale = var + channels;                       \
+    float *shift = scale + channels;                                                            \
+    double *parts = malloc((size_t)sheets * (1 + 2 * channels) * sizeof *parts);                \
+    int failed = !parts;                                                                        \
+    for (ptrdiff_t s = 0; s < sheets && !failed; s++) {                                         \
+      double *part = parts + s * (1 + 2 * channels), *first = part + 1;                         \
+      part[0] = (double)counts[s];                                                              \
+      about_mean_##T(xs[s], rows[s], channels, mean);                                           \
+      failed = moments_##T(xs[s], ws[s], mean, rows[s], periods[s], channels, first);           \
+      for (ptrdiff_t c = 0; c < channels; c++) {                                                \
+        const double off = first[c] / part[0];                                                  \
+        first[channels + c] = first[channels + c] / part[0] - off * off;                        \
+        first[c] = mean[c] + off;                                                               \
+      }                                                                                         \
+    }                                                                                           \
+    if (!failed) together(parts, sheets, channels, mean, var);                                  \
+    free(parts);                                                                                \
+    for (ptrdiff_t c = 0; c < channels && !failed; c++) {                                       \
+      if (var[c] < 0) var[c] = 0; /* rounding, where all are alike */                           \
+      scale[c] = gamma[c] / sqrtf(var[c] + eps);                                                \
+      shift[c] = beta[c] - scale[c] * mean[c];                                                  \
+    }                                                                                           \
+    for (ptrdiff_t s = 0; s < sheets && !failed; s++)                                           \
+      activate_##T(xs[s], ys[s], scale, shift, slope, rows[s], channels);                       \
+    return failed;                                                                              \
+  }                                                                                             \
+  /* Its gradients, from gs, those to ys. 1 if memory is short. */                              \
+  int normalise_backward_##T(ptrdiff_t sheets, const T *const *gs, const T *const *xs,          \
+                             const float *const *ws, const ptrdiff_t *counts, const ptrdiff_t *rows, \
+                             const ptrdiff_t *periods, ptrdiff_t channels, const float *found,  \
+                             float eps, float slope, T *const *dxs, float *d_gamma,             \
+                             float *d_beta) {                                                   \
+    const float *mean = found, *var = mean + channels, *scale = var + channels;                 \
+    const float *shift = scale + channels;                                                      \
+    float *p = malloc((size_t)2 * channels * sizeof *p), *q = p + channels;                     \
+    double *sums = calloc((size_t)4 * channels, sizeof *sums), *all = sums + 2 * channels;      \
+    double total = 0;                                                                           \
+    int failed = !p || !sums;                                                                   \
+    for (ptrdiff_t s = 0; s < sheets && !failed; s++) {                                         \
+      failed = gradient_sums_##T(gs[s], xs[s], scale, shift, mean, slope, rows[s], channels, sums); \
+      for (ptrdiff_t c = 0; c < 2 * channels; c++) all[c] += sums[c];                           \
+      total += (double)counts[s];                                                               \
+    }                                                                                           \
+    for (ptrdiff_t c = 0; c < channels && !failed; c++) {                                       \
+      const double inverse = 1 / sqrt((double)var[c] + eps), step = -scale[c] / total;          \
+      d_beta[c] = (float)all[c];                                                                \
+      d_gamma[c] = (float)(inverse * all[channels + c]);                                        \
+      /* -scale / N * (sum(h) + x^ * sum(h x^)) = p + q x */                                    \
+      q[c] = (float)(step * inverse * inverse * all[channels + c]);                             \
+      p[c] = (float)(step * all[c] - step * inverse * inverse * all[channels + c] * mean[c]);   \
+    }                                                                                           \
+    for (ptrdiff_t s = 0; s < sheets && !failed; s++)                                           \
+      gradient_##T(gs[s], xs[s], dxs[s], ws[s], scale, shift, p, q, slope, rows[s], periods[s], \
+                   channels);                                                                   \
+    free(p), free(sums);                                                                        \
+    return failed;                                                                              \
   }
 
 #define WIDEST 1024 /* classes */
@@ -178,7 +272,39 @@ static inline float exp_of_negative(float x) {
     return 0;                                                                                   \
   }
 
+/* One copy that a sheet holds: its number m, its canvas, and its top and left place in the output. */
+typedef struct {
+  int64_t m, canvas, top, left;
+} Window;
+
+#define VOTES(T)                                                                                \
+  /* votes (m, images, side, side) = exp(x[class m] - log_sums) at the places of each window, or of class \
+   * 0 unless `each` has its own; x (images, canvases, height, width, classes), log_sums without classes. */ \
+  int votes_##T(const T *x, const float *log_sums, ptrdiff_t images, ptrdiff_t canvases,        \
+                ptrdiff_t height, ptrdiff_t width, ptrdiff_t classes, const Window *windows,    \
+                ptrdiff_t count, ptrdiff_t each, ptrdiff_t side, float *votes) {                \
+    _Pragma("omp parallel for collapse(2) schedule(static)")                                    \
+    for (ptrdiff_t n = 0; n < count; n++)                                                       \
+      for (ptrdiff_t image = 0; image < images; image++) {                                      \
+        const Window at = windows[n];                                                           \
+        const ptrdiff_t canvas = image * canvases + at.canvas, own = each ? at.m : 0;           \
+        for (ptrdiff_t y = 0; y < side; y++) {                                                  \
+          const ptrdiff_t row = (canvas * height + at.top + y) * width + at.left;               \
+          float *to = votes + ((at.m * images + image) * side + y) * side;                      \
+          for (ptrdiff_t i = 0; i < side; i++) {                                                \
+            const float below = from_##T(x[(row + i) * classes + own]) - log_sums[row + i];     \
+            to[i] = exp_of_negative(below > 0 ? 0 : below);                                     \
+          }                                                                                     \
+        }                                                                                       \
+      }                                                                                         \
+    return 0;                                                                                   \
+  }
+
 KERNELS(float)
 KERNELS(bf16)
+NORMALISATION(float)
+NORMALISATION(bf16)
 SOFTMAX(float)
 SOFTMAX(bf16)
+VOTES(float)
+VOTES(bf16)

@@ -16,8 +16,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,11 +30,10 @@ NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
 Pair = tuple[torch.Tensor, torch.Tensor]
 #: Of each function: p is an array or None, n a whole number, f another.
 ARGUMENTS = {
-    "moments": "ppnnnp",
-    "activate": "ppppfnn",
-    "gradient_sums": "pppppfnnp",
-    "gradient": "ppppppppfnnn",
+    "normalise": "npppppnppffpp",
+    "normalise_backward": "nppppppnpffppp",
     "softmax": "ppnnnfpp",
+    "votes": "ppnnnnnpnnnp",
     "winograd_weights": "pnnnnnnnp",
     "winograd_forward": "pppfpnnnnnn",
     "winograd_backward_weights": "ppppnnnnn",
@@ -116,56 +117,55 @@ def usable(x: torch.Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in NAMES and library() is not None
 
 
-# x, y, g and dx below are (rows, C), contiguous; w is None or (period,), rows a multiple of it.
+# x, y, g and dx below are (rows, C), contiguous; w is None or (period,), rows a multiple of it, and
+# over all rows adds up to the count. Lists have one for each sheet of canvases.
 
 
-def moments(x: torch.Tensor, w: torch.Tensor | None) -> Pair:
-    """Mean and variance (C,), each row weighted by its coverage."""
-    sums = torch.empty(2, x.shape[1], dtype=torch.float64)
-    call_for("moments", x, x, w, *_lengths(x, w), x.shape[1], sums)
-    total = len(x) if w is None else float(w.sum(dtype=torch.float64)) * (len(x) // len(w))
-    first, second = sums / total
-    return (x[0].double() + first).float(), (second - first * first).clamp_(min=0).float()
-
-
-def activate(
-    x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, slope: float
-) -> torch.Tensor:
-    """LeakyReLU(scale * x + shift) in the type of ``x``."""
-    y = torch.empty_like(x)
-    call_for("activate", x, x, y, scale, shift, slope, len(x), x.shape[1])
-    return y
-
-
-def gradient_sums(
-    g: torch.Tensor,
-    x: torch.Tensor,
-    scale: torch.Tensor,
-    shift: torch.Tensor,
-    mean: torch.Tensor,
+def normalise(
+    xs: Sequence[torch.Tensor],
+    ws: Sequence[torch.Tensor | None],
+    counts: Sequence[int],
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    eps: float,
     slope: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums (C,) of h and of h * (x - mean), h being the gradient before the activation."""
-    sums = torch.empty(2, x.shape[1], dtype=torch.float64)
-    call_for("gradient_sums", x, g, x, scale, shift, mean, slope, len(x), x.shape[1], sums)
-    of_h, of_hx = sums.float()
-    return of_h, of_hx
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Mean, variance, scale and shift (4, C), and the normalised, activated ys, like ``xs``.
+
+    scale and shift are what normalises: gamma / sqrt(variance + eps), beta - scale * mean.
+    """
+    ys, found = [torch.empty_like(x) for x in xs], torch.empty(4, xs[0].shape[1])
+    sheets = _sheets(xs, ws, counts)
+    fixed = (gamma, beta, eps, slope)
+    call_for("normalise", xs[0], len(xs), xs, *sheets, *fixed, ys, found)
+    return found, ys
 
 
-def gradient(
-    g: torch.Tensor,
-    x: torch.Tensor,
-    w: torch.Tensor | None,
-    scale: torch.Tensor,
-    shift: torch.Tensor,
-    p: torch.Tensor,
-    q: torch.Tensor,
+def normalise_backward(
+    gs: Sequence[torch.Tensor],
+    xs: Sequence[torch.Tensor],
+    ws: Sequence[torch.Tensor | None],
+    counts: Sequence[int],
+    found: torch.Tensor,
+    eps: float,
     slope: float,
-) -> torch.Tensor:
-    """scale * h + w * (p + q * x), the gradient to ``x``, in its type."""
-    dx = torch.empty_like(x)
-    call_for("gradient", x, g, x, dx, w, scale, shift, p, q, slope, *_lengths(x, w), x.shape[1])
-    return dx
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """The gradients to gamma and beta (C,) and to ``xs``; ``found`` as ``normalise`` found it."""
+    dxs = [torch.empty_like(x) for x in xs]
+    d_gamma, d_beta = torch.empty(2, xs[0].shape[1])
+    fixed = (found, eps, slope)
+    sheets = _sheets(xs, ws, counts)
+    call_for("normalise_backward", xs[0], len(xs), gs, xs, *sheets, *fixed, dxs, d_gamma, d_beta)
+    return d_gamma, d_beta, dxs
+
+
+def _sheets(
+    xs: Sequence[torch.Tensor], ws: Sequence[torch.Tensor | None], counts: Sequence[int]
+) -> tuple[Any, ...]:
+    """Coverage, its sum, rows and period of each, and the channels."""
+    rows = [len(x) for x in xs]
+    periods = [1 if w is None else len(w) for w in ws]
+    return ws, counts, rows, periods, xs[0].shape[1]
 
 
 def log_sums(x: torch.Tensor) -> torch.Tensor:
@@ -182,12 +182,41 @@ def softmax(x: torch.Tensor, w: torch.Tensor | None, over: float) -> Pair:
     return found, p
 
 
+def votes(
+    x: torch.Tensor, windows: torch.Tensor, each: bool, side: int, found: torch.Tensor
+) -> None:
+    """Write the votes of the ``windows`` into ``found`` (M, B, side, side) float32.
+
+    Args:
+        x: logits (B, G, h, w, classes) of the canvases.
+        windows: (W, 4) int64, of each the number m, canvas, top and left.
+        each: whether each has a class of its own, m, or all have class 0.
+        side: of the votes.
+        found: where they go, row m each.
+    """
+    sums = log_sums(x.view(-1, x.shape[-1]))
+    call_for("votes", x, x, sums, *x.shape, windows, len(windows), int(each), side, found)
+
+
 def _lengths(x: torch.Tensor, w: torch.Tensor | None) -> tuple[int, int]:
     return len(x), 1 if w is None else len(w)
 
 
-def call_for(name: str, like: torch.Tensor, *arguments: torch.Tensor | float | None) -> None:
-    """Call the compiled function for the type of ``like``; MemoryError if it ran out of memory."""
-    plain = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+def call_for(name: str, like: torch.Tensor, *arguments: Any) -> None:  # noqa: ANN401
+    """Call the compiled function for the type of ``like``; MemoryError if it ran out of memory.
+
+    The arguments are numbers, tensors, None, and sequences of either, which become arrays.
+    """
+    plain = [_plain(argument) for argument in arguments]
     if getattr(library(), f"{name}_{NAMES[like.dtype]}")(*plain) != 0:
         raise MemoryError(f"There is no memory left for {name}.")
+
+
+def _plain(argument: Any) -> Any:  # noqa: ANN401
+    if isinstance(argument, torch.Tensor):
+        return argument.data_ptr()
+    if isinstance(argument, (list, tuple)):
+        entries = [_plain(entry) for entry in argument]
+        numbers = all(isinstance(entry, int) for entry in argument)
+        return ((ctypes.c_ssize_t if numbers else ctypes.c_void_p) * len(entries))(*entries)
+    return argument

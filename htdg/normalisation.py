@@ -32,15 +32,15 @@ def normalise(
     ``norm`` is in training mode: its running statistics are updated as PyTorch does.
     """
     weights = [sheet.coverage[layer] for sheet in plan.sheets]
-    shares = [sheet.copies / len(plan.transformations) for sheet in plan.sheets]
-    return _normalised(norm, xs, weights, shares, plan.images(xs) * plan.patches(layer))
+    patches = plan.images(xs) * (plan.side - 2 * layer) ** 2
+    return _normalised(norm, xs, weights, [sheet.copies * patches for sheet in plan.sheets])
 
 
 def run_normalised(network: PatchNetwork, x: torch.Tensor) -> torch.Tensor:
     """``PatchNetwork.body`` in training mode, (B, in, H, W) -> (B, out, H - 2L, W - 2L)."""
     for block in network.blocks:
         x = convolve(block.conv, x)
-        (x,) = _normalised(block.norm, [x], [None], [1.0], x[:, 0].numel())
+        (x,) = _normalised(block.norm, [x], [None], [x[:, 0].numel()])
     return convolve(network.tail, x)
 
 
@@ -48,11 +48,12 @@ def _normalised(
     norm: nn.BatchNorm2d,
     xs: Sequence[torch.Tensor],
     weights: Sequence[torch.Tensor | None],
-    shares: Sequence[float],
-    count: int,
+    counts: Sequence[int],
 ) -> list[torch.Tensor]:
+    """``counts``: what the ``weights`` of each sheet add up to, over all its images."""
+    count = sum(counts)
     with torch.autocast(xs[0].device.type, enabled=False):  # statistics are taken in float32
-        fixed = (norm.eps, weights, shares, count)
+        fixed = (norm.eps, weights, counts)
         mean, var, *ys = _CoveredNorm.apply(norm.weight, norm.bias, *fixed, *xs)
     with torch.no_grad():
         norm.num_batches_tracked += 1
@@ -78,18 +79,17 @@ class _CoveredNorm(torch.autograd.Function):
         beta: torch.Tensor,
         eps: float,
         weights: list[torch.Tensor | None],
-        shares: list[float],
-        count: int,
+        counts: list[int],
         *xs: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        xs = tuple(x.contiguous(memory_format=torch.channels_last) for x in xs)
-        mean, var = _moments(xs, weights, shares)
-        s = gamma * (var + eps).rsqrt()
-        ys = [_activated(x, s, beta - s * mean) for x in xs]
-        ctx.eps, ctx.weights, ctx.count = eps, weights, count
-        ctx.save_for_backward(gamma, beta, mean, var, *xs)
+        rows = [rows_of(x.contiguous(memory_format=torch.channels_last)) for x in xs]
+        how = kernels.normalise if kernels.usable(xs[0]) else _normalise
+        found, ys = how(rows, weights, counts, gamma, beta, eps, SLOPE)
+        mean, var = found[:2].clone()
+        ctx.eps, ctx.sheets, ctx.shapes = eps, (weights, counts), [x.shape for x in xs]
+        ctx.save_for_backward(found, *rows)
         ctx.mark_non_differentiable(mean, var)
-        return (mean, var, *ys)
+        return (mean, var, *map(images_of, ys, ctx.shapes))
 
     @staticmethod
     @once_differentiable
@@ -99,22 +99,11 @@ class _CoveredNorm(torch.autograd.Function):
         _var: torch.Tensor,
         *gradients: torch.Tensor,
     ) -> tuple[torch.Tensor | None, ...]:
-        gamma, beta, mean, var, *xs = ctx.saved_tensors
-        gradients = [g.contiguous(memory_format=torch.channels_last) for g in gradients]
-        inverse = (var + ctx.eps).rsqrt()
-        s = gamma * inverse
-        shift = beta - s * mean
-        sums = [_gradient_sums(g, x, s, shift, mean) for g, x in zip(gradients, xs, strict=True)]
-        of_h, of_hx = (sum(parts) for parts in zip(*sums, strict=True))
-        d_gamma = inverse * of_hx
-        # -s / N * (sum(h) + x^ * sum(h x^)) = p + q x
-        q = -s / ctx.count * inverse * d_gamma
-        p = -s / ctx.count * of_h - q * mean
-        dxs = [
-            _input_gradient(g, x, w, s, shift, p, q)
-            for g, x, w in zip(gradients, xs, ctx.weights, strict=True)
-        ]
-        return d_gamma, of_h, None, None, None, None, *dxs
+        found, *rows = ctx.saved_tensors
+        gs = [rows_of(g.contiguous(memory_format=torch.channels_last)) for g in gradients]
+        how = kernels.normalise_backward if kernels.usable(rows[0]) else _normalise_backward
+        d_gamma, d_beta, dxs = how(gs, rows, *ctx.sheets, found, ctx.eps, SLOPE)
+        return d_gamma, d_beta, None, None, None, *map(images_of, dxs, ctx.shapes)
 
 
 def rows_of(x: torch.Tensor) -> torch.Tensor:
@@ -128,85 +117,83 @@ def images_of(rows: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     return rows.view(b, h, w, -1).permute(0, 3, 1, 2)
 
 
+# --- With PyTorch's operations, as kernels.normalise and kernels.normalise_backward --------------
+
+
+def _normalise(
+    xs: Sequence[torch.Tensor],
+    ws: Sequence[torch.Tensor | None],
+    counts: Sequence[int],
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    eps: float,
+    slope: float,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Mean, variance, scale and shift (4, C), and the normalised, activated xs."""
+    mean, var = _moments(xs, ws, counts)
+    scale = gamma * (var + eps).rsqrt()
+    shift = beta - scale * mean
+    ys = [F.leaky_relu_(torch.addcmul(shift, x, scale), slope).to(x.dtype) for x in xs]
+    return torch.stack([mean, var, scale, shift]), ys
+
+
+def _normalise_backward(
+    gs: Sequence[torch.Tensor],
+    xs: Sequence[torch.Tensor],
+    ws: Sequence[torch.Tensor | None],
+    counts: Sequence[int],
+    found: torch.Tensor,
+    eps: float,
+    slope: float,
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """The gradients to gamma, beta and the xs."""
+    mean, var, scale, shift = found
+    inverse = (var + eps).rsqrt()
+    hs = [_before_activation(g, x, scale, shift, slope) for g, x in zip(gs, xs, strict=True)]
+    of_h = sum(h.sum(0) for h in hs)
+    d_gamma = inverse * sum((h * (x - mean)).sum(0) for h, x in zip(hs, xs, strict=True))
+    # -s / N * (sum(h) + x^ * sum(h x^)) = p + q x
+    q = -scale / sum(counts) * inverse * d_gamma
+    p = -scale / sum(counts) * of_h - q * mean
+    dxs = []
+    for h, x, w in zip(hs, xs, ws, strict=True):
+        through = torch.addcmul(p, x, q)
+        if w is not None:
+            through = through.view(-1, len(w), len(p)).mul_(w[:, None].to(p.dtype)).view(x.shape)
+        dxs.append(through.addcmul_(h, scale).to(x.dtype))
+    return d_gamma, of_h, dxs
+
+
 def _moments(
-    xs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor | None], shares: Sequence[float]
+    xs: Sequence[torch.Tensor], ws: Sequence[torch.Tensor | None], counts: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance (C,), in float32, of all sheets together, weighted by the coverage.
+    """Mean and variance (C,) of all sheets together, weighted by the coverage.
 
     Every sheet about its own mean first, then put together (Chan, Golub and LeVeque, 1979): the
     mean of the squares less the square of the mean would lose digits.
     """
-    parts = [_moments_of_sheet(x, w) for x, w in zip(xs, weights, strict=True)]
-    if len(parts) == 1:
-        return parts[0]
-    mean = sum(n * m for n, (m, _) in zip(shares, parts, strict=True))
-    var = sum(n * (v + (m - mean) ** 2) for n, (m, v) in zip(shares, parts, strict=True))
-    return mean, var
+    parts = []
+    for x, w, count in zip(xs, ws, counts, strict=True):
+        rows = x.to(precise(x.dtype))
+        m = _covered_sum(rows, w) / count
+        parts.append((count / sum(counts), m, _covered_sum((rows - m).square_(), w) / count))
+    mean = sum(share * m for share, m, _ in parts)
+    return mean, sum(share * (v + (m - mean) ** 2) for share, m, v in parts)
 
 
-def _moments_of_sheet(x: torch.Tensor, w: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance (C,) of a sheet (B * G, C, h, w)."""
-    rows = rows_of(x)
-    if kernels.usable(x):
-        return kernels.moments(rows, w)
-    rows = rows.to(precise(x.dtype))
-    mean = _covered_mean(rows, w)
-    return mean, _covered_mean((rows - mean).square_(), w)
-
-
-def _covered_mean(rows: torch.Tensor, w: torch.Tensor | None) -> torch.Tensor:
-    """The mean (C,) of (B * G * h * w, C), weighted by (G * h * w,), or by ones for None."""
+def _covered_sum(rows: torch.Tensor, w: torch.Tensor | None) -> torch.Tensor:
+    """The sum (C,) of (B * G * h * w, C), weighted by (G * h * w,), or by ones for None."""
     if w is None:
-        return rows.sum(0) / len(rows)
-    images = rows.view(-1, len(w), rows.shape[1])  # (B, G * h * w, C)
-    w = w.to(rows.dtype)
-    return (w @ images).sum(0) / (w.sum() * len(images))
-
-
-def _activated(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """LeakyReLU(scale * x + shift), in the type and layout of ``x``."""
-    rows = rows_of(x)
-    if kernels.usable(x):
-        return images_of(kernels.activate(rows, scale, shift, SLOPE), x.shape)
-    return images_of(F.leaky_relu_(torch.addcmul(shift, rows, scale), SLOPE).to(x.dtype), x.shape)
-
-
-def _gradient_sums(
-    g: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, mean: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums (C,) of h and of h * (x - mean), h being the gradient before the activation."""
-    if kernels.usable(x):
-        return kernels.gradient_sums(rows_of(g), rows_of(x), scale, shift, mean, SLOPE)
-    h = _before_activation(g, x, scale, shift)
-    return h.sum(0), (h * (rows_of(x) - mean)).sum(0)
-
-
-def _input_gradient(
-    g: torch.Tensor,
-    x: torch.Tensor,
-    w: torch.Tensor | None,
-    scale: torch.Tensor,
-    shift: torch.Tensor,
-    p: torch.Tensor,
-    q: torch.Tensor,
-) -> torch.Tensor:
-    """scale * h + w * (p + q * x), in the type and layout of ``x``."""
-    rows = rows_of(x)
-    if kernels.usable(x):
-        return images_of(kernels.gradient(rows_of(g), rows, w, scale, shift, p, q, SLOPE), x.shape)
-    through = torch.addcmul(p, rows, q)
-    if w is not None:
-        through = through.view(-1, len(w), len(p)).mul_(w[:, None].to(p.dtype)).view(rows.shape)
-    dx = through.addcmul_(_before_activation(g, x, scale, shift), scale)
-    return images_of(dx.to(x.dtype), x.shape)
+        return rows.sum(0)
+    return (w.to(rows.dtype) @ rows.view(-1, len(w), rows.shape[1])).sum(0)
 
 
 def _before_activation(
-    g: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+    g: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, slope: float
 ) -> torch.Tensor:
     """The gradient h before the activation, (B * G * h * w, C), at least in float32."""
-    z = torch.addcmul(shift, rows_of(x), scale)
-    return aten.leaky_relu_backward(rows_of(g).to(z.dtype), z, SLOPE, False)
+    z = torch.addcmul(shift, x, scale)
+    return aten.leaky_relu_backward(g.to(z.dtype), z, slope, False)
 
 
 def precise(dtype: torch.dtype) -> torch.dtype:

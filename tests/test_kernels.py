@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from htdg import coverage, kernels
 from htdg.canvases import CanvasPlan
@@ -20,32 +21,50 @@ def rows(count, channels, dtype, seed=0):
     return (3 * torch.randn(count, channels, generator=rng) + 1).to(dtype)
 
 
+def by_definition(xs, weights, gamma, beta, eps):
+    """Batch normalisation of all weighted rows in float64, then LeakyReLU: each sheet's."""
+    count = sum(w.sum() for w in weights)
+    mean = sum((w * x).sum(0) for w, x in zip(weights, xs, strict=True)) / count
+    var = sum((w * (x - mean) ** 2).sum(0) for w, x in zip(weights, xs, strict=True)) / count
+    scale = gamma / (var + eps).sqrt()
+    zs = [scale * (x - mean) + beta for x in xs]
+    return torch.stack([mean, var, scale, beta - scale * mean]), [F.leaky_relu(z, 0.2) for z in zs]
+
+
 @compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels", [1, 15, 16, 28, 64])  # with and without a rest of 16
 @pytest.mark.parametrize("count", [1, 127, 128, 1290])  # with and without a rest of 128
 @pytest.mark.parametrize("covered", [False, True])
-def test_each_helper_against_its_definition(dtype, channels, count, covered):
-    x, g = rows(2 * count, channels, dtype), rows(2 * count, channels, dtype, seed=1)
-    w = torch.arange(count) % 4.0 + 1 if covered else None
-    weight = (torch.ones(count) if w is None else w).repeat(2).double()[:, None]
-    scale, shift, p, q = (torch.linspace(-a, a + 0.5, channels) for a in (1, 2, 3, 4))
-    exact, gradient = x.double(), g.double()
-    mean = (weight * exact).sum(0) / weight.sum()
-    var = (weight * (exact - mean) ** 2).sum(0) / weight.sum()
-    for found, expected in zip(kernels.moments(x, w), (mean, var), strict=True):
-        torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-5)
-    z = exact * scale + shift
-    rounding = {"atol": 1e-4, "rtol": 1e-2 if dtype is torch.bfloat16 else 1e-5}
-    y = kernels.activate(x, scale, shift, 0.2)
-    torch.testing.assert_close(y, torch.where(z > 0, z, 0.2 * z).to(dtype), **rounding)
-    h = torch.where(z > 0, gradient, 0.2 * gradient)
-    sums = kernels.gradient_sums(g, x, scale, shift, mean.float(), 0.2)
-    for found, expected in zip(sums, (h.sum(0), (h * (exact - mean)).sum(0)), strict=True):
-        torch.testing.assert_close(found, expected.float(), atol=1e-2, rtol=1e-5)
-    dx = kernels.gradient(g, x, w, scale, shift, p, q, 0.2)
-    expected = scale * h + weight * (p + q * exact)
-    torch.testing.assert_close(dx, expected.to(dtype), **rounding)
+@pytest.mark.parametrize("sheets", [1, 3])
+def test_normalisation_against_its_definition(dtype, channels, count, covered, sheets):
+    ks = range(sheets)
+    xs = [rows(2 * count, channels, dtype, seed=k) + k for k in ks]
+    gs = [rows(2 * count, channels, dtype, seed=9 + k) for k in ks]
+    ws = [(torch.arange(count) + k) % 4.0 + 1 if covered else None for k in ks]
+    weights = [torch.ones(2 * count) if w is None else w.repeat(2) for w in ws]
+    counts = [int(w.sum()) for w in weights]
+    weights = [w.double()[:, None] for w in weights]
+    gamma, beta = torch.linspace(0.5, 1.5, channels), torch.linspace(-1, 1, channels)
+    exact = [x.double().requires_grad_() for x in xs]
+    ends = [p.double().requires_grad_() for p in (gamma, beta)]
+    eps = 1e-3  # with one row there is no variance, and 1e-5 makes large gradients
+    expected, expected_ys = by_definition(exact, weights, *ends, eps)
+    found, ys = kernels.normalise(xs, ws, counts, gamma, beta, eps, 0.2)
+    torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=2e-5)
+    rounding = 1e-2 if dtype is torch.bfloat16 else 2e-5
+    for y, of_definition in zip(ys, expected_ys, strict=True):
+        torch.testing.assert_close(y, of_definition.to(dtype), atol=1e-4, rtol=rounding)
+    sum((g.double() * y).sum() for g, y in zip(gs, expected_ys, strict=True)).backward()
+    to_gamma, to_beta, dxs = kernels.normalise_backward(gs, xs, ws, counts, found, eps, 0.2)
+    for grad, end in zip((to_gamma, to_beta), ends, strict=True):
+        # In float32 a single activation on the other side of its kink would be seen.
+        assert (grad.double() - end.grad).abs().max() <= 1e-4 * (1 + end.grad.abs().max())
+    for dx, x in zip(dxs, exact, strict=True):
+        assert dx.dtype == dtype
+        # Of two rows the parts of a gradient nearly cancel.
+        within = rounding * (1 + x.grad.abs().max()) * (5 if count == 1 else 1)
+        assert (dx.double() - x.grad).abs().max() <= within
 
 
 @compiled
@@ -67,9 +86,28 @@ def test_softmax_against_its_definition(dtype, classes, covered):
 
 
 @compiled
-def test_moments_of_a_large_mean_keep_their_digits():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("each", [True, False])
+def test_votes_against_their_definition(dtype, each):
+    images, canvases, height, width, classes, side = 3, 2, 6, 5, 4, 3
+    x = rows(images * canvases * height * width, classes, dtype)
+    x = x.view(images, canvases, height, width, classes)
+    windows = [(2, 0, 0, 1), (0, 1, 3, 2), (3, 1, 1, 0)]
+    found = torch.full((4, images, side, side), -1.0)
+    kernels.votes(x, torch.tensor(windows), each, side, found)
+    p = x.double().softmax(-1)
+    for m, canvas, top, left in windows:
+        expected = p[:, canvas, top : top + side, left : left + side, m if each else 0]
+        torch.testing.assert_close(found[m].double(), expected, atol=1e-6, rtol=1e-6)
+    assert (found[1] == -1).all()  # in no window of this sheet
+
+
+@compiled
+@pytest.mark.parametrize("first", [0.0, 1e5])  # with a row at the start that is like no other
+def test_moments_of_a_large_mean_keep_their_digits(first):
     x = rows(4000, 3, torch.float32) / 100 + 1000
-    mean, var = kernels.moments(x, None)
+    x[0] += first
+    (mean, var, _, _), _ = kernels.normalise([x], [None], [4000], *torch.ones(2, 3), 1e-5, 0.2)
     torch.testing.assert_close(mean, x.double().mean(0).float(), atol=1e-4, rtol=0)
     torch.testing.assert_close(var, x.double().var(0, correction=0).float(), atol=0, rtol=1e-4)
 

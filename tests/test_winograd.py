@@ -24,7 +24,7 @@ TYPES = [
     )
     for dtype in (torch.float32, torch.bfloat16)
 ]
-#: Of the greatest entry. PyTorch's: 1e-6 and 1e-2; tiles of 4 x 4 outputs round more than direct sums.
+#: Of the greatest entry. PyTorch's: 1e-6 and 1e-2; sums are rounded more in tiles.
 CLOSE = {torch.float32: 5e-6, torch.bfloat16: 1.5e-2}
 
 
