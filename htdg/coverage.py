@@ -20,7 +20,7 @@ from htdg.canvases import CanvasPlan
 from htdg.folding import run_folded
 from htdg.networks import Discriminator
 from htdg.normalisation import images_of, normalise, precise, rows_of
-from htdg.winograd import convolve
+from htdg.winograd import convolve_all
 
 # --- Losses and votes ---------------------------------------------------------------------------
 
@@ -43,8 +43,8 @@ def discriminate(
     """D in training mode over the canvases: logits (B * G, M + 1, h, w) for each sheet."""
     xs = list(sheets)
     for layer, block in enumerate(d.blocks, start=1):
-        xs = normalise(block.norm, [convolve(block.conv, x) for x in xs], plan, layer)
-    return [convolve(d.tail, x) for x in xs]
+        xs = normalise(block.norm, convolve_all(block.conv, xs), plan, layer)
+    return convolve_all(d.tail, xs)
 
 
 def canvas_votes(

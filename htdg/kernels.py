@@ -36,7 +36,9 @@ ARGUMENTS = {
     "votes": "ppnnnnnpnnnp",
     "winograd_weights": "pnnnnnnnp",
     "winograd_forward": "pppfpnnnnnn",
-    "winograd_backward_weights": "ppppnnnnn",
+    "winograd_sums": "nn",
+    "winograd_backward_weights": "pppnnnnnn",
+    "winograd_fold_gradient": "pnnnpp",
 }
 #: Classes that ``softmax`` knows at most.
 MOST_CLASSES = 1024
@@ -207,9 +209,13 @@ def call_for(name: str, like: torch.Tensor, *arguments: Any) -> None:  # noqa: A
 
     The arguments are numbers, tensors, None, and sequences of either, which become arrays.
     """
-    plain = [_plain(argument) for argument in arguments]
-    if getattr(library(), f"{name}_{NAMES[like.dtype]}")(*plain) != 0:
+    if function_for(name, like)(*map(_plain, arguments)) != 0:
         raise MemoryError(f"There is no memory left for {name}.")
+
+
+def function_for(name: str, like: torch.Tensor) -> Any:  # noqa: ANN401
+    """The compiled function for the type of ``like``."""
+    return getattr(library(), f"{name}_{NAMES[like.dtype]}")
 
 
 def _plain(argument: Any) -> Any:  # noqa: ANN401

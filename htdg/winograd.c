@@ -483,11 +483,11 @@ INLINE int backward_weights(const Task *of, int half, int side) {
 }
 
 /* dg (3, 3, inputs, outputs) and d_bias (outputs), float, from the sums of all threads. */
-INLINE void fold_gradient(const Task *of, int threads, float *dg, float *d_bias, int side) {
+INLINE void fold_gradient(const Task *of, ptrdiff_t threads, float *dg, float *d_bias, int side) {
   const ptrdiff_t inputs = of->inputs, outputs = of->outputs, out = padded(outputs);
   const ptrdiff_t step = padded(inputs) * out, size = sums_of(of, side);
   float *sums = of->sums;
-  for (int thread = 1; thread < threads; thread++)
+  for (ptrdiff_t thread = 1; thread < threads; thread++)
     for (ptrdiff_t j = 0; j < size; j++) sums[j] += sums[thread * size + j];
   for (ptrdiff_t i = 0; i < inputs; i++)
     for (ptrdiff_t o = 0; o < outputs; o += LANES) {
@@ -517,20 +517,26 @@ INLINE void fold_gradient(const Task *of, int threads, float *dg, float *d_bias,
     _Pragma("omp parallel reduction(| : failed)") failed = forward(&task, HALF_TYPE, TILE);          \
     return failed;                                                                                   \
   }                                                                                                  \
-  int winograd_backward_weights_##NAME(const char *x, const char *dy, float *dg, float *d_bias,      \
+  /* Floats that the sums below take for each thread. */                                             \
+  ptrdiff_t winograd_sums_##NAME(ptrdiff_t inputs, ptrdiff_t outputs) {                              \
+    return sums_of(&(Task){.inputs = inputs, .outputs = outputs}, TILE);                             \
+  }                                                                                                  \
+  /* Adds into the sums (threads, winograd_sums). */                                                 \
+  int winograd_backward_weights_##NAME(const char *x, const char *dy, float *sums, ptrdiff_t threads,\
                                        ptrdiff_t images, ptrdiff_t height, ptrdiff_t width,          \
                                        ptrdiff_t inputs, ptrdiff_t outputs) {                        \
-    Task task = {.x = x, .dy = dy, .images = images, .height = height, .width = width,               \
-                 .inputs = inputs, .outputs = outputs};                                              \
-    const int threads = omp_get_max_threads();                                                       \
-    task.sums = calloc((size_t)threads * sums_of(&task, TILE), sizeof *task.sums);                   \
-    if (!task.sums) return 1;                                                                        \
+    const Task task = {.x = x, .dy = dy, .sums = sums, .images = images, .height = height,           \
+                       .width = width, .inputs = inputs, .outputs = outputs};                        \
     int failed = 0;                                                                                  \
     _Pragma("omp parallel num_threads(threads) reduction(| : failed)")                               \
         failed = backward_weights(&task, HALF_TYPE, TILE);                                           \
-    if (!failed) fold_gradient(&task, threads, dg, d_bias, TILE);                                    \
-    free(task.sums);                                                                                 \
     return failed;                                                                                   \
+  }                                                                                                  \
+  int winograd_fold_gradient_##NAME(float *sums, ptrdiff_t threads, ptrdiff_t inputs,                \
+                                    ptrdiff_t outputs, float *dg, float *d_bias) {                   \
+    const Task task = {.sums = sums, .inputs = inputs, .outputs = outputs};                          \
+    fold_gradient(&task, threads, dg, d_bias, TILE);                                                 \
+    return 0;                                                                                        \
   }
 
 CONVOLUTIONS(float, 0, SIDE)

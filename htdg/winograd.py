@@ -9,6 +9,7 @@ to gain have PyTorch's convolutions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,15 +31,23 @@ def convolve(convolution: nn.Conv2d, x: torch.Tensor, slope: float = 1.0) -> tor
     Differentiable, channels last in memory. Under autocast in bfloat16, as PyTorch's would be. With
     ``slope`` LeakyReLU follows, and nothing is differentiable.
     """
-    weight, kind = convolution.weight, x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    return convolve_all(convolution, [x], slope)[0]
+
+
+def convolve_all(
+    convolution: nn.Conv2d, xs: Sequence[torch.Tensor], slope: float = 1.0
+) -> list[torch.Tensor]:
+    """``convolve`` of some arrays of one type, whose weights are made ready once."""
+    weight, kind = convolution.weight, xs[0].device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else xs[0].dtype
     narrow = min(weight.shape[:2]) < NARROWEST
     if narrow or kind != "cpu" or not _lanes(dtype):
-        y = convolution(x)
-        return y if slope == 1 else F.leaky_relu_(y, slope)
+        ys = [convolution(x) for x in xs]
+        return ys if slope == 1 else [F.leaky_relu_(y, slope) for y in ys]
+    xs = [x.to(dtype) for x in xs]
     if slope != 1:
-        return _convolved(_channels_last(x.to(dtype)), weight, convolution.bias, slope=slope)
-    return _Convolution.apply(x.to(dtype), weight, convolution.bias)
+        return _convolved(xs, weight, convolution.bias, slope=slope)
+    return list(_Convolution.apply(weight, convolution.bias, *xs))
 
 
 def _lanes(dtype: torch.dtype) -> int:
@@ -50,58 +59,72 @@ def _lanes(dtype: torch.dtype) -> int:
 
 
 class _Convolution(torch.autograd.Function):
-    """y = weight * x + bias in the type of x, and its gradients."""
+    """y = weight * x + bias in the type of x, for each x, and the gradients."""
 
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401
-        x: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor,
-    ) -> torch.Tensor:
-        x = _channels_last(x)
-        ctx.save_for_backward(x, weight)
-        return _convolved(x, weight, bias)
+        *xs: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        xs = tuple(_channels_last(x) for x in xs)
+        ctx.save_for_backward(weight, *xs)
+        return tuple(_convolved(xs, weight, bias))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
-        x, weight = ctx.saved_tensors
-        g = _channels_last(g)
-        dx = d_weight = d_bias = None
-        if ctx.needs_input_grad[0]:
+    def backward(ctx: Any, *gs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
+        weight, *xs = ctx.saved_tensors
+        gs = [_channels_last(g) for g in gs]
+        dxs, d_weight, d_bias = [None] * len(xs), None, None
+        if any(ctx.needs_input_grad[2:]):
             # Every input is summed into the outputs around it with the weight opposite.
-            dx = _convolved(g, weight.transpose(0, 1), None, pad=2)
-        if ctx.needs_input_grad[1]:
-            by_place = weight.new_empty(3, 3, x.shape[1], g.shape[1], dtype=torch.float32)
-            d_bias = by_place.new_empty(g.shape[1])
-            sizes = _sizes(x, g.shape[1])
-            kernels.call_for("winograd_backward_weights", x, x, g, by_place, d_bias, *sizes)
-            d_weight = by_place.permute(3, 2, 0, 1).to(weight.dtype)
-            d_bias = d_bias.to(weight.dtype)
-        return dx, d_weight, d_bias
+            dxs = _convolved(gs, weight.transpose(0, 1), None, pad=2)
+        if ctx.needs_input_grad[0]:
+            d_weight, d_bias = _weight_gradients(gs, xs, weight)
+        return d_weight, d_bias, *dxs
+
+
+def _weight_gradients(
+    gs: Sequence[torch.Tensor], xs: Sequence[torch.Tensor], weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients to the weight (D, C, 3, 3) and the bias (D,), from those to all outputs."""
+    (outputs, inputs), threads = weight.shape[:2], torch.get_num_threads()
+    floats = kernels.function_for("winograd_sums", xs[0])(inputs, outputs)
+    sums = torch.zeros(threads * floats)
+    for g, x in zip(gs, xs, strict=True):
+        sizes = _sizes(x, outputs)
+        kernels.call_for("winograd_backward_weights", x, x, g, sums, threads, *sizes)
+    by_place, d_bias = torch.empty(3, 3, inputs, outputs), torch.empty(outputs)
+    ends = (inputs, outputs, by_place, d_bias)
+    kernels.call_for("winograd_fold_gradient", xs[0], sums, threads, *ends)
+    return by_place.permute(3, 2, 0, 1).to(weight.dtype), d_bias.to(weight.dtype)
 
 
 def _convolved(
-    x: torch.Tensor,
+    xs: Sequence[torch.Tensor],
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     pad: int = 0,
     slope: float = 1.0,
-) -> torch.Tensor:
-    """The convolution of x (B, C, H, W), channels last, with ``pad`` zeros around it.
+) -> list[torch.Tensor]:
+    """The convolution of each x (B, C, H, W) with ``pad`` zeros around it, then LeakyReLU.
 
     With ``pad`` 2 the weights (D, C, 3, 3) are turned by 180 degrees.
     """
-    (outputs, inputs), turned = weight.shape[:2], int(pad == 2)
+    (outputs, inputs), turned, dtype = weight.shape[:2], int(pad == 2), xs[0].dtype
     weight, bias = weight.float(), None if bias is None else bias.float()
-    v = x.new_empty(SIDES[x.dtype] ** 2 * _padded(inputs, x.dtype) * _padded(outputs, x.dtype))
+    v = xs[0].new_empty(SIDES[dtype] ** 2 * _padded(inputs, dtype) * _padded(outputs, dtype))
     of_weight = (*weight.stride(), outputs, inputs)
-    kernels.call_for("winograd_weights", x, weight, *of_weight, turned, v)
-    b, _, height, width = x.shape
-    y = x.new_empty(b, height + 2 * pad - 2, width + 2 * pad - 2, outputs)
-    kernels.call_for("winograd_forward", x, x, v, bias, slope, y, *_sizes(x, outputs), pad)
-    return y.permute(0, 3, 1, 2)  # (B, D, H', W')
+    kernels.call_for("winograd_weights", v, weight, *of_weight, turned, v)
+    ys = []
+    for x in map(_channels_last, xs):
+        b, _, height, width = x.shape
+        y = x.new_empty(b, height + 2 * pad - 2, width + 2 * pad - 2, outputs)
+        kernels.call_for("winograd_forward", x, x, v, bias, slope, y, *_sizes(x, outputs), pad)
+        ys.append(y.permute(0, 3, 1, 2))  # (B, D, H', W')
+    return ys
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
