@@ -215,10 +215,10 @@ INLINE void by_g(const vec *x, vec *y, int side) {
     y[1] = 0.5f * (even + x[1]), y[2] = 0.5f * (even - x[1]);
     return;
   }
-  y[1] = (even + x[1]) / 3;
-  y[2] = (even - x[1]) / -3;
-  y[3] = (x[0] + 0.5f * x[1] + 0.25f * x[2]) / -0.9375f;
-  y[4] = (x[0] - 2 * x[1] + 4 * x[2]) / 15;
+  y[1] = (even + x[1]) * (1 / 3.0f);
+  y[2] = (even - x[1]) * (-1 / 3.0f);
+  y[3] = (x[0] + 0.5f * x[1] + 0.25f * x[2]) * (-16 / 15.0f);
+  y[4] = (x[0] - 2 * x[1] + 4 * x[2]) * (1 / 15.0f);
 }
 
 INLINE void by_g_turned(const vec *x, vec *y, int side) {
@@ -227,9 +227,9 @@ INLINE void by_g_turned(const vec *x, vec *y, int side) {
     y[0] = x[0] + sum, y[1] = 0.5f * (x[1] - x[2]), y[2] = sum + x[3];
     return;
   }
-  const vec sum = (x[1] - x[2]) / 3, third = x[3] / -0.9375f, fourth = x[4] / 15;
+  const vec sum = (x[1] - x[2]) * (1 / 3.0f), third = x[3] * (-16 / 15.0f), fourth = x[4] * (1 / 15.0f);
   y[0] = x[0] + sum + third + fourth;
-  y[1] = (x[1] + x[2]) / 3 + 0.5f * third - 2 * fourth;
+  y[1] = (x[1] + x[2]) * (1 / 3.0f) + 0.5f * third - 2 * fourth;
   y[2] = sum + 0.25f * third + 4 * fourth + x[5];
 }
 
@@ -360,8 +360,8 @@ INLINE Grid grid_of(const Task *of, ptrdiff_t height, ptrdiff_t width, ptrdiff_t
   return (Grid){of->images, height, width, channels, (high + m - 1) / m, (broad + m - 1) / m};
 }
 
-/* v = G g G', from weights g[output * by_output + input * by_input + y * by_y + x * by_x], turned by
- * 180 degrees if `turned`. 1 if memory is short. */
+/* A thread's part of v = G g G', from weights g[output * by_output + input * by_input + y * by_y +
+ * x * by_x], turned by 180 degrees if `turned`. 1 if memory is short. */
 INLINE int weights(const float *g, ptrdiff_t by_output, ptrdiff_t by_input, ptrdiff_t by_y,
                    ptrdiff_t by_x, ptrdiff_t outputs, ptrdiff_t inputs, ptrdiff_t turned, float *v,
                    int half, int side) {
@@ -369,23 +369,30 @@ INLINE int weights(const float *g, ptrdiff_t by_output, ptrdiff_t by_input, ptrd
   float *taps = scratch((9 + 2 * places) * out), *found = taps + 9 * out; /* found: of two inputs */
   if (!taps) return 1;
   memset(taps, 0, 9 * out * sizeof *taps);
-  for (ptrdiff_t i = 0; i < in; i++) {
-    for (int tap = 0; tap < 9; tap++) {
-      const int from = turned ? 8 - tap : tap;
-      const float *w = g + i * by_input + from / 3 * by_y + from % 3 * by_x;
-      for (ptrdiff_t o = 0; o < outputs; o++) taps[tap * out + o] = i < inputs ? w[o * by_output] : 0;
-    }
-    float *of_i = found + i % 2 * places * out;
-    for (ptrdiff_t o = 0; o < out; o += LANES) {
-      vec x[9], y[PLACES];
-      for (int tap = 0; tap < 9; tap++) x[tap] = load(taps + tap * out + o);
-      both_sides(by_g, x, 3, y, side, side);
-      for (int e = 0; e < places; e++) store(of_i + e * out + o, y[e]);
+  for (ptrdiff_t pair = omp_get_thread_num(); 2 * pair < in; pair += omp_get_num_threads()) {
+    for (ptrdiff_t second = 0; second < 2; second++) {
+      const ptrdiff_t i = 2 * pair + second;
+      for (int tap = 0; tap < 9; tap++) {
+        const int from = turned ? 8 - tap : tap;
+        const float *w = g + i * by_input + from / 3 * by_y + from % 3 * by_x;
+        for (ptrdiff_t o = 0; o < outputs; o++)
+          taps[tap * out + o] = i < inputs ? w[o * by_output] : 0;
+      }
+      for (ptrdiff_t o = 0; o < out; o += LANES) {
+        vec x[9], y[PLACES];
+        for (int tap = 0; tap < 9; tap++) x[tap] = load(taps + tap * out + o);
+        both_sides(by_g, x, 3, y, side, side);
+        for (int e = 0; e < places; e++) store(found + (second * places + e) * out + o, y[e]);
+      }
     }
     for (int e = 0; e < places; e++) {
-      const float *row = of_i + e * out;
-      if (!half) memcpy(v + (e * in + i) * out, row, out * sizeof *v);
-      else if (i % 2) pair_up(row - places * out, row, out, v + (e * in / 2 + i / 2) * out);
+      const float *first = found + e * out, *second = first + places * out;
+      if (half) {
+        pair_up(first, second, out, v + (e * in / 2 + pair) * out);
+      } else {
+        memcpy(v + (e * in + 2 * pair) * out, first, out * sizeof *v);
+        memcpy(v + (e * in + 2 * pair + 1) * out, second, out * sizeof *v);
+      }
     }
   }
   return 0;
@@ -505,7 +512,10 @@ INLINE void fold_gradient(const Task *of, ptrdiff_t threads, float *dg, float *d
   int winograd_weights_##NAME(const float *g, ptrdiff_t by_output, ptrdiff_t by_input,               \
                               ptrdiff_t by_y, ptrdiff_t by_x, ptrdiff_t outputs, ptrdiff_t inputs,   \
                               ptrdiff_t turned, float *v) {                                          \
-    return weights(g, by_output, by_input, by_y, by_x, outputs, inputs, turned, v, HALF_TYPE, TILE); \
+    int failed = 0;                                                                                  \
+    _Pragma("omp parallel reduction(| : failed)") failed =                                           \
+        weights(g, by_output, by_input, by_y, by_x, outputs, inputs, turned, v, HALF_TYPE, TILE);    \
+    return failed;                                                                                   \
   }                                                                                                  \
   int winograd_forward_##NAME(const char *x, const float *v, const float *bias, float slope,         \
                               char *y, ptrdiff_t images, ptrdiff_t height, ptrdiff_t width,          \

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from htdg import coverage, kernels, training, winograd
+from htdg import coverage, kernels, normalisation, training, winograd
 from htdg.canvases import CanvasPlan
 from htdg.networks import SLOPE, Discriminator, Generator, initialise
 from htdg.normalisation import run_normalised
@@ -129,16 +129,33 @@ def test_narrow_ones_double_precision_and_no_library_are_left_to_pytorch(monkeyp
     assert convolve(wide, x, SLOPE)[negative].equal(SLOPE * convolve(wide, x)[negative])
 
 
+def no_activation_near_zero(network):
+    """Shift every second channel well above zero, the others below.
+
+    Otherwise rounding takes one of half a million activations over the kink of LeakyReLU, where
+    the gradient jumps, now and then.
+    """
+    for block in network.blocks:
+        sign = 1 - 2 * (torch.arange(len(block.norm.bias)) % 2)
+        block.norm.bias.data = 5.5 * sign
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("translation", ["pixel", "stretched"])
-def test_a_wide_discriminator_is_that_of_the_plain_way(dtype, translation):
+@pytest.mark.parametrize("slope", [SLOPE, 1.0])
+def test_a_wide_discriminator_is_that_of_the_plain_way(dtype, translation, slope, monkeypatch):
     """Loss, gradients and running statistics over shared canvases, at the paper's width."""
     plan = CanvasPlan(CATALOGUE, 17, translation, 5, torch.device("cpu"))
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, 17, 17, generator=rng) * 2 - 1
     ours = Discriminator(32, 54).train()
     initialise(ours, rng)
+    if slope == SLOPE and dtype is torch.float32:
+        no_activation_near_zero(ours)
+    monkeypatch.setattr(normalisation, "SLOPE", slope)
     plain = copy.deepcopy(ours).double()
+    for block in plain.blocks:
+        block.activation.negative_slope = slope
     expected = training.real_loss(plain, transform_all(images.double(), CATALOGUE, translation))
     expected.backward()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
@@ -147,12 +164,12 @@ def test_a_wide_discriminator_is_that_of_the_plain_way(dtype, translation):
     exact = dtype is torch.float32
     assert found.item() == pytest.approx(expected.item(), abs=1e-5 if exact else 1e-2)
     for (name, a), b in zip(ours.named_parameters(), plain.parameters(), strict=True):
-        if "conv.bias" in name:  # zero but for rounding: normalisation takes it away
-            assert a.grad.abs().max() < (1e-6 if exact else 1e-3)
+        if "conv.bias" in name or b.grad.norm() < 1e-5:
+            # Zero but for rounding: the next normalisation takes it away, where no kink is between.
+            assert (a.grad - b.grad).abs().max() < (1e-6 if exact else 1e-3)
         else:
-            assert (a.grad - b.grad).norm() <= (
-                1e-5 if exact else 0.2
-            ) * b.grad.norm()  # autocast: 0.15
+            within = 1e-5 if exact else 0.2  # PyTorch's autocast: 0.15
+            assert (a.grad - b.grad).norm() <= within * b.grad.norm(), name
     for a, b in zip(ours.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(a.double(), b.double(), atol=1e-5 if exact else 2e-2, rtol=1e-5)
 
