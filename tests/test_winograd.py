@@ -137,7 +137,7 @@ def no_activation_near_zero(network):
     """
     for block in network.blocks:
         sign = 1 - 2 * (torch.arange(len(block.norm.bias)) % 2)
-        block.norm.bias.data = 5.5 * sign
+        block.norm.bias.data = 4.0 * sign
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -169,7 +169,7 @@ def test_a_wide_discriminator_is_that_of_the_plain_way(dtype, translation, slope
             assert (a.grad - b.grad).abs().max() < (1e-6 if exact else 1e-3)
         else:
             within = 1e-5 if exact else 0.2  # PyTorch's autocast: 0.15
-            assert (a.grad - b.grad).norm() <= within * b.grad.norm(), name
+            assert (a.grad - b.grad).norm() <= within * b.grad.norm() + 1e-8, name
     for a, b in zip(ours.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(a.double(), b.double(), atol=1e-5 if exact else 2e-2, rtol=1e-5)
 
