@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
+from torch.nn import functional as F
 
 from htdg.transformations import Transformation, luma, sampling_matrix, shift_pixels
 
@@ -169,6 +170,9 @@ class CanvasPlan:
         laid = [m for group in groups for canvas in group for m, _, _ in canvas.copies]
         self.order = torch.argsort(torch.tensor(laid)).to(device)
         self.device = device
+        self._sampled, places = _lookup(self.sheets, side, translation)
+        self._sampled = [(flip, r.to(device), c.to(device)) for flip, r, c in self._sampled]
+        self._places = [p.to(device) for p in places]
         self.windows = [_windows(sheet.canvases, side).to(device) for sheet in self.sheets]
         self._own: dict[tuple[int, bool], list[torch.Tensor]] = {}
 
@@ -188,28 +192,27 @@ class CanvasPlan:
     def draw(self, images: torch.Tensor) -> list[torch.Tensor]:
         """The canvases of images (B, 3, H, H): for each sheet (B * G, 3, h, w), image by image.
 
-        Differentiable, like ``Transformation.apply``.
+        Every pixel of a canvas is one of the image, or of what is sampled between its pixels, or
+        its luma: all of them are made once, and canvases look theirs up. Differentiable, like
+        ``Transformation.apply``.
         """
-        drawn: dict[tuple[int, ...], torch.Tensor] = {}
+        parts = [images.flatten(2)]  # (B, 3, H * H)
+        for flip, rows, cols in self._sampled:
+            x = images.flip(-1) if flip else images
+            parts.append((rows.to(x) @ x @ cols.to(x).T).flatten(2))
+        pixels = torch.cat(parts, -1)
+        if any(canvas.grey for sheet in self.sheets for canvas in sheet.canvases):
+            grey = luma(pixels[..., None])[..., 0]  # (B, 1, P)
+            pixels = torch.cat([pixels, grey.expand_as(pixels)], -1)  # (B, 3, 2 * P)
+        b, channels, count = pixels.shape
+        pixels = pixels.movedim(1, -1).reshape(b * count, channels)
+        first = torch.arange(b, device=self.device)[:, None] * count
         sheets = []
-        for sheet in self.sheets:
-            pictures = torch.stack([self._picture(c, images, drawn) for c in sheet.canvases], 1)
-            pictures = pictures.flatten(0, 1)  # (B * G, 3, h, w)
-            sheets.append(pictures.contiguous(memory_format=torch.channels_last))
+        for sheet, places in zip(self.sheets, self._places, strict=True):
+            height, width = sheet.canvases[0].shape
+            found = F.embedding(first + places, pixels)  # (B, G * h * w, 3)
+            sheets.append(found.view(-1, height, width, channels).permute(0, 3, 1, 2))
         return sheets
-
-    def _picture(
-        self, c: Canvas, images: torch.Tensor, drawn: dict[tuple[int, ...], torch.Tensor]
-    ) -> torch.Tensor:
-        """One canvas of every image: (B, 3, H, H) -> (B, 3, h, w)."""
-        key = (c.flip, c.phase_y, c.phase_x, c.top, c.left, c.height, c.width)
-        if key not in drawn:  # canvases that differ by rotation or colour only
-            x = images.flip(-1) if c.flip else images
-            rows = (self.side, c.top, c.top + c.height, c.phase_y, self.translation)
-            cols = (self.side, c.left, c.left + c.width, c.phase_x, self.translation)
-            drawn[key] = sampling_matrix(*rows).to(x) @ x @ sampling_matrix(*cols).to(x).T
-        x = torch.rot90(drawn[key], c.k, (-2, -1))
-        return luma(x).expand_as(x) if c.grey else x
 
     def own(self, classes: int, each: bool = True) -> list[torch.Tensor]:
         """Where each window reads the logit of its own transformation.
@@ -254,6 +257,53 @@ def _coverage(
                 counts[g, top : top + h, left : left + h] += 1
         found.append(None if bool((counts == 1).all()) else counts.flatten().to(device))
     return tuple(found)
+
+
+#: Whether the image is mirrored, and what samples it along y (h, H) and x (w, H).
+Sampled = tuple[int, torch.Tensor, torch.Tensor]
+
+
+def _lookup(
+    sheets: Sequence[Sheet], side: int, translation: str
+) -> tuple[list[Sampled], list[torch.Tensor]]:
+    """What is sampled of an image, and which pixels each sheet shows: see ``CanvasPlan.draw``.
+
+    Pixels are numbered: first the image's own, then those of each sampling, row by row; as many
+    more for their lumas. For each sheet (G * h * w,).
+    """
+    canvases = [canvas for sheet in sheets for canvas in sheet.canvases]
+    sampled, numbers, count = [], {}, side**2
+    image = torch.arange(side**2, dtype=torch.float64).view(side, side)
+    for key in dict.fromkeys(_sampling(c) for c in canvases):
+        flip, phase_y, phase_x = key
+        of_key = [c for c in canvases if _sampling(c) == key]
+        top, left = min(c.top for c in of_key), min(c.left for c in of_key)
+        bottom = max(c.top + c.height for c in of_key)
+        right = max(c.left + c.width for c in of_key)
+        rows = sampling_matrix(side, top, bottom, phase_y, translation)
+        cols = sampling_matrix(side, left, right, phase_x, translation)
+        if phase_y == phase_x == 0:  # they only pick pixels of the image, here their numbers
+            mirrored = image.flip(-1) if flip else image
+            found = rows.double() @ mirrored @ cols.double().T
+        else:
+            sampled.append((flip, rows, cols))
+            found = count + torch.arange(len(rows) * len(cols)).view(len(rows), -1)
+            count += found.numel()
+        numbers[key] = (found.long(), top, left)
+    places = []
+    for sheet in sheets:
+        shown = []
+        for c in sheet.canvases:
+            found, top, left = numbers[_sampling(c)]
+            y, x = c.top - top, c.left - left
+            own = torch.rot90(found[y : y + c.height, x : x + c.width], c.k)
+            shown.append((own + c.grey * count).flatten())
+        places.append(torch.cat(shown))
+    return sampled, places
+
+
+def _sampling(c: Canvas) -> tuple[int, int, int]:
+    return c.flip, c.phase_y, c.phase_x
 
 
 def _windows(canvases: Sequence[Canvas], side: int) -> torch.Tensor:
