@@ -242,32 +242,34 @@ static inline float exp_of_negative(float x) {
 
 #define SOFTMAX(T)                                                                              \
   /* log_sums = log(sum of exp(x)) of each row, and unless p is NULL p = over * w * exp(x - that). \
-   * 2 if there are more classes than WIDEST. */                                                \
+   * LANES rows at a time, side by side, so that nothing is added across a vector. 2 if there are \
+   * more classes than WIDEST. */                                                               \
   int softmax_##T(const T *x, const float *w, ptrdiff_t rows, ptrdiff_t period, ptrdiff_t classes, \
                   float over, float *log_sums, T *p) {                                          \
     if (classes > WIDEST) return 2;                                                             \
-    const ptrdiff_t whole = (classes + LANES - 1) / LANES * LANES;                              \
     _Pragma("omp parallel for schedule(static)")                                                \
-    for (ptrdiff_t r = 0; r < rows; r++) {                                                      \
-      float v[WIDEST + LANES], most[LANES], sum[LANES] = {0};                                   \
-      for (ptrdiff_t j = 0; j < classes; j++) v[j] = from_##T(x[r * classes + j]);              \
-      for (ptrdiff_t j = classes; j < whole; j++) v[j] = -INFINITY;                             \
-      for (int i = 0; i < LANES; i++) most[i] = v[i];                                           \
-      for (ptrdiff_t j = LANES; j < whole; j += LANES)                                          \
-        for (int i = 0; i < LANES; i++) most[i] = v[j + i] > most[i] ? v[j + i] : most[i];      \
-      for (int half = LANES / 2; half; half /= 2)                                               \
-        for (int i = 0; i < half; i++) most[i] = most[i + half] > most[i] ? most[i + half] : most[i]; \
-      for (ptrdiff_t j = 0; j < whole; j += LANES)                                              \
+    for (ptrdiff_t start = 0; start < rows; start += LANES) {                                   \
+      const ptrdiff_t here = rows - start < LANES ? rows - start : LANES;                       \
+      const T *from = x + start * classes;                                                      \
+      float v[WIDEST][LANES], most[LANES], sum[LANES] = {0}, share[LANES] = {0};                \
+      for (ptrdiff_t i = 0; i < LANES; i++) /* a last block has its first row again */          \
+        for (ptrdiff_t j = 0; j < classes; j++)                                                 \
+          v[j][i] = from_##T(from[(i < here ? i : 0) * classes + j]);                           \
+      for (int i = 0; i < LANES; i++) most[i] = v[0][i];                                        \
+      for (ptrdiff_t j = 1; j < classes; j++)                                                   \
+        for (int i = 0; i < LANES; i++) most[i] = v[j][i] > most[i] ? v[j][i] : most[i];        \
+      for (ptrdiff_t j = 0; j < classes; j++)                                                   \
         for (int i = 0; i < LANES; i++) {                                                       \
-          v[j + i] = exp_of_negative(v[j + i] - most[0]);                                       \
-          sum[i] += v[j + i];                                                                   \
+          v[j][i] = exp_of_negative(v[j][i] - most[i]);                                         \
+          sum[i] += v[j][i];                                                                    \
         }                                                                                       \
-      for (int half = LANES / 2; half; half /= 2)                                               \
-        for (int i = 0; i < half; i++) sum[i] += sum[i + half];                                 \
-      log_sums[r] = most[0] + logf(sum[0]);                                                     \
-      if (!p) continue;                                                                         \
-      const float share = over * (w ? w[r % period] : 1.0f) / sum[0];                           \
-      for (ptrdiff_t j = 0; j < classes; j++) p[r * classes + j] = to_##T(share * v[j]);        \
+      for (ptrdiff_t i = 0; i < here; i++) {                                                    \
+        log_sums[start + i] = most[i] + logf(sum[i]);                                           \
+        share[i] = over * (w ? w[(start + i) % period] : 1.0f) / sum[i];                        \
+      }                                                                                         \
+      for (ptrdiff_t i = 0; p && i < here; i++)                                                 \
+        for (ptrdiff_t j = 0; j < classes; j++)                                                 \
+          p[(start + i) * classes + j] = to_##T(share[i] * v[j][i]);                            \
     }                                                                                           \
     return 0;                                                                                   \
   }
