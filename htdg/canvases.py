@@ -181,6 +181,11 @@ class CanvasPlan:
         """How many pixels the canvases have; the copies have M * side ** 2."""
         return sum(_pixels(sheet.canvases) for sheet in self.sheets)
 
+    @property
+    def most_pixels(self) -> int:
+        """How many pixels the canvases of the largest sheet have."""
+        return max(_pixels(sheet.canvases) for sheet in self.sheets)
+
     def patches(self, layer: int) -> int:
         """How many positions the copies of one image have after ``layer`` layers, M * h * w."""
         return len(self.transformations) * (self.side - 2 * layer) ** 2

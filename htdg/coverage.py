@@ -60,25 +60,19 @@ def canvas_votes(
     all that is real (``votes.binary_votes``).
     """
     h, images = plan.side - 2 * plan.layers, plan.images(sheets)
-    logits = [run_folded(convolutions, x) for x in sheets]
-    if not (kernels.usable(logits[0]) and logits[0].shape[1] <= kernels.MOST_CLASSES):
-        return _votes(logits, plan, binary)
-    found = torch.empty(len(plan.transformations), images, h, h)
-    for x, windows in zip(logits, plan.windows, strict=True):
-        x = x.permute(0, 2, 3, 1)  # (B * G, h', w', M), as it lies in memory
-        kernels.votes(x.unflatten(0, (images, -1)), windows, not binary, h, found)
-    return found
-
-
-def _votes(logits: Sequence[torch.Tensor], plan: CanvasPlan, binary: bool) -> torch.Tensor:
-    """The votes (M, B, h, h) from the canvases' logits, with PyTorch's operations."""
-    h, images, classes = plan.side - 2 * plan.layers, plan.images(logits), logits[0].shape[1]
+    classes = convolutions[-1].out_channels
+    if kernels.usable(sheets[0]) and classes <= kernels.MOST_CLASSES:
+        votes = torch.empty(len(plan.transformations), images, h, h)
+        for x, windows in zip(sheets, plan.windows, strict=True):
+            logits = run_folded(convolutions, x).permute(0, 2, 3, 1)  # (B * G, h', w', M)
+            kernels.votes(logits.unflatten(0, (images, -1)), windows, not binary, h, votes)
+        return votes
     found = []
-    for x, own in zip(logits, plan.own(classes, each=not binary), strict=True):
-        rows = rows_of(x)  # (B * G * h' * w', M)
-        own_logits = rows.view(images, -1)[:, own].to(precise(rows.dtype))  # (B, windows * h * w)
+    for x, own in zip(sheets, plan.own(classes, each=not binary), strict=True):
+        rows = rows_of(run_folded(convolutions, x))  # (B * G * h' * w', M)
+        logits = rows.view(images, -1)[:, own].to(precise(rows.dtype))  # (B, windows * h * w)
         sums = _log_sums(rows).view(images, -1)[:, own // classes]
-        found.append((own_logits - sums).exp_().view(images, -1, h, h))  # (B, windows, h, w)
+        found.append((logits - sums).exp_().view(images, -1, h, h))  # (B, windows, h, w)
     return torch.cat(found, 1)[:, plan.order].movedim(1, 0).float()
 
 

@@ -77,9 +77,11 @@ class CanvasVoter(PlainVoter):
         return canvas_votes(self.convolutions, sheets, self.plan, self.binary)
 
     def bytes_per_image(self) -> int:
-        """Two layers' activations of the largest sheet, and the votes."""
-        widest = max(self.scale.discriminator.tail.in_channels, len(self.transformations))
-        return self.dtype.itemsize * 3 * self.plan.pixels * widest
+        """The canvases, two layers' activations of the largest sheet, and the votes."""
+        m = len(self.transformations)
+        widest = max(self.scale.discriminator.tail.in_channels, m)
+        activations = 2 * self.dtype.itemsize * widest * self.plan.most_pixels
+        return activations + 4 * 2 * 3 * self.plan.pixels + 4 * 4 * m * self.scale.side**2
 
 
 def voter(scale: Scale, transformations: Sequence[Transformation], config: HTDGConfig) -> Voter:

@@ -390,5 +390,7 @@ def test_scoring_batches_fit_into_memory(tiny):
     plain = voter(scale, CATALOGUE, config.with_options(fast=False))
     assert plain.bytes_per_image() == 54 * 64 * 64 * 64 * 4 * 3
     # 16 canvases: 3 of 82 x 82, 6 of 73 x 73, 7 of 64 x 64.
-    assert voter(scale, CATALOGUE, config).bytes_per_image() == 80_818 * 64 * 4 * 3
+    canvases, votes = 80_818 * 3 * 4 * 2, 54 * 64 * 64 * 4 * 4
+    expected = 6 * 73 * 73 * 64 * 4 * 2 + canvases + votes  # the largest sheet has 6 canvases
+    assert voter(scale, CATALOGUE, config).bytes_per_image() == expected
     assert all(8 * v.bytes_per_image() < trained.SCORING_BYTES for v in tiny._voters())
