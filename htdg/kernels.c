@@ -87,7 +87,8 @@ static inline bf16 to_bf16(float v) {
     memset(about, 0, channels * sizeof *about);                                                 \
     for (ptrdiff_t i = 0; i < taken; i++)                                                       \
       for (ptrdiff_t j = 0; j < channels; j++)                                                  \
-        about[j] += from_##T(x[i * rows / taken * channels + j]) / (float)taken;                \
+        about[j] += from_##T(x[i * rows / taken * channels + j]);                               \
+    for (ptrdiff_t j = 0; j < channels; j++) about[j] /= (float)taken;                          \
   }                                                                                             \
   /* Sums of w (x - about) and w (x - about)^2: a large mean costs no digits. */                \
   static int moments_##T(const T *x, const float *w, const float *about, ptrdiff_t rows,        \

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import htdg
@@ -45,6 +48,8 @@ def run_notebook(
             the wrong type, or a cell failed.
         OutputError: the folder cannot be written to.
     """
+    started = time.monotonic()
+    _skip_slow_import()
     try:
         import papermill
     except ImportError:
@@ -54,13 +59,14 @@ def run_notebook(
     path = find_notebook(notebook)
     given = check_parameters(path, parameters or {})
     check_writable(out / "result.json")
-    started = time.monotonic()
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     result = out / "result.json"
     result.unlink(missing_ok=True)  # a run is finished when it is there
     executed, unfinished = out / f"{path.stem}.ipynb", out / f"{path.stem}.unfinished.ipynb"
     _register_engine()
+    # What the page will need, while the notebook runs in another process.
+    Thread(target=import_module, args=("nbconvert",), daemon=True).start()
     try:
         papermill.execute_notebook(
             str(path),
@@ -86,6 +92,15 @@ def run_notebook(
     if not result.is_file():
         raise NotebookError(f"{path.name} ran but wrote no result.json into {out}.")
     return {**json.loads(result.read_text()), "total_seconds": time.monotonic() - started}
+
+
+def _skip_slow_import() -> None:
+    """Leave out a check of notebooks' addresses that takes a second to import.
+
+    jsonschema, which papermill imports to validate notebooks, can check international addresses
+    with this package, whose grammar is compiled at every start; notebooks have none to check.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
 def find_notebook(notebook: str | Path) -> Path:
@@ -174,7 +189,11 @@ def _register_engine() -> None:
                 # The kernel's own warnings would break up the progress line.
                 quiet = ["--log-level=ERROR"]
                 client = Client(
-                    nb_man, kernel_name=kernel_name, timeout=None, extra_arguments=quiet
+                    nb_man,
+                    kernel_name=kernel_name,
+                    timeout=None,
+                    extra_arguments=quiet,
+                    shutdown_kernel="immediate",  # the last cell has written everything
                 )
                 return client.execute()
 

@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from htdg import coverage
+from htdg.adam import Adam
 from htdg.canvases import canvas_plan
 from htdg.config import HTDGConfig
 from htdg.folding import folded_generator
@@ -99,8 +100,8 @@ class ScaleTraining:
         config, scale = self.config, self.scale
         betas = (config.beta1, config.beta2)
         how = {"fused": config.fast and self.real.device.type in ("cpu", "cuda")}
-        self.adam_d = torch.optim.Adam(scale.discriminator.parameters(), config.lr_d, betas, **how)
-        self.adam_g = torch.optim.Adam(scale.generator.parameters(), config.lr_g, betas, **how)
+        self.adam_d = Adam(scale.discriminator.parameters(), config.lr_d, betas, **how)
+        self.adam_g = Adam(scale.generator.parameters(), config.lr_g, betas, **how)
         self.index = torch.arange(len(self.real), device=self.real.device)  # (K,)
         self.chunks = chunks_of(len(self.real), config.images_at_once)
         self.plan, self.chain = None, self.coarser
