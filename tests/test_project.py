@@ -84,7 +84,7 @@ def test_nothing_is_unpickled():
 def test_the_core_knows_nothing_of_what_surrounds_it():
     core = ["config", "pyramid", "transformations", "networks", "sampling", "training", "votes"]
     core += ["errors"]
-    core += ["canvases", "coverage", "folding", "kernels", "normalisation", "winograd"]  # fast
+    core += ["adam", "canvases", "coverage", "folding", "kernels", "normalisation", "winograd"]
     for name in core:
         tree = ast.parse((ROOT / "htdg" / f"{name}.py").read_text())
         imported = {

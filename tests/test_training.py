@@ -1,11 +1,14 @@
 """Training: the losses against loops, who learns in which step, and repeatability."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from htdg import HTDGConfig
+from htdg.adam import Adam
 from htdg.networks import Discriminator
 from htdg.pyramid import resize
 from htdg.sampling import Scale, generate, reconstruction_noise
@@ -424,3 +427,34 @@ def test_copies_are_drawn_in_float32_also_under_autocast(fast):
         inside = training.transformed(image())
     for a, b in zip(inside, training.transformed(image()), strict=True):
         assert torch.equal(a, b)
+
+
+def test_our_adam_is_pytorchs():
+    rng = torch.Generator().manual_seed(0)
+    start = torch.randn(7, generator=rng)
+    ours, theirs = (start.clone().requires_grad_() for _ in range(2))
+    first, second = Adam([ours], 0.1, (0.5, 0.9)), torch.optim.Adam([theirs], 0.1, (0.5, 0.9))
+    for step in range(6):
+        for parameter, adam in ((ours, first), (theirs, second)):
+            adam.zero_grad()
+            (parameter**2).sum().backward()
+            adam.step()
+        assert ours.equal(theirs)
+        assert not ours.equal(start)
+        if step == 2:
+            second.load_state_dict(first.state_dict())
+            first.load_state_dict(second.state_dict())
+
+
+def test_training_imports_no_compiler():
+    code = """
+import sys, torch
+from htdg.adam import Adam
+x = torch.zeros(2, requires_grad=True)
+adam = Adam([x])
+x.sum().backward()
+adam.step()
+adam.load_state_dict(adam.state_dict())
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
