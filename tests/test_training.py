@@ -1,5 +1,6 @@
 """Training: the losses against loops, who learns in which step, and repeatability."""
 
+import copy
 import math
 import subprocess
 import sys
@@ -442,8 +443,8 @@ def test_our_adam_is_pytorchs():
         assert ours.equal(theirs)
         assert not ours.equal(start)
         if step == 2:
-            second.load_state_dict(first.state_dict())
-            first.load_state_dict(second.state_dict())
+            second.load_state_dict(copy.deepcopy(first.state_dict()))
+            first.load_state_dict(copy.deepcopy(second.state_dict()))
 
 
 def test_training_imports_no_compiler():
