@@ -129,8 +129,8 @@ def page(found: dict[str, Any]) -> str:
         "straightforward version over this one's, *least* the smallest ratio of a single side. "
         "*share* is D's convolutions over the smallest canvases, in operations a second, as a "
         "share of the machine's rate, at the coarsest and at the finest side; they are counted as "
-        "direct sums, of which the compiled convolutions make 36 in 144 (bf16: 16 in 36), so it can "
-        "pass 100 %. "
+        "direct sums, of which the compiled convolutions make 36 in 144 (bf16: 16 in 36), so it "
+        "can pass 100 %. "
         '"memory kept" is '
         "the straightforward version with our setting of the memory allocator, which all rows "
         "below it have too. The official code's times come from another run on another machine.",
