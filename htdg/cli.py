@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import htdg
+from htdg import collector
 from htdg.errors import UserError
 
 
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     As shells have it, 130 after Ctrl-C, and 141 when nobody reads the output to its end.
     """
+    collector.seldom()
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = build_parser(words[:1]).parse_args(words)
     try:

@@ -10,7 +10,8 @@ import ast
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -23,6 +24,11 @@ from htdg.progress import PROGRESS_MARK, ProgressBar, suitable_look
 
 #: Where the course's notebooks are when the package is installed from its repository.
 NOTEBOOKS = Path(htdg.__file__).resolve().parents[1] / "notebooks"
+
+KERNEL_OPTIONS = [
+    "--log-level=ERROR",  # the kernel's own warnings would break up the progress line
+    "--IPKernelApp.exec_lines=import htdg.collector; htdg.collector.seldom()",
+]
 
 
 class NotebookError(UserError):
@@ -49,22 +55,50 @@ def run_notebook(
         OutputError: the folder cannot be written to.
     """
     started = time.monotonic()
+    path = find_notebook(notebook)
+    with _kernel_in(path.parent) as kernel:
+        result = _run_in(kernel, path, out, parameters or {})
+    return {**result, "total_seconds": time.monotonic() - started}
+
+
+@contextmanager
+def _kernel_in(folder: Path) -> Iterator[Any]:
+    """A Jupyter kernel; it starts in its own process while this one goes on."""
     _skip_slow_import()
+    try:
+        from jupyter_client import AsyncKernelManager
+        from jupyter_core.utils import run_sync
+    except ImportError:
+        raise NotebookError("papermill is missing: pip install 'htdg[notebooks]'.") from None
+    manager = AsyncKernelManager(kernel_name="python3")
+    run_sync(manager.start_kernel)(extra_arguments=KERNEL_OPTIONS, cwd=str(folder))
+    try:
+        yield manager
+    finally:
+        run_sync(manager.shutdown_kernel)(now=True)  # the last cell has written everything
+
+
+def _run_in(
+    kernel: Any,  # noqa: ANN401
+    path: Path,
+    out: Path,
+    parameters: Mapping[str, str],
+) -> dict[str, Any]:
+    """Execute the notebook, write its page, and read its ``result.json``."""
     try:
         import papermill
     except ImportError:
         raise NotebookError("papermill is missing: pip install 'htdg[notebooks]'.") from None
     from nbclient.exceptions import DeadKernelError
 
-    path = find_notebook(notebook)
-    given = check_parameters(path, parameters or {})
+    given = check_parameters(path, parameters)
     check_writable(out / "result.json")
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     result = out / "result.json"
     result.unlink(missing_ok=True)  # a run is finished when it is there
     executed, unfinished = out / f"{path.stem}.ipynb", out / f"{path.stem}.unfinished.ipynb"
-    _register_engine()
+    _register_engine(kernel)
     # What the page will need, while the notebook runs in another process.
     Thread(target=import_module, args=("nbconvert",), daemon=True).start()
     try:
@@ -91,7 +125,7 @@ def run_notebook(
     _write_html(executed)
     if not result.is_file():
         raise NotebookError(f"{path.name} ran but wrote no result.json into {out}.")
-    return {**json.loads(result.read_text()), "total_seconds": time.monotonic() - started}
+    return json.loads(result.read_text())
 
 
 def _skip_slow_import() -> None:
@@ -157,8 +191,8 @@ def _as_type_of(default: object, text: str, name: str) -> object:
     return value
 
 
-def _register_engine() -> None:
-    """Teach papermill an engine that shows the notebook's progress lines in the terminal."""
+def _register_engine(kernel: Any) -> None:  # noqa: ANN401
+    """Teach papermill an engine: this kernel, and progress lines shown in the terminal."""
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
 
@@ -186,15 +220,7 @@ def _register_engine() -> None:
         ) -> Any:  # noqa: ANN401
             """Run all cells, without a time limit."""
             with bar:
-                # The kernel's own warnings would break up the progress line.
-                quiet = ["--log-level=ERROR"]
-                client = Client(
-                    nb_man,
-                    kernel_name=kernel_name,
-                    timeout=None,
-                    extra_arguments=quiet,
-                    shutdown_kernel="immediate",  # the last cell has written everything
-                )
+                client = Client(nb_man, km=kernel, kernel_name=kernel_name, timeout=None)
                 return client.execute()
 
     papermill_engines.register("htdg", Engine)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 from skimage.segmentation import find_boundaries
@@ -26,6 +26,24 @@ NORMAL, ANOMALOUS, GREY = "#0072B2", "#D55E00", "#666666"
 OTHERS = ("#009E73", "#CC79A7")
 #: Inches: wider figures are shrunk by a notebook's page, and their words with them.
 PAGE = 8.4
+#: Pixels an inch, of the files and of what a notebook shows at ``SHOWN_DPI``.
+DPI, SHOWN_DPI = 120, 100
+
+
+class Figure(MatplotlibFigure):
+    """A figure that shows itself in notebooks, and is drawn once for showing and saving."""
+
+    _drawn = b""
+
+    def png(self) -> bytes:
+        """The figure as a PNG file, drawn anew only after a change."""
+        if self.stale or not self._drawn:
+            self._drawn = figure_png(self, DPI)
+            self.stale = False  # saving leaves it True
+        return self._drawn
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        return self.png(), {"width": round(self.get_figwidth() * SHOWN_DPI)}
 
 
 def show_image(ax: Axes, image: np.ndarray, title: str = "", colour: str | None = None) -> None:
@@ -234,10 +252,10 @@ def png_bytes(array: np.ndarray) -> bytes:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG: see ``htdg.files.write_bytes``."""
-    write_bytes(path, figure_png(figure, dpi=120))
+    write_bytes(path, figure.png())
 
 
-def figure_png(figure: Figure, dpi: int) -> bytes:
+def figure_png(figure: MatplotlibFigure, dpi: int) -> bytes:
     """A figure as a PNG file."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)
