@@ -219,10 +219,10 @@ def function_for(name: str, like: torch.Tensor) -> Any:  # noqa: ANN401
 
 
 def _plain(argument: Any) -> Any:  # noqa: ANN401
+    if argument is None or isinstance(argument, (int, float)):
+        return argument
     if isinstance(argument, torch.Tensor):
         return argument.data_ptr()
-    if isinstance(argument, (list, tuple)):
-        entries = [_plain(entry) for entry in argument]
-        numbers = all(isinstance(entry, int) for entry in argument)
-        return ((ctypes.c_ssize_t if numbers else ctypes.c_void_p) * len(entries))(*entries)
-    return argument
+    entries = [_plain(entry) for entry in argument]
+    kind = ctypes.c_ssize_t if isinstance(argument[0], int) else ctypes.c_void_p
+    return (kind * len(entries))(*entries)

@@ -51,15 +51,14 @@ def _normalised(
     counts: Sequence[int],
 ) -> list[torch.Tensor]:
     """``counts``: what the ``weights`` of each sheet add up to, over all its images."""
-    count = sum(counts)
-    with torch.autocast(xs[0].device.type, enabled=False):  # statistics are taken in float32
-        fixed = (norm.eps, weights, counts)
-        mean, var, *ys = _CoveredNorm.apply(norm.weight, norm.bias, *fixed, *xs)
-    with torch.no_grad():
-        norm.num_batches_tracked += 1
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(var * (count / (count - 1)), norm.momentum)
-    return ys
+    return list(_CoveredNorm.apply(norm.weight, norm.bias, norm, weights, counts, *xs))
+
+
+def _update(norm: nn.BatchNorm2d, mean: torch.Tensor, var: torch.Tensor, count: int) -> None:
+    """The running statistics after a batch of ``count`` positions."""
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(var * (count / (count - 1)), norm.momentum)
 
 
 class _CoveredNorm(torch.autograd.Function):
@@ -77,26 +76,24 @@ class _CoveredNorm(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401
         gamma: torch.Tensor,
         beta: torch.Tensor,
-        eps: float,
+        norm: nn.BatchNorm2d,
         weights: list[torch.Tensor | None],
         counts: list[int],
         *xs: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         rows = [rows_of(x.contiguous(memory_format=torch.channels_last)) for x in xs]
         how = kernels.normalise if kernels.usable(xs[0]) else _normalise
-        found, ys = how(rows, weights, counts, gamma, beta, eps, SLOPE)
-        mean, var = found[:2].clone()
-        ctx.eps, ctx.sheets, ctx.shapes = eps, (weights, counts), [x.shape for x in xs]
+        with torch.autocast(xs[0].device.type, enabled=False):  # statistics are in float32
+            found, ys = how(rows, weights, counts, gamma, beta, norm.eps, SLOPE)
+            _update(norm, *found[:2], sum(counts))
+        ctx.eps, ctx.sheets, ctx.shapes = norm.eps, (weights, counts), [x.shape for x in xs]
         ctx.save_for_backward(found, *rows)
-        ctx.mark_non_differentiable(mean, var)
-        return (mean, var, *map(images_of, ys, ctx.shapes))
+        return tuple(map(images_of, ys, ctx.shapes))
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any,  # noqa: ANN401
-        _mean: torch.Tensor,
-        _var: torch.Tensor,
         *gradients: torch.Tensor,
     ) -> tuple[torch.Tensor | None, ...]:
         found, *rows = ctx.saved_tensors

@@ -24,10 +24,10 @@ from htdg.progress import PROGRESS_MARK, ProgressBar, suitable_look
 
 #: Where the course's notebooks are when the package is installed from its repository.
 NOTEBOOKS = Path(htdg.__file__).resolve().parents[1] / "notebooks"
-
+#: How kernels are started.
 KERNEL_OPTIONS = [
     "--log-level=ERROR",  # the kernel's own warnings would break up the progress line
-    "--IPKernelApp.exec_lines=import htdg.collector; htdg.collector.seldom()",
+    "--IPKernelApp.exec_lines=__import__('htdg.collector').collector.seldom()",  # names nothing
 ]
 
 

@@ -3,6 +3,7 @@
 import json
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
@@ -67,9 +68,11 @@ def test_a_run_gets_its_parameters_and_leaves_notebook_page_and_result(notebook,
     ],
 )
 def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, given, said):
+    before = psutil.Process().children()
     with pytest.raises(NotebookError, match=said):
         run_notebook(notebook(WRITE_RESULT), tmp_path / "out", given)
     assert not (tmp_path / "out").exists()
+    assert psutil.Process().children() == before  # the kernel that had been started is gone
 
 
 def test_a_failing_cell_is_named_and_leaves_no_result(notebook, tmp_path):
@@ -86,6 +89,18 @@ def test_a_notebook_that_is_ended_from_outside_says_so(notebook, tmp_path):
     with pytest.raises(NotebookError, match=r"small\.ipynb was ended from outside"):
         run_notebook(notebook(code), tmp_path / "out")
     assert not (tmp_path / "out" / "result.json").exists()
+
+
+def test_the_kernel_looks_for_cycles_seldom_adds_no_names_and_ends_with_the_run(notebook, tmp_path):
+    code = """
+import gc, json, os, pathlib
+found = {"threshold": gc.get_threshold(), "pid": os.getpid(), "named": "htdg" in globals()}
+pathlib.Path(out, "result.json").write_text(json.dumps(found))
+"""
+    found = run_notebook(notebook(code), tmp_path / "out")
+    assert found["threshold"] == [50_000, 20, 20]
+    assert not found["named"]
+    assert not psutil.pid_exists(found["pid"])
 
 
 def test_progress_reaches_the_terminal_and_the_notebook_keeps_one_line(notebook, tmp_path, capfd):

@@ -1,7 +1,10 @@
 """The figures show what they are given."""
 
+import io
+
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from htdg import plots
@@ -65,6 +68,24 @@ def test_a_saved_figure_is_a_png_and_nothing_else_is_left(tmp_path):
     plots.save_figure(plots.plot_roc([0, 1], [0.1, 0.9]), path)
     assert Image.open(path).format == "PNG"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_figure_is_drawn_once_for_the_notebook_and_the_file_and_again_after_a_change(tmp_path):
+    figure = plots.plot_roc([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4])
+    shown, about = figure._repr_png_()
+    assert about == {"width": 420}  # of 4.2 inches
+    assert Image.open(io.BytesIO(shown)).width == 504
+    plots.save_figure(figure, tmp_path / "roc.png")
+    assert figure.png() is shown
+    assert (tmp_path / "roc.png").read_bytes() == shown
+    figure.axes[0].lines[1].set_linewidth(9)
+    assert _blue(figure.png()) > 4 * _blue(shown) > 0
+
+
+def _blue(png):
+    """How many pixels have the colour of normal images."""
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    return (pixels == np.round(np.array(to_rgb(plots.NORMAL)) * 255)).all(axis=2).sum()
 
 
 def test_a_figure_that_cannot_be_drawn_leaves_no_file(tmp_path, monkeypatch):
