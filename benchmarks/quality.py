@@ -9,22 +9,22 @@ tables into ``benchmarks/README.md`` and the plot ``quality.png``.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import statistics
-from collections import defaultdict
+import subprocess
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import Any, NamedTuple
 
 from benchmarks.measure import iteration_seconds, machine
 from benchmarks.report import write_part
 from htdg import HTDGConfig, Task, evaluate
 from htdg.device import keep_freed_memory, resolve_device
 from htdg.files import write_text
-from htdg.plots import save_figure
+from htdg.plots import Figure, save_figure
 
 HERE = Path(__file__).parent
 FILE = HERE / "quality.json"
@@ -38,8 +38,13 @@ CLASSES = {
     "bottle": {"dataset": "mvtec", "normal_class": "bottle", "defect_fraction": 0.05},
 }
 SMALL = {"transformations": "auto", "niter": 30}
-#: Sides and iterations a scale of the study of time, the cheap ones first.
-TIMED = (((28, 32), (4, 12, 36, 108)), ((128, 64), (4, 12, 36)), ((128, 64), (108,)))
+#: Seeds, sides and iterations a scale of the study of time, the cheap ones first.
+TIMED = (
+    ((0,), (28, 32), (4, 12, 36, 108)),
+    ((0,), (128, 64), (4, 12, 36)),
+    ((0,), (128, 64), (108,)),
+    ((1, 2), (28, 32), (4, 12, 36, 108)),
+)
 Run = tuple[str, str, dict[str, Any], dict[str, Any]]
 
 
@@ -69,18 +74,19 @@ def runs() -> Iterator[Run]:
             if name != "Bag":
                 bf16 = {"translation": "stretched", "precision": "bf16"}
                 yield "precision", name, {**SMALL, **size, **bf16}, {}
-    for sizes, iterations in TIMED:
-        for niter in iterations:
-            for size in sizes:
-                for name in ("Sneaker", "Bag", "plane"):
-                    options = {"image_size": size, "niter": niter, "translation": "pixel"}
-                    yield "time", name, options, {}
+    for seeds, sizes, iterations in TIMED:
+        for seed, niter, size in itertools.product(seeds, iterations, sizes):
+            options = {"image_size": size, "niter": niter, "translation": "pixel"}
+            if seed:
+                options["seed"] = seed
+            for name in ("Sneaker", "Bag", "plane"):
+                yield "time", name, options, {}
 
 
 def pace() -> dict[str, dict[str, float]]:
     """Seconds that an iteration of all scales takes now: by ``image_size``, then catalogue."""
     found: dict[str, dict[str, float]] = {}
-    for size in sorted({size for sizes, _ in TIMED for size in sizes}):
+    for size in sorted({size for _, sizes, _ in TIMED for size in sizes}):
         for catalogue in ("grey42", "rgb54"):
             config = HTDGConfig(image_size=size, translation="pixel", transformations=catalogue)
             config = config.with_options(precision="float32", device="cpu")
@@ -125,7 +131,14 @@ def perform(run: Run, data_root: Path, out: Path) -> dict[str, Any]:
         "minutes": metrics["training_seconds"] / 60,
         "scoring_ms": metrics["scoring_ms_per_image"],
         "test_images": metrics["test_images"],
+        "commit": commit(),
     }
+
+
+def commit() -> str:
+    """What is checked out here."""
+    words = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
 
 
 # --- The page -----------------------------------------------------------------------------------
@@ -134,24 +147,28 @@ def perform(run: Run, data_root: Path, out: Path) -> dict[str, Any]:
 def page(found: list[dict[str, Any]], where: str) -> str:
     """Every study as a table."""
     lines = [f"Machine: {where}. One-shot, 1,000 test images a class (bottle: all 83), float32", ""]
-    lines[0] += " unless said otherwise, CIFAR10 from a subset decoded from JPEG. The bf16 runs "
-    lines[0] += (
-        "drew generated copies in bfloat16 and real ones in float32, which was mended later."
-    )
-    lines[0] += (
-        " The first three studies and bottle were measured before convolutions were changed; "
-    )
-    lines[0] += "minutes in the last one are iterations times what one takes on the idle machine."
+    lines[0] += " unless said otherwise, CIFAR10 from a subset decoded from JPEG. Convolutions by "
+    lines[0] += "tiles came during these measurements: each study says what it was measured with. "
+    lines[0] += "Minutes in the last one are iterations times what one takes on the idle machine."
     for study, option in (
         ("translation", "translation"),
         ("precision", "precision"),
         ("equalise", "equalise"),
     ):
-        lines += [f"### {study.capitalize()}", "", *_comparison(found, study, option), ""]
-    lines += ["### Bottle, the lowest 5 % of the votes", "", *_bottle(found), ""]
-    lines += ["### AUROC against minutes of training", "", *_times(found), ""]
+        said = ["", measured_with(found, study), ""]
+        lines += [f"### {study.capitalize()}", *said, *_comparison(found, study, option), ""]
+    said = ["", measured_with(found, "bottle"), ""]
+    lines += ["### Bottle, the lowest 5 % of the votes", *said, *_bottle(found), ""]
+    said = ["", measured_with(found, "time"), ""]
+    lines += ["### AUROC against minutes of training", *said, *_times(found), ""]
     lines += ["![AUROC against minutes of training, a panel a class](quality.png)", ""]
     return "\n".join(lines)
+
+
+def measured_with(found: list[dict[str, Any]], study: str) -> str:
+    """The commits that a study's runs were made with, and how many with each."""
+    runs = Counter(r.get("commit", "an earlier one") for r in found if r["study"] == study)
+    return "Commits: " + ", ".join(f"{name} ({count} runs)" for name, count in runs.items()) + "."
 
 
 def _comparison(found: list[dict[str, Any]], study: str, option: str) -> list[str]:
@@ -194,30 +211,53 @@ def _bottle(found: list[dict[str, Any]]) -> list[str]:
 
 def _times(found: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| class | image_size | iterations: AUROC (minutes) | first within 0.01 of the longest |",
-        "| --- | --- | --- | --- |",
+        "| class | image_size | draws | iterations: mean AUROC (minutes) "
+        "| first within 0.01 of the longest |",
+        "| --- | --- | --- | --- | --- |",
     ]
-    for (name, size), results in _curves(found).items():
-        last = results[-1]["image_auroc"]
-        first = next(r for r in results if r["image_auroc"] >= last - 0.01)
-        cells = [
-            f"{r['options']['niter']}: {r['image_auroc']:.3f} ({r['minutes']:.2f})" for r in results
-        ]
-        reached = f"{first['minutes']:.2f} minutes, {first['options']['niter']} iterations"
-        lines.append(f"| {name} | {size} | {'; '.join(cells)} | {reached} |")
+    for (name, size), points in _curves(found).items():
+        first = next(p for p in points if p.mean >= points[-1].mean - 0.01)
+        cells = [f"{p.niter}: {p.mean:.3f}{p.spread} ({p.minutes:.2f})" for p in points]
+        reached = f"{first.minutes:.2f} minutes, {first.niter} iterations"
+        draws = len(points[0].aurocs)
+        lines.append(f"| {name} | {size} | {draws} | {'; '.join(cells)} | {reached} |")
     return lines
 
 
-def _curves(found: list[dict[str, Any]]) -> dict[tuple[str, int], list[dict[str, Any]]]:
-    curves: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+class _Point(NamedTuple):
+    """One length of training: its AUROC in each draw of the random numbers."""
+
+    niter: int
+    minutes: float
+    aurocs: list[float]
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.aurocs)
+
+    @property
+    def spread(self) -> str:
+        several = len(self.aurocs) > 1
+        return f" [{min(self.aurocs):.3f} to {max(self.aurocs):.3f}]" if several else ""
+
+
+def _curves(found: list[dict[str, Any]]) -> dict[tuple[str, int], list[_Point]]:
+    """Of every class and image size the lengths of training, shortest first."""
+    draws: dict[tuple[str, int], dict[int, _Point]] = defaultdict(dict)
     for result in found:
         if result["study"] == "time":
-            curves[result["class"], result["options"]["image_size"]].append(result)
-    return {k: sorted(v, key=lambda r: r["options"]["niter"]) for k, v in sorted(curves.items())}
+            options, niter = result["options"], result["options"]["niter"]
+            points = draws[result["class"], options["image_size"]]
+            point = points.setdefault(niter, _Point(niter, result["minutes"], []))
+            point.aurocs.append(result["image_auroc"])
+    return {key: [points[n] for n in sorted(points)] for key, points in sorted(draws.items())}
 
 
 def plot(found: list[dict[str, Any]]) -> Figure:
-    """AUROC against minutes of training, a panel a class, a line an image size."""
+    """AUROC against minutes of training, a panel a class, a line an image size.
+
+    Lines are means over the draws, bands go from the least to the greatest.
+    """
     curves = _curves(found)
     names = sorted({name for name, _ in curves})
     figure = Figure(figsize=(3.6 * len(names), 3.2), layout="constrained")
@@ -226,15 +266,12 @@ def plot(found: list[dict[str, Any]]) -> Figure:
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for ax, name in zip(panels, names, strict=True):
         for size, colour, mark in zip(sizes, colours, "osv^", strict=False):
-            results = curves.get((name, size), [])
-            minutes = [r["minutes"] for r in results]
-            ax.plot(
-                minutes,
-                [r["image_auroc"] for r in results],
-                f"{mark}-",
-                color=colour,
-                label=f"{size} pixels",
-            )
+            points = curves.get((name, size), [])
+            minutes = [p.minutes for p in points]
+            label = f"{size} pixels"
+            ax.plot(minutes, [p.mean for p in points], f"{mark}-", color=colour, label=label)
+            ends = [[f(p.aurocs) for p in points] for f in (min, max)]
+            ax.fill_between(minutes, *ends, color=colour, alpha=0.15, linewidth=0)
         ax.set_xscale("log")
         ax.set_title(name)
         ax.set_xlabel("minutes of training, two CPU cores")
