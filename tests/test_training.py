@@ -7,8 +7,9 @@ import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from htdg import HTDGConfig
+from htdg import HTDGConfig, kernels
 from htdg.adam import Adam
 from htdg.networks import Discriminator
 from htdg.pyramid import resize
@@ -428,6 +429,35 @@ def test_copies_are_drawn_in_float32_also_under_autocast(fast):
         inside = training.transformed(image())
     for a, b in zip(inside, training.transformed(image()), strict=True):
         assert torch.equal(a, b)
+
+
+class NeverWaits(TorchDispatchMode):
+    """Refuses what makes a program wait for a GPU to have finished: numbers it has to know."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = {
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+            torch.ops.aten.masked_select.default,
+            torch.ops.aten.equal.default,
+        }
+        assert func not in waits, func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("translation", ["pixel", "stretched", "resampled"])
+def test_an_iteration_never_waits_for_the_device(translation, monkeypatch):
+    monkeypatch.setattr(kernels, "library", lambda: None)  # with PyTorch alone, as on a GPU
+    config = CONFIG.with_options(fast=True, translation=translation)
+    transformations = config.with_options(transformations="rgb54").resolve_transformations(True)
+    coarser = trained(config)[:1]
+    training = start_scale(config, TRANSFORMATIONS, coarser, image(16))
+    every = start_scale(config, transformations, [], image(16))
+    with NeverWaits():
+        training.step()
+        every.step()
+        with pytest.raises(AssertionError, match="local_scalar"):
+            float(training.history["d_real"][0])
 
 
 def test_our_adam_is_pytorchs():
