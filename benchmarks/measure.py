@@ -51,6 +51,8 @@ def iteration_seconds(
         training = start_scale(config, transformations, scales, real)
         if kind is not ScaleTraining:
             training = kind(config, transformations, scales, training.scale, real, training.rng)
+        if training.recordings:
+            training.step()  # the second iteration records (htdg.recording)
         found.append(median_seconds(training.step, repeats, device))
         scales.append(freeze(training.scale))
     return found

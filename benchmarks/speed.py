@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ from benchmarks.straightforward import StraightforwardTraining
 from htdg import HTDGConfig, HTDGDetector
 from htdg.device import keep_freed_memory, resolve_device
 from htdg.files import write_text
+from htdg.recording import recordable
 
 HERE = Path(__file__).parent
 PRESETS = ("paper_rgb", "paper_grey")  # the second with --full
@@ -89,6 +91,11 @@ def measure(device: torch.device, full: bool) -> dict[str, Any]:
                 if preset == "paper_rgb":
                     row["scoring_ms"] = {n: scoring_ms(chosen, device, n) for n in counts}
                 keep(f"{preset} {translation} {precision}", row)
+                if recordable(device):
+                    os.environ["HTDG_GRAPHS"] = "0"
+                    row = {"iteration_s": iteration_seconds(chosen, device, repeats)}
+                    del os.environ["HTDG_GRAPHS"]
+                    keep(f"{preset} {translation} {precision}, not recorded", row)
     found["tutorial_minutes"] = {p: tutorial_minutes(p, device) for p in ("float32", "bf16")}
     print(found["tutorial_minutes"], flush=True)
     return found

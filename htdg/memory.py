@@ -21,8 +21,9 @@ from htdg.transformations import Transformation
 #: Floats that training keeps for each pixel of a canvas, and of a copy the plain way, times the
 #: widest layer: measured with ``python -m benchmarks.growth`` (one layer's output is 1).
 KEPT_LAYERS, KEPT_LAYERS_PLAIN = 16, 20
-#: The part of the memory that training may fill: the rest of a computer needs some, too.
-SHARE = {"cpu": 0.5, "cuda": 0.8, "mps": 0.5}
+#: The part of the memory that a step may fill: the rest of a computer needs some, too, and on a GPU
+#: the recordings of both kinds of steps (``htdg.recording``) each keep theirs.
+SHARE = {"cpu": 0.5, "cuda": 0.4, "mps": 0.5}
 #: Assumed where the system does not tell.
 UNKNOWN = 8 * 2**30
 

@@ -25,6 +25,7 @@ from htdg.config import HTDGConfig
 from htdg.folding import folded_generator
 from htdg.networks import Discriminator, Generator, initialise
 from htdg.normalisation import run_normalised
+from htdg.recording import Recording, Step, recordable
 from htdg.sampling import Scale, generate, random_noise, reconstruction_noise, upsampled
 from htdg.transformations import Transformation, transform_all
 
@@ -100,6 +101,10 @@ class ScaleTraining:
         config, scale = self.config, self.scale
         betas = (config.beta1, config.beta2)
         how = {"fused": config.fast and self.real.device.type in ("cpu", "cuda")}
+        self.recordings: dict[str, Recording] = {}
+        if config.fast and recordable(self.real.device):
+            self.recordings = {kind: Recording(self.real.device) for kind in ("d", "g")}
+            how["capturable"] = True
         self.adam_d = Adam(scale.discriminator.parameters(), config.lr_d, betas, **how)
         self.adam_g = Adam(scale.generator.parameters(), config.lr_g, betas, **how)
         self.index = torch.arange(len(self.real), device=self.real.device)  # (K,)
@@ -250,16 +255,38 @@ class ScaleTraining:
         noise = self.draw_noise()  # once for all the steps
         if self.config.method == "no_generator":
             for _ in range(self.config.d_steps):
-                losses |= self.d_step(noise, None)
+                losses |= self._run(self.d_step, noise, None)
         else:
             previous = self.draw_previous(self.config.d_steps)  # (d_steps, K, 3, H, H)
             for step in range(self.config.d_steps):
-                losses |= self.d_step(noise, previous[step])
+                losses |= self._run(self.d_step, noise, previous[step])
             for _ in range(self.config.g_steps):
-                losses |= self.g_step(noise, previous[-1])
+                losses |= self._run(self.g_step, noise, previous[-1])
         for name, value in losses.items():
             self.history[name][self.iteration] = value
         self.iteration += 1
+
+    def _run(
+        self, step: Step, noise: torch.Tensor, previous: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """A step of D or G, on a GPU from its recording."""
+        kind, adam = ("d", self.adam_d) if step == self.d_step else ("g", self.adam_g)
+        if kind not in self.recordings:
+            return step(noise, previous)
+        rate = adam.param_groups[0]["lr"]
+        return self.recordings[kind].run(step, noise, previous, partial(self._changing, adam), rate)
+
+    def _changing(self, adam: Adam) -> list[list[torch.Tensor]]:
+        """What a step changes: an optimiser's weights and moments, and running statistics."""
+        networks = (self.scale.discriminator, self.scale.generator)
+        moments = adam.state.values()
+        return [
+            adam.param_groups[0]["params"],
+            [buffer for network in networks for buffer in network.buffers()],
+            [state["exp_avg"] for state in moments],
+            [state["exp_avg_sq"] for state in moments],
+            [state["step"] for state in moments],
+        ]
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of a forward pass. Entered anew after each step: it caches weights."""

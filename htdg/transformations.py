@@ -130,8 +130,9 @@ def shift_pixels(side: int) -> int:
 
 def luma(images: torch.Tensor) -> torch.Tensor:
     """ITU-R 601 luma of (..., 3, H, W) as (..., 1, H, W)."""
-    weights = images.new_tensor(LUMA).view(3, 1, 1)
-    return (images * weights).sum(-3, keepdim=True)
+    # A tensor of the weights would be sent to a GPU at every call.
+    red, green, blue = (c * w for c, w in zip(images.split(1, -3), LUMA, strict=True))
+    return red + green + blue
 
 
 def translate(images: torch.Tensor, t: Transformation, translation: str) -> torch.Tensor:
