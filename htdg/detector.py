@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 import htdg
+from htdg import kernels
 from htdg.checkpoint import Checkpoint, geom_checkpoint, load_scale, scale_tensors
 from htdg.config import ConfigError, HTDGConfig
 from htdg.geom import load_geom, train_geom
@@ -147,6 +148,8 @@ class HTDGDetector(TrainedModel):
             why = "as this training was begun" if begun else "as asked for"
             given = begun or config.images_at_once
             tell_plan(len(square), self.images_at_once, why if given else "so that memory suffices")
+        if progress and config.fast and self.device.type == "cpu":
+            kernels.tell_missing()
         bar = training_bar(progress)
         with reproducible(), bar:
             for real in build_pyramid(square.to(self.device), self.sides):

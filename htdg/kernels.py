@@ -44,19 +44,42 @@ ARGUMENTS = {
 MOST_CLASSES = 1024
 
 
-@cache
 def library() -> ctypes.CDLL | None:
     """The compiled helpers; None where they cannot be had, or HTDG_KERNELS is 0."""
+    found = _library()
+    return None if isinstance(found, str) else found
+
+
+def tell_missing() -> None:
+    """Say on standard error why the helpers cannot be had here, if something can be done about it.
+
+    Not where they are turned off, or on a system that they are not for.
+    """
+    why = _library()
+    if isinstance(why, str) and why:
+        print(
+            f"htdg: {why}, so training goes without the compiled helpers, the same but slower "
+            "(HTDG_KERNELS=0 does not try).",
+            file=sys.stderr,
+        )
+
+
+@cache
+def _library() -> ctypes.CDLL | str:
+    """The compiled helpers, or why there are none: "" where none are wanted."""
     if os.environ.get("HTDG_KERNELS") == "0" or not sys.platform.startswith("linux"):
-        return None
+        return ""
     try:
         # PyTorch's own OpenMP, so that both share one set of threads instead of competing.
         for runtime in (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"):
             ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
         found = ctypes.CDLL(str(_compiled()))
         _declare(found)
-    except (OSError, RuntimeError, subprocess.SubprocessError):
-        return None
+    except subprocess.SubprocessError:
+        return "the C compiler fails"
+    except (OSError, RuntimeError) as error:
+        named = getattr(error, "filename", None)  # the system's own errors
+        return f"{named}: {error.strerror}" if named else str(error)
     return found
 
 

@@ -142,29 +142,33 @@ def homeless():
 
 @pytest.fixture
 def fresh_library():
-    kernels.library.cache_clear()
+    kernels._library.cache_clear()
     yield
-    kernels.library.cache_clear()
+    kernels._library.cache_clear()
 
 
-def test_they_can_be_turned_off(monkeypatch, fresh_library):
+def test_they_can_be_turned_off(monkeypatch, fresh_library, capsys):
     monkeypatch.setenv("HTDG_KERNELS", "0")
     assert kernels.library() is None
+    kernels.tell_missing()
+    assert capsys.readouterr().err == ""
 
 
 @compiled
 @pytest.mark.parametrize(
-    "problem",
+    ("problem", "said"),
     [
-        "no compiler",
-        "failing compiler",
-        "no place",
-        "other system",
-        "nobody's home",
-        "others may write",
+        ("no compiler", "there is no C compiler"),
+        ("failing compiler", "the C compiler fails"),
+        ("no place", "cache/htdg: Not a directory"),
+        ("other system", ""),
+        ("nobody's home", "Could not determine home directory."),
+        ("others may write", "others may write into"),
     ],
 )
-def test_without_a_compiler_nothing_is_compiled(problem, monkeypatch, tmp_path, fresh_library):
+def test_without_a_compiler_nothing_is_compiled(
+    problem, said, monkeypatch, tmp_path, fresh_library, capsys
+):
     monkeypatch.delenv("HTDG_KERNELS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     if problem == "nobody's home":
@@ -183,6 +187,10 @@ def test_without_a_compiler_nothing_is_compiled(problem, monkeypatch, tmp_path, 
         monkeypatch.setattr(kernels.sys, "platform", "win32")
     assert kernels.library() is None
     assert not list(tmp_path.rglob("*.so"))
+    kernels.tell_missing()
+    told = capsys.readouterr().err
+    assert said in told if said else told == ""
+    assert told.count("\n") == bool(said)
 
 
 @compiled
@@ -191,6 +199,6 @@ def test_they_are_compiled_once_and_leave_nothing_else(monkeypatch, tmp_path, fr
     assert kernels.library() is not None
     (made,) = (path for path in tmp_path.rglob("*") if path.is_file())
     written = made.stat().st_mtime_ns
-    kernels.library.cache_clear()
+    kernels._library.cache_clear()
     assert kernels.library() is not None
     assert made.stat().st_mtime_ns == written
