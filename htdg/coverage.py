@@ -101,7 +101,8 @@ class _CoveredCrossEntropy(torch.autograd.Function):
         images, classes = plan.images(logits), logits[0].shape[1]
         count = images * plan.patches(plan.layers)
         loss, gradients = 0.0, []
-        places = plan.own(classes, each=classes > len(plan.transformations))
+        each = classes > len(plan.transformations)
+        places = plan.own(classes, each=each)
         for x, sheet, own in zip(logits, plan.sheets, places, strict=True):
             rows, w = rows_of(x), sheet.coverage[plan.layers]  # (B * G * h * w, M + 1)
             # -log p of a class is log(sum(exp(logits))), here for all windows, less its logit.
@@ -110,7 +111,10 @@ class _CoveredCrossEntropy(torch.autograd.Function):
             loss = loss + (w * sums).sum() / count
             if real:
                 loss = loss - rows.view(images, -1)[:, own].to(sums).sum() / count
-                gradient.view(images, -1)[:, own] -= 1 / count
+                if each:
+                    gradient.view(images, -1)[:, own] -= 1 / count
+                else:  # windows that overlap have places in common
+                    gradient[:, 0] -= w / count
             else:
                 loss = loss - (w * rows[:, -1]).sum() / count
                 gradient[:, -1] -= w / count

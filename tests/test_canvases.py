@@ -107,16 +107,19 @@ SUBSETS = st.lists(st.sampled_from(CATALOGUE), min_size=1, max_size=9, unique=Tr
     side=st.integers(8, 21),
     count=st.integers(1, 3),
     translation=st.sampled_from(TRANSLATIONS),
+    classes=st.sampled_from(["each", "one for all that is real"]),
 )
-def test_training_is_that_of_the_plain_way(subset, side, count, translation):
+def test_training_is_that_of_the_plain_way(subset, side, count, translation, classes):
     """Losses, gradients to the weights and to the images, running statistics; in float64."""
-    check_training(subset, side, count, translation, discriminator(len(subset)))
+    d = discriminator(len(subset) if classes == "each" else 1)
+    check_training(subset, side, count, translation, d)
 
 
 @pytest.mark.parametrize("translation", TRANSLATIONS)
 @pytest.mark.parametrize(("catalogue", "side"), [(54, 14), (42, 15), (54, 27)])
 def test_whole_catalogues_too(translation, catalogue, side):
-    check_training(CATALOGUE[:catalogue], side, 2, translation, discriminator(catalogue))
+    for classes in (catalogue, 1):  # also of ``real_or_generated``, which has one for all
+        check_training(CATALOGUE[:catalogue], side, 2, translation, discriminator(classes))
 
 
 @pytest.mark.parametrize("translation", TRANSLATIONS)
