@@ -52,7 +52,7 @@ def iteration_seconds(
         if kind is not ScaleTraining:
             training = kind(config, transformations, scales, training.scale, real, training.rng)
         if training.recordings:
-            training.step()  # the second iteration records (htdg.recording)
+            training.step()  # the second iteration, of three steps a kind, records them
         found.append(median_seconds(training.step, repeats, device))
         scales.append(freeze(training.scale))
     return found

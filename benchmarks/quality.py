@@ -16,6 +16,7 @@ import statistics
 import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,10 +136,14 @@ def perform(run: Run, data_root: Path, out: Path) -> dict[str, Any]:
     }
 
 
+@cache
 def commit() -> str:
-    """What is checked out here."""
-    words = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+    """What was checked out when this was first asked, and whether files differed from it."""
+    words = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 # --- The page -----------------------------------------------------------------------------------
@@ -219,7 +224,7 @@ def _times(found: list[dict[str, Any]]) -> list[str]:
         first = next(p for p in points if p.mean >= points[-1].mean - 0.01)
         cells = [f"{p.niter}: {p.mean:.3f}{p.spread} ({p.minutes:.2f})" for p in points]
         reached = f"{first.minutes:.2f} minutes, {first.niter} iterations"
-        draws = len(points[0].aurocs)
+        draws = "/".join(dict.fromkeys(str(len(p.aurocs)) for p in points))
         lines.append(f"| {name} | {size} | {draws} | {'; '.join(cells)} | {reached} |")
     return lines
 
@@ -298,6 +303,7 @@ def main() -> None:
     parser.add_argument("--pace", action="store_true", help="only measure how fast it trains")
     options = parser.parse_args()
     where = machine(resolve_device("cpu"))
+    commit()  # as it is now, whatever is edited meanwhile
     kept = json.loads(FILE.read_text()) if FILE.is_file() else {"machine": where, "runs": {}}
     for run in () if options.page_only or options.pace else runs():
         if key_of(run) not in kept["runs"]:

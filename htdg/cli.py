@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     As shells have it, 130 after Ctrl-C, and 141 when nobody reads the output to its end.
     """
-    collector.seldom()
+    if arguments is None:  # a process of our own
+        collector.seldom()
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = build_parser(words[:1]).parse_args(words)
     try:

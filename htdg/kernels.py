@@ -50,10 +50,11 @@ def library() -> ctypes.CDLL | None:
     return None if isinstance(found, str) else found
 
 
+@cache
 def tell_missing() -> None:
-    """Say on standard error why the helpers cannot be had here, if something can be done about it.
+    """Say on standard error, once, why the helpers cannot be had here, if that can be mended.
 
-    Not where they are turned off, or on a system that they are not for.
+    It cannot where they are turned off, or on a system that they are not for.
     """
     why = _library()
     if isinstance(why, str) and why:

@@ -16,14 +16,16 @@ import torch
 
 from htdg.canvases import canvas_plan
 from htdg.config import HTDGConfig
+from htdg.recording import recordable
 from htdg.transformations import Transformation
 
 #: Floats that training keeps for each pixel of a canvas, and of a copy the plain way, times the
 #: widest layer: measured with ``python -m benchmarks.growth`` (one layer's output is 1).
 KEPT_LAYERS, KEPT_LAYERS_PLAIN = 16, 20
-#: The part of the memory that a step may fill: the rest of a computer needs some, too, and on a GPU
-#: the recordings of both kinds of steps (``htdg.recording``) each keep theirs.
-SHARE = {"cpu": 0.5, "cuda": 0.4, "mps": 0.5}
+#: The part of the memory that training may fill: the rest of a computer needs some, too.
+SHARE = {"cpu": 0.5, "cuda": 0.8, "mps": 0.5}
+#: How many steps at a time it holds where they are recorded: the recordings', and one beside.
+HELD = 2
 #: Assumed where the system does not tell.
 UNKNOWN = 8 * 2**30
 
@@ -43,6 +45,8 @@ def images_at_once(
     if config.images_at_once:
         return min(config.images_at_once, shots)
     budget = SHARE[device.type] * total_memory(device)
+    if config.fast and recordable(device):
+        budget /= HELD
     needs = [bytes_per_image(config, transformations, n, s) for n, s in enumerate(sides)]
     each = max(needs, default=1)  # nothing is trained without scales
     fitting = max(1, int(budget // each))

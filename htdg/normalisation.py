@@ -64,6 +64,8 @@ def _update(norm: nn.BatchNorm2d, mean: torch.Tensor, var: torch.Tensor, count: 
 class _CoveredNorm(torch.autograd.Function):
     """y = LeakyReLU(gamma * (x - mean) / sqrt(var + eps) + beta), mean and var over the windows.
 
+    Forward also updates the running statistics of the ``norm`` it is given.
+
     With w the coverage and N its sum, mean = sum(w x) / N, and likewise var. Backward, with
     x^ = (x - mean) / sqrt(var + eps), s = gamma / sqrt(var + eps) and h the gradient before the
     activation, every position's gradient already being summed over the windows:

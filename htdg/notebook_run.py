@@ -27,6 +27,7 @@ NOTEBOOKS = Path(htdg.__file__).resolve().parents[1] / "notebooks"
 #: How kernels are started.
 KERNEL_OPTIONS = [
     "--log-level=ERROR",  # the kernel's own warnings would break up the progress line
+    "--HistoryManager.hist_file=:memory:",  # what a run executes is not the user's history
     "--IPKernelApp.exec_lines=__import__('htdg.collector').collector.seldom()",  # names nothing
 ]
 
@@ -221,7 +222,11 @@ def _register_engine(kernel: Any) -> None:  # noqa: ANN401
             """Run all cells, without a time limit."""
             with bar:
                 client = Client(nb_man, km=kernel, kernel_name=kernel_name, timeout=None)
-                return client.execute()
+                try:
+                    return client.execute()
+                finally:
+                    if client.kc is not None:  # left open by a client that was given its kernel
+                        client.kc.stop_channels()
 
     papermill_engines.register("htdg", Engine)
 

@@ -36,7 +36,11 @@ class Figure(MatplotlibFigure):
     _drawn = b""
 
     def png(self) -> bytes:
-        """The figure as a PNG file, drawn anew only after a change."""
+        """The figure as a PNG file, drawn anew only after a change that Matplotlib notices.
+
+        It does not notice when the text of an axis label or of the figure's legend is changed by
+        itself (``ax.set_xlabel`` it does): then set ``figure.stale = True``.
+        """
         if self.stale or not self._drawn:
             self._drawn = figure_png(self, DPI)
             self.stale = False  # saving leaves it True

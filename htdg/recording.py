@@ -1,13 +1,13 @@
 """Steps of training that a GPU plays back from a recording.
 
-A step is a thousand small operations, and on a GPU at these sizes it takes longer to ask for each
-of them than to compute it. A CUDA graph holds them all and one call starts them. It repeats what
-was recorded, at the same addresses, so what changes from step to step lies in tensors that stay
-where they are, and for anything else that changes the step is recorded anew.
+A step is a thousand small operations, and a GPU may be done with each sooner than it is asked for
+the next. A CUDA graph holds them all and one call starts them. It repeats what was recorded, at the
+same addresses, so what changes from step to step lies in tensors that stay where they are, and for
+anything else that changes the step is recorded anew.
 
-A recording is believed only after it has done a step as the step itself does it; where it cannot be
-made, or does something else, steps run one operation after another as before. ``HTDG_GRAPHS=0``
-turns it off.
+A recording is believed only after it has done a step as the step itself does it; where one cannot
+be made, or does something else, steps run one operation after another as before, in all the rest of
+the process. ``HTDG_GRAPHS=0`` turns recordings off.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
 import torch
 
 Losses = dict[str, torch.Tensor]
 #: (noise, previous or None) -> losses.
 Step = Callable[[torch.Tensor, torch.Tensor | None], Losses]
+Groups = Sequence[Sequence[torch.Tensor]]
 #: Steps before the recording: libraries set themselves up, and the optimiser makes its moments.
 WARM_UP = 3
 #: How far what a recording does may differ from the step, as a part of what the step changes: the
@@ -31,36 +35,59 @@ TOLERANCE = 0.01
 TOLERANCE_OF_WEIGHTS = 0.25
 
 
+#: Why a recording failed in this process; then no other is tried.
+_failures: list[str] = []
+
+
 def recordable(device: torch.device) -> bool:
     """Whether steps on this device can be recorded."""
-    return device.type == "cuda" and os.environ.get("HTDG_GRAPHS") != "0"
+    return device.type == "cuda" and os.environ.get("HTDG_GRAPHS") != "0" and not _failures
 
 
-class Recording:
-    """One kind of step: as it is at first, then played back.
+@dataclass
+class Recorded:
+    """One kind of step: how it is played, with what, and where its losses lie afterwards."""
+
+    fixed: object
+    noise: torch.Tensor
+    previous: torch.Tensor | None
+    play: Callable[[], None] = lambda: None
+    losses: Losses = field(default_factory=dict)
+
+    def give(self, noise: torch.Tensor, previous: torch.Tensor | None) -> None:
+        """Lay what it is to be played with where it looks for it."""
+        self.noise.copy_(noise)
+        if previous is not None:
+            self.previous.copy_(previous)
+
+
+class Recordings:
+    """All kinds of steps of a scale: as they are at first, then played back.
 
     Attributes:
-        failed: why there is no recording, once that is known; empty otherwise.
+        failed: why nothing is recorded any more; empty otherwise.
     """
 
     def __init__(self, device: torch.device) -> None:
         """Nothing is recorded yet."""
-        self.device, self.failed, self._calls = device, "", 0
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._play: Callable[[], None] | None = None
-        self._fixed: object = None
+        self.device, self.failed = device, ""
+        self._calls: dict[str, int] = {}
+        self._recorded: dict[str, Recorded] = {}
+        self._pool: Any = None
 
     def run(
         self,
+        kind: str,
         step: Step,
         noise: torch.Tensor,
         previous: torch.Tensor | None,
-        changing: Callable[[], Sequence[Sequence[torch.Tensor]]],
+        changing: Callable[[], Groups],
         fixed: object,
     ) -> Losses:
         """What ``step(noise, previous)`` does and returns.
 
         Args:
+            kind: what kind of step this is; ``step`` is always the same for it.
             step: changes tensors in place and needs no number from the device.
             noise, previous: what the step is given.
             changing: the groups of tensors that it changes, once ``WARM_UP`` steps are done: first
@@ -68,104 +95,133 @@ class Recording:
             fixed: whatever else it depends on (learning rates): another one is recorded anew.
 
         Returns:
-            The losses; a later call may overwrite them.
+            The losses; the next call for the same kind may overwrite them.
         """
-        self._calls += 1
-        if self.failed or self._calls <= WARM_UP:
-            return self._as_it_is(step, noise, previous)
-        if self._play is None or fixed != self._fixed:
-            return self._recorded(step, noise, previous, changing, fixed)
-        self._give(noise, previous)
-        self._play()
-        return self._losses
-
-    def _as_it_is(self, step: Step, noise: torch.Tensor, previous: torch.Tensor | None) -> Losses:
-        if self._stream is None or self.failed:
+        calls = self._calls[kind] = self._calls.get(kind, 0) + 1
+        if self.failed:
             return step(noise, previous)
-        # On the stream that will be recorded: gradients are added up on the one they began on.
-        now = torch.cuda.current_stream(self.device)
-        self._stream.wait_stream(now)
-        with torch.cuda.stream(self._stream):
-            losses = step(noise, previous)
-        now.wait_stream(self._stream)
-        return losses
+        if calls <= WARM_UP:
+            return on_side_stream(self.device, step, noise, previous)
+        recorded = self._recorded.get(kind)
+        if recorded is None or recorded.fixed != fixed:
+            self._recorded.pop(kind, None)  # its memory goes to the new one
+            return self._record(kind, step, noise, previous, changing(), fixed)
+        recorded.give(noise, previous)
+        recorded.play()
+        return recorded.losses
 
-    def _recorded(
+    def _record(
         self,
+        kind: str,
         step: Step,
         noise: torch.Tensor,
         previous: torch.Tensor | None,
-        changing: Callable[[], Sequence[Sequence[torch.Tensor]]],
+        groups: Groups,
         fixed: object,
     ) -> Losses:
         """Do the step, record it, and see whether the recording does the same."""
-        groups, self._fixed = [list(group) for group in changing()], fixed
         before = _copies(groups)
-        losses = self._as_it_is(step, noise, previous)
+        try:
+            losses = on_side_stream(self.device, step, noise, previous)
+        except torch.OutOfMemoryError as error:  # with what the recordings hold
+            _restore(groups, before)
+            self._give_up(error)
+            return step(noise, previous)
         after = _copies(groups)
         _restore(groups, before)
         # Recorded with others than it is then played with: nothing of them may be left in it.
-        self._noise = torch.zeros_like(noise)
-        self._previous = None if previous is None else torch.zeros_like(previous)
+        place = None if previous is None else torch.zeros_like(previous)
+        recorded = Recorded(fixed, torch.zeros_like(noise), place)
+        if not self._recorded and self.device.type == "cuda":
+            # Memory that all recordings share: one is played at a time, and leaves only losses.
+            self._pool = torch.cuda.graph_pool_handle()
         try:
-            self._play, self._losses = record(step, self._noise, self._previous, self._stream)
-            self._give(noise, previous)
-            self._play()
-            played = [*_copies(groups), [loss.clone() for loss in self._losses.values()]]
-            starts = [*before, [torch.zeros_like(loss) for loss in losses.values()]]
-            apart = [*map(_apart, played, [*after, list(losses.values())], starts)]
-            limits = [TOLERANCE_OF_WEIGHTS, *[TOLERANCE] * (len(apart) - 1)]
-            if not all(a <= limit for a, limit in zip(apart, limits, strict=True)):
-                self._give_up("the recording does something else than the step")
-        except RuntimeError as error:  # CUDA's own, and being short of memory
-            self._give_up(str(error).splitlines()[0])
-        _restore(groups, after)
+            where = (self.device, self._pool)
+            recorded.play, recorded.losses = record(step, recorded.noise, recorded.previous, *where)
+            recorded.give(noise, previous)
+            recorded.play()
+            _check(groups, recorded.losses, before, after, losses)
+            self._recorded[kind] = recorded
+        except Exception as error:  # whatever it is, the step can do without
+            self._give_up(error)
+        finally:
+            _restore(groups, after)
         return losses
 
-    def _give(self, noise: torch.Tensor, previous: torch.Tensor | None) -> None:
-        self._noise.copy_(noise)
-        if previous is not None:
-            self._previous.copy_(previous)
-
-    def _give_up(self, why: str) -> None:
-        self.failed, self._play = why, None
+    def _give_up(self, error: Exception) -> None:
+        reason = error.__context__ or error  # ending a broken recording is an error of its own
+        self.failed = (str(reason).splitlines() or [type(reason).__name__])[0]
+        self._recorded.clear()
+        _failures.append(self.failed)
         warnings.warn(
-            f"A training step could not be recorded as a CUDA graph ({why}), so its operations run "
-            "one by one: the same result, later. HTDG_GRAPHS=0 does not try.",
+            f"A training step could not be recorded as a CUDA graph ({self.failed}), so operations "
+            "run one by one: the same result, later. HTDG_GRAPHS=0 does not try.",
             stacklevel=2,
         )
+
+
+def on_side_stream(
+    device: torch.device, step: Step, noise: torch.Tensor, previous: torch.Tensor | None
+) -> Losses:
+    """The step, on the stream that is recorded: gradients are added up on the one they began on."""
+    if device.type != "cuda":
+        return step(noise, previous)
+    now, stream = torch.cuda.current_stream(device), _side_stream(device)
+    stream.wait_stream(now)
+    with torch.cuda.stream(stream):
+        losses = step(noise, previous)
+    now.wait_stream(stream)
+    return losses
 
 
 def record(
     step: Step,
     noise: torch.Tensor,
     previous: torch.Tensor | None,
-    stream: torch.cuda.Stream | None,
+    device: torch.device,
+    pool: Any,  # noqa: ANN401
 ) -> tuple[Callable[[], None], Losses]:
     """What plays the step back, and where the losses lie then. Nothing is computed yet."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
+    graph, stream = torch.cuda.CUDAGraph(), _side_stream(device)
+    # The outer context gives the stream back where the inner one cannot end its recording.
+    with torch.cuda.stream(stream), torch.cuda.graph(graph, pool=pool, stream=stream):
         losses = step(noise, previous)
     return graph.replay, losses
 
 
-def _copies(groups: Sequence[Sequence[torch.Tensor]]) -> list[list[torch.Tensor]]:
-    return [[tensor.detach().clone() for tensor in group] for group in groups]
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
-@torch.no_grad()
-def _restore(
-    groups: Sequence[Sequence[torch.Tensor]], kept: Sequence[Sequence[torch.Tensor]]
-) -> None:
-    for group, values in zip(groups, kept, strict=True):
-        for tensor, value in zip(group, values, strict=True):
-            tensor.copy_(value)
+# --- Whether a recording does what the step does -------------------------------------------------
+
+
+def _check(groups: Groups, losses: Losses, before: Groups, after: Groups, expected: Losses) -> None:
+    """RuntimeError if the recording, just played, did something else than the step.
+
+    Args:
+        groups: what changed, as the recording left it; first the weights.
+        losses: of the recording.
+        before, after: the groups before the step, and as the step left them.
+        expected: the losses of the step.
+    """
+    limits = [TOLERANCE_OF_WEIGHTS, *[TOLERANCE] * (len(groups) - 1)]
+    for limit, played, start, end in zip(limits, groups, before, after, strict=True):
+        if not _apart(played, end, start) <= limit:
+            raise RuntimeError("the recording does something else than the step")
+    zero = [torch.zeros_like(loss) for loss in expected.values()]
+    same = losses.keys() == expected.keys()
+    if not same or not _apart([*losses.values()], [*expected.values()], zero) <= TOLERANCE:
+        raise RuntimeError("the recording finds other losses than the step")
 
 
 def _apart(
     played: Sequence[torch.Tensor], after: Sequence[torch.Tensor], before: Sequence[torch.Tensor]
 ) -> float:
     """How far two ways of changing a group of tensors differ, as a part of how far they came."""
+    if not after:
+        return 0.0
     one, other, start = (
         torch.cat([tensor.detach().double().flatten() for tensor in group])
         for group in (played, after, before)
@@ -174,3 +230,14 @@ def _apart(
     if came == 0:
         return math.inf if apart else 0.0
     return apart / came
+
+
+def _copies(groups: Groups) -> list[list[torch.Tensor]]:
+    return [[tensor.detach().clone() for tensor in group] for group in groups]
+
+
+@torch.no_grad()
+def _restore(groups: Groups, kept: Groups) -> None:
+    for group, values in zip(groups, kept, strict=True):
+        for tensor, value in zip(group, values, strict=True):
+            tensor.copy_(value)

@@ -25,7 +25,7 @@ from htdg.config import HTDGConfig
 from htdg.folding import folded_generator
 from htdg.networks import Discriminator, Generator, initialise
 from htdg.normalisation import run_normalised
-from htdg.recording import Recording, Step, recordable
+from htdg.recording import Recordings, recordable
 from htdg.sampling import Scale, generate, random_noise, reconstruction_noise, upsampled
 from htdg.transformations import Transformation, transform_all
 
@@ -101,9 +101,9 @@ class ScaleTraining:
         config, scale = self.config, self.scale
         betas = (config.beta1, config.beta2)
         how = {"fused": config.fast and self.real.device.type in ("cpu", "cuda")}
-        self.recordings: dict[str, Recording] = {}
+        self.recordings = None
         if config.fast and recordable(self.real.device):
-            self.recordings = {kind: Recording(self.real.device) for kind in ("d", "g")}
+            self.recordings = Recordings(self.real.device)
             how["capturable"] = True
         self.adam_d = Adam(scale.discriminator.parameters(), config.lr_d, betas, **how)
         self.adam_g = Adam(scale.generator.parameters(), config.lr_g, betas, **how)
@@ -226,6 +226,12 @@ class ScaleTraining:
         """
         d = self.scale.discriminator
         d.requires_grad_(False)
+        try:
+            return self._g_step(noise, previous)
+        finally:
+            d.requires_grad_(True)
+
+    def _g_step(self, noise: torch.Tensor, previous: torch.Tensor) -> dict[str, torch.Tensor]:
         self.adam_g.zero_grad()
         losses: list[dict[str, torch.Tensor]] = []
         for chunk in self.chunks:
@@ -243,7 +249,6 @@ class ScaleTraining:
                 }
             )
         self.adam_g.step()
-        d.requires_grad_(True)
         return _summed(losses)
 
     def step(self) -> None:
@@ -255,37 +260,40 @@ class ScaleTraining:
         noise = self.draw_noise()  # once for all the steps
         if self.config.method == "no_generator":
             for _ in range(self.config.d_steps):
-                losses |= self._run(self.d_step, noise, None)
+                losses |= self._run("d", noise, None)
         else:
             previous = self.draw_previous(self.config.d_steps)  # (d_steps, K, 3, H, H)
             for step in range(self.config.d_steps):
-                losses |= self._run(self.d_step, noise, previous[step])
+                losses |= self._run("d", noise, previous[step])
             for _ in range(self.config.g_steps):
-                losses |= self._run(self.g_step, noise, previous[-1])
+                losses |= self._run("g", noise, previous[-1])
         for name, value in losses.items():
             self.history[name][self.iteration] = value
         self.iteration += 1
 
     def _run(
-        self, step: Step, noise: torch.Tensor, previous: torch.Tensor | None
+        self, kind: str, noise: torch.Tensor, previous: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
-        """A step of D or G, on a GPU from its recording."""
-        kind, adam = ("d", self.adam_d) if step == self.d_step else ("g", self.adam_g)
-        if kind not in self.recordings:
+        """A step of D ("d") or G ("g"), on a GPU from its recording."""
+        step, adam = {"d": (self.d_step, self.adam_d), "g": (self.g_step, self.adam_g)}[kind]
+        if self.recordings is None:
             return step(noise, previous)
         rate = adam.param_groups[0]["lr"]
-        return self.recordings[kind].run(step, noise, previous, partial(self._changing, adam), rate)
+        return self.recordings.run(kind, step, noise, previous, partial(self._changing, adam), rate)
 
     def _changing(self, adam: Adam) -> list[list[torch.Tensor]]:
-        """What a step changes: an optimiser's weights and moments, and running statistics."""
+        """What a step changes: an optimiser's weights and moments, and running statistics.
+
+        In groups of what changes by amounts of one kind.
+        """
         networks = (self.scale.discriminator, self.scale.generator)
+        named = [pair for network in networks for pair in network.named_buffers()]
+        kinds = ("running_mean", "running_var", "num_batches_tracked")
         moments = adam.state.values()
         return [
             adam.param_groups[0]["params"],
-            [buffer for network in networks for buffer in network.buffers()],
-            [state["exp_avg"] for state in moments],
-            [state["exp_avg_sq"] for state in moments],
-            [state["step"] for state in moments],
+            *([buffer for name, buffer in named if name.endswith(kind)] for kind in kinds),
+            *([state[key] for state in moments] for key in ("exp_avg", "exp_avg_sq", "step")),
         ]
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -444,4 +452,5 @@ def train_scale(
                 seconds_left=each * to_do,
             )
         )
+    training.recordings = None  # their memory is for the next scale
     return time.perf_counter() - started

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks import quality
 from benchmarks.measure import iteration_operations, scoring_ms
 from benchmarks.report import write_part
 from benchmarks.straightforward import StraightforwardTraining, score
@@ -55,3 +56,24 @@ def test_a_part_of_the_page_replaces_its_former_self(tmp_path, capsys):
     write_part(page, "Two", "2")
     write_part(page, "One", "new")
     assert page.read_text() == "# Benchmarks\n\n## Two\n\n2\n\n## One\n\nnew\n"
+
+
+def test_times_to_quality_are_means_over_draws():
+    def run(niter, seed, auroc):
+        options = {"image_size": 28, "niter": niter, "seed": seed}
+        return {"study": "time", "class": "Bag", "options": options, "image_auroc": auroc}
+
+    found = [run(12, 0, 0.9), run(4, 0, 0.7), run(4, 1, 0.895), run(12, 1, 0.9), run(4, 2, 1.1)]
+    paces = {"28": {"grey42": 30.0, "rgb54": 60.0}}
+    (row,) = quality._times(quality.timed(found, paces))[2:]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == [
+        "Bag",
+        "28",
+        "3/2",
+        "4: 0.898 [0.700 to 1.100] (2.00); 12: 0.900 [0.900 to 0.900] (6.00)",
+        "2.00 minutes, 4 iterations",
+    ]
+    (line,) = quality.plot(quality.timed(found, paces)).axes[0].lines
+    assert list(line.get_xdata()) == [2.0, 6.0]
+    assert line.get_ydata() == pytest.approx([0.89833, 0.9], abs=1e-4)

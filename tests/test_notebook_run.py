@@ -1,6 +1,7 @@
 """Running notebooks: parameters are checked first, results are complete or absent."""
 
 import json
+import threading
 
 import nbformat
 import psutil
@@ -95,12 +96,22 @@ def test_the_kernel_looks_for_cycles_seldom_adds_no_names_and_ends_with_the_run(
     code = """
 import gc, json, os, pathlib
 found = {"threshold": gc.get_threshold(), "pid": os.getpid(), "named": "htdg" in globals()}
+found["history"] = str(get_ipython().history_manager.hist_file)
 pathlib.Path(out, "result.json").write_text(json.dumps(found))
 """
     found = run_notebook(notebook(code), tmp_path / "out")
     assert found["threshold"] == [50_000, 20, 20]
+    assert found["history"] == ":memory:"
     assert not found["named"]
     assert not psutil.pid_exists(found["pid"])
+
+
+def test_runs_leave_no_threads_or_files_open(notebook, tmp_path):
+    path, process, open_after = notebook(WRITE_RESULT), psutil.Process(), []
+    for _ in range(3):
+        run_notebook(path, tmp_path / "out")
+        open_after.append((threading.active_count(), process.num_fds()))
+    assert open_after[1] == open_after[2]
 
 
 def test_progress_reaches_the_terminal_and_the_notebook_keeps_one_line(notebook, tmp_path, capfd):

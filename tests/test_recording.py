@@ -1,105 +1,230 @@
 """Recorded steps: with a stand-in for CUDA graphs, and on a GPU where there is one."""
 
+from functools import cache
+
 import pytest
 import torch
 
-from htdg import HTDGConfig, recording, training
-from htdg.training import start_scale
+from htdg import HTDGConfig, memory, recording, training
+from htdg.training import ScaleTraining, freeze, start_scale
 
 CONFIG = HTDGConfig.preset("tiny", niter=4, milestone_d=2, milestone_g=3, precision="float32")
 
 
-def trained(config=CONFIG, device="cpu"):
-    """A scale after all its iterations."""
+@pytest.fixture(autouse=True)
+def no_failures(monkeypatch):
+    monkeypatch.setattr(recording, "_failures", [])
+    monkeypatch.delenv("HTDG_GRAPHS", raising=False)
+
+
+def trained(config=CONFIG, device="cpu", sides=(14, 16)):
+    """Scales after all their iterations; of the last one the training."""
     rng = torch.Generator().manual_seed(0)
-    real = (torch.rand(2, 3, 14, 14, generator=rng) * 2 - 1).to(device)
-    found = start_scale(config, config.resolve_transformations(True), [], real)
-    for _ in range(config.niter):
-        found.step()
+    scales = []
+    for side in sides:
+        real = (torch.rand(2, 3, side, side, generator=rng) * 2 - 1).to(device)
+        found = start_scale(config, config.resolve_transformations(True), scales, real)
+        for _ in range(config.niter):
+            found.step()
+        scales.append(freeze(found.scale))
     return found
 
 
-def everything(scale):
-    """What training changed, by name."""
-    networks = (scale.scale.discriminator, scale.scale.generator)
+@cache
+def without(config=CONFIG):
+    """The same without recordings."""
+    assert training.recordable is recording.recordable
+    return trained(config)
+
+
+def everything(found):
+    """What training changed."""
+    networks = (found.scale.discriminator, found.scale.generator)
     tensors = [tensor for network in networks for tensor in network.state_dict().values()]
-    return [*tensors, *scale.history.values()]
+    return [*tensors, *found.history.values()]
+
+
+def assert_same(one, other):
+    for a, b in zip(everything(one), everything(other), strict=True):
+        assert torch.equal(a, b)
+
+
+def state(found):
+    """All that a step may change, as groups."""
+    return found._changing(found.adam_d) + found._changing(found.adam_g)
 
 
 class Graph:
-    """Stands in for a CUDA graph: nothing happens until it is played, with what lies there then."""
+    """Stands in for a CUDA graph: runs the step while recording, but leaves everything as it was.
+
+    Played, it does the step with what lies there then. ``play`` does it another way.
+    """
 
     def __init__(self, monkeypatch, play=lambda step, noise, previous: step(noise, previous)):
-        self.recorded = []
+        self.recorded, self.now = [], False
         self.play = play
         monkeypatch.setattr(recording, "record", self.record)
-        monkeypatch.setattr(training, "recordable", lambda device: True)
+        monkeypatch.setattr(training, "recordable", lambda device: not recording._failures)
 
-    def record(self, step, noise, previous, stream):
-        losses = {}
+    def record(self, step, noise, previous, device, pool):
         self.recorded.append(step.__name__)
-        return lambda: losses.update(self.play(step, noise, previous)), losses
+        groups = state(step.__self__)
+        before = recording._copies(groups)
+        self.now = True
+        try:
+            step(noise, previous)
+        finally:
+            self.now = False
+            recording._restore(groups, before)
+        lay = noise.clone(), None if previous is None else previous.clone()
+        losses = {}
+
+        def replay():
+            if self.play is stale:
+                losses.update(step(*lay))
+            elif self.play is stale_previous:
+                losses.update(step(noise, lay[1]))
+            else:
+                losses.update(self.play(step, noise, previous))
+
+        return replay, losses
 
 
-@pytest.mark.parametrize("method", ["htdg", "no_generator"])
-def test_played_steps_are_those_steps(method, monkeypatch):
-    config = CONFIG.with_options(method=method)
-    expected = everything(trained(config))
+@pytest.mark.parametrize("options", [{}, {"method": "no_generator"}, {"layers": 1}], ids=str)
+def test_played_steps_are_those_steps(options, monkeypatch):
+    config = CONFIG.with_options(**options)
+    expected = without(config)
     graph = Graph(monkeypatch)
     found = trained(config)
-    assert not any(r.failed for r in found.recordings.values())
-    for one, other in zip(everything(found), expected, strict=True):
-        assert torch.equal(one, other)
-    # The 4th of 12 steps, and where the learning rate falls: after 2 iterations for D, 3 for G.
-    of_g = ["g_step"] * 2 if method == "htdg" else []
-    assert sorted(graph.recorded) == ["d_step"] * 2 + of_g
+    assert found.recordings.failed == ""
+    assert_same(found, expected)
+    # Of each scale the 4th of 12 steps, and where the learning rate falls: after 2 iterations for
+    # D, 3 for G.
+    both = ["d_step"] * 4 + ([] if "method" in options else ["g_step"] * 4)
+    assert sorted(graph.recorded) == both
 
 
 def test_most_steps_are_played(monkeypatch):
     played = []
     Graph(monkeypatch, lambda step, *given: played.append(step.__name__) or step(*given))
-    trained()
-    # Of 12 steps of each kind 3 warm up; the one that records is played, too, and then undone.
+    trained(sides=(14,))
+    # Of 12 steps of each kind 3 warm up; those that record are played, too, and then undone.
     assert [played.count(kind) for kind in ("d_step", "g_step")] == [9, 9]
 
 
-def stale():
-    """Plays with what lay there when it was recorded."""
-    kept = {}
+def stale(step, noise, previous):
+    """Plays with what lay there when it was recorded: see ``Graph``."""
 
-    def play(step, noise, previous):
-        key = step.__name__
-        if key not in kept:
-            kept[key] = torch.zeros_like(noise), torch.zeros_like(previous)
-        return step(*kept[key])
 
-    return play
+def stale_previous(step, noise, previous):
+    """The same of the images of the scale below only."""
 
 
 def nothing(step, noise, previous):
-    return {"d_real": torch.zeros(()), "d_fake": torch.zeros(())}
+    """Finds the right losses, but changes nothing."""
+    groups = state(step.__self__)
+    before = recording._copies(groups)
+    losses = step(noise, previous)
+    recording._restore(groups, before)
+    return losses
+
+
+def spoilt(kind):
+    """Does the step, and then something to the tensors of a kind."""
+
+    def play(step, noise, previous):
+        losses = step(noise, previous)
+        scale = step.__self__
+        adam = scale.adam_d if step.__name__ == "d_step" else scale.adam_g
+        with torch.no_grad():
+            if kind == "losses":
+                return {name: loss * 1.02 for name, loss in losses.items()}
+            if kind == "not a number":
+                return {name: loss * torch.nan for name, loss in losses.items()}
+            if kind == "a loss less":
+                return dict(list(losses.items())[1:])
+            if kind == "weights":
+                adam.param_groups[0]["params"][0].add_(0.01)
+            else:
+                for name, buffer in scale.scale.discriminator.named_buffers():
+                    if name.endswith(kind):
+                        buffer.mul_(1.001).add_(1e-3)
+        return losses
+
+    return play
 
 
 def broken(step, noise, previous):
     raise RuntimeError("operation not permitted when stream is capturing\nand more lines")
 
 
+def unexpected(step, noise, previous):
+    raise ValueError
+
+
 @pytest.mark.parametrize(
     ("play", "why"),
     [
-        (stale(), "does something else than the step"),
-        (nothing, "does something else than the step"),
+        (stale, "something else than the step"),
+        (stale_previous, "something else than the step"),
+        (nothing, "something else than the step"),
+        (spoilt("weights"), "something else than the step"),
+        (spoilt("running_mean"), "something else than the step"),
+        (spoilt("running_var"), "something else than the step"),
+        (spoilt("losses"), "other losses"),
+        (spoilt("not a number"), "other losses"),
+        (spoilt("a loss less"), "other losses"),
         (broken, r"\(operation not permitted when stream is capturing\)"),
+        (unexpected, r"\(ValueError\)"),
     ],
 )
 def test_a_recording_that_is_wrong_is_not_used(play, why, monkeypatch):
-    expected = everything(trained())
+    config = CONFIG.with_options(niter=20, milestone_d=20, milestone_g=20)
+    expected = without(config)
+    # Coarser scales as they are, so that there is something in ``previous``, and statistics that
+    # have settled.
     Graph(monkeypatch, play)
-    with pytest.warns(UserWarning, match=f"could not be recorded as a CUDA graph.*{why}"):
+    monkeypatch.setattr(recording, "WARM_UP", 45)
+    with pytest.warns(UserWarning, match=f"could not be recorded as a CUDA graph.*{why}") as warned:
+        found = trained(config)
+    assert len([w for w in warned if "CUDA graph" in str(w.message)]) == 1
+    assert_same(found, expected)
+
+
+def test_a_step_that_fails_while_it_is_recorded_leaves_no_trace(monkeypatch):
+    config = CONFIG.with_options(g_steps=1, niter=6)
+    expected = without(config)
+    graph = Graph(monkeypatch)
+    whole = ScaleTraining.generated
+
+    def generated(self, *given):
+        if graph.now and torch.is_grad_enabled():
+            raise RuntimeError("refused")
+        return whole(self, *given)
+
+    monkeypatch.setattr(ScaleTraining, "generated", generated)
+    with pytest.warns(UserWarning, match=r"\(refused\)"):
+        found = trained(config)
+    assert graph.recorded[-1] == "g_step"
+    assert_same(found, expected)
+
+
+def test_a_step_beside_the_recordings_that_finds_no_memory_is_done_without_them(monkeypatch):
+    expected = without()
+    Graph(monkeypatch)
+    whole, calls = recording.on_side_stream, []
+
+    def short(device, step, noise, previous):
+        losses = whole(device, step, noise, previous)
+        calls.append(step.__name__)
+        if calls.count("d_step") == recording.WARM_UP + 1:  # the one that would be recorded
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return losses
+
+    monkeypatch.setattr(recording, "on_side_stream", short)
+    with pytest.warns(UserWarning, match=r"\(CUDA out of memory\.\)"):
         found = trained()
-    assert all(r.failed for r in found.recordings.values())
-    for one, other in zip(everything(found), expected, strict=True):
-        assert torch.equal(one, other)
+    assert_same(found, expected)
 
 
 def test_steps_are_recorded_on_gpus_only_and_not_where_it_is_turned_off(monkeypatch):
@@ -107,15 +232,48 @@ def test_steps_are_recorded_on_gpus_only_and_not_where_it_is_turned_off(monkeypa
     assert recording.recordable(torch.device("cuda"))
     monkeypatch.setenv("HTDG_GRAPHS", "0")
     assert not recording.recordable(torch.device("cuda"))
+    monkeypatch.delenv("HTDG_GRAPHS")
+    recording._failures.append("once")
+    assert not recording.recordable(torch.device("cuda"))
+
+
+def test_recordings_are_counted_in_the_plan_for_memory(monkeypatch):
+    monkeypatch.setattr(memory, "total_memory", lambda device: 2**26)
+    rows = CONFIG.resolve_transformations(True)
+    plan = (CONFIG, rows, (41,), 80, torch.device("cuda"))
+    recorded = memory.images_at_once(*plan)
+    monkeypatch.setenv("HTDG_GRAPHS", "0")
+    assert 1 < recorded < memory.images_at_once(*plan) <= 2 * recorded + 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_on_a_gpu_played_steps_do_what_the_steps_do(precision, monkeypatch):
     config = CONFIG.with_options(precision=precision, niter=6)
+    plays = []
+    whole = recording.record
+
+    def counted(*given):
+        play, losses = whole(*given)
+        return lambda: plays.append(1) or play(), losses
+
+    monkeypatch.setattr(recording, "record", counted)
     found = trained(config, "cuda")
-    assert not any(r.failed for r in found.recordings.values())
+    assert found.recordings.failed == ""
+    assert len(plays) == 2 * 2 * (18 - recording.WARM_UP)  # of two scales and two kinds
     monkeypatch.setenv("HTDG_GRAPHS", "0")
     expected = trained(config, "cuda")
     for name, losses in found.history.items():
         torch.testing.assert_close(losses, expected.history[name], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu_an_iteration_does_not_wait_for_it(monkeypatch):
+    monkeypatch.setenv("HTDG_GRAPHS", "0")
+    found = trained(CONFIG.with_options(niter=2), "cuda")
+    found.iteration = 0
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
