@@ -71,7 +71,7 @@ def measure(device: torch.device, full: bool) -> dict[str, Any]:
     for preset in PRESETS if full else PRESETS[:1]:
         for translation in ("pixel", "stretched", "resampled") if full else ("pixel", "stretched"):
             if device.type == "cpu":
-                row = straightforward(preset, translation, 1)
+                row = straightforward(preset, translation, 3)
                 keep(f"{preset} {translation} straightforward", row)
         plain = HTDGConfig.preset(preset, fast=False, precision="float32", translation="pixel")
         times = iteration_seconds(plain, device, 1, StraightforwardTraining)
