@@ -24,6 +24,7 @@ from htdg.progress import PROGRESS_MARK, ProgressBar, suitable_look
 
 #: Where the course's notebooks are when the package is installed from its repository.
 NOTEBOOKS = Path(htdg.__file__).resolve().parents[1] / "notebooks"
+MISSING = "papermill is missing: pip install 'htdg[notebooks]'."
 #: How kernels are started.
 KERNEL_OPTIONS = [
     "--log-level=ERROR",  # the kernel's own warnings would break up the progress line
@@ -70,7 +71,7 @@ def _kernel_in(folder: Path) -> Iterator[Any]:
         from jupyter_client import AsyncKernelManager
         from jupyter_core.utils import run_sync
     except ImportError:
-        raise NotebookError("papermill is missing: pip install 'htdg[notebooks]'.") from None
+        raise NotebookError(MISSING) from None
     manager = AsyncKernelManager(kernel_name="python3")
     run_sync(manager.start_kernel)(extra_arguments=KERNEL_OPTIONS, cwd=str(folder))
     try:
@@ -89,7 +90,7 @@ def _run_in(
     try:
         import papermill
     except ImportError:
-        raise NotebookError("papermill is missing: pip install 'htdg[notebooks]'.") from None
+        raise NotebookError(MISSING) from None
     from nbclient.exceptions import DeadKernelError
 
     given = check_parameters(path, parameters)

@@ -33,8 +33,6 @@ WARM_UP = 3
 TOLERANCE = 0.01
 #: The same for weights: Adam turns rounding into whole steps of those that have no gradient.
 TOLERANCE_OF_WEIGHTS = 0.25
-
-
 #: Why a recording failed in this process; then no other is tried.
 _failures: list[str] = []
 
