@@ -21,10 +21,11 @@ import torch
 
 from benchmarks.measure import iteration_seconds, machine, median_seconds, untrained
 from benchmarks.report import write_part
-from htdg import HTDGConfig, memory
-from htdg.device import keep_freed_memory
-from htdg.evaluation import peak_memory
-from htdg.files import write_text
+from htdg import HTDGConfig
+from htdg.evaluation.run import peak_memory
+from htdg.io.files import write_text
+from htdg.runtime import memory
+from htdg.runtime.device import keep_freed_memory
 from htdg.training import start_scale
 
 HERE = Path(__file__).parent

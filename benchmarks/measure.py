@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from htdg import HTDGConfig, HTDGDetector
-from htdg.canvases import canvas_plan, canvases_of
+from htdg.fast.canvases import canvas_plan, canvases_of
 from htdg.pyramid import resize
 from htdg.sampling import Scale
 from htdg.training import ScaleTraining, freeze, start_scale

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 from benchmarks.measure import iteration_seconds, machine
 from benchmarks.report import write_part
 from htdg import HTDGConfig, Task, evaluate
-from htdg.device import keep_freed_memory, resolve_device
-from htdg.files import write_text
-from htdg.plots import Figure, save_figure
+from htdg.evaluation.plots import Figure, save_figure
+from htdg.io.files import write_text
+from htdg.runtime.device import keep_freed_memory, resolve_device
 
 HERE = Path(__file__).parent
 FILE = HERE / "quality.json"

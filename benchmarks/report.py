@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from htdg.files import write_text
+from htdg.io.files import write_text
 
 
 def write_part(path: Path, title: str, text: str) -> None:

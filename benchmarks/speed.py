@@ -31,9 +31,9 @@ from benchmarks.measure import (
 from benchmarks.report import write_part
 from benchmarks.straightforward import StraightforwardTraining
 from htdg import HTDGConfig, HTDGDetector
-from htdg.device import keep_freed_memory, resolve_device
-from htdg.files import write_text
-from htdg.recording import recordable
+from htdg.fast.cuda_graphs import recordable
+from htdg.io.files import write_text
+from htdg.runtime.device import keep_freed_memory, resolve_device
 
 HERE = Path(__file__).parent
 PRESETS = ("paper_rgb", "paper_grey")  # the second with --full

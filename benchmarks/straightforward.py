@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from htdg import HTDGConfig
-from htdg.device import resolve_device
+from htdg.runtime.device import resolve_device
 from htdg.sampling import Scale, generate, random_noise, upsampled
 from htdg.training import ScaleTraining
 

@@ -25,11 +25,11 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.measure import machine
 from benchmarks.report import write_part
 from htdg import HTDGConfig, HTDGDetector, Task, evaluate
+from htdg.ablations.variants import VARIANTS
 from htdg.datasets import load_dataset
-from htdg.device import resolve_device
-from htdg.files import write_text
+from htdg.io.files import write_text
+from htdg.runtime.device import resolve_device
 from htdg.thresholds import upper_quantile
-from htdg.variants import VARIANTS
 
 HERE = Path(__file__).parent
 FILE = HERE / "studies.json"

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from htdg.samples import TEXTURES, texture_set
+from htdg.datasets.samples import TEXTURES, texture_set
 
 SHIPPED = Path(__file__).resolve().parent / "textures"
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from htdg.version import __version__
 
 if TYPE_CHECKING:
     from htdg.config import PRESETS, ConfigError, HTDGConfig
     from htdg.datasets import DatasetError
     from htdg.detector import HTDGDetector
-    from htdg.evaluation import EvaluationError, Task, evaluate
-    from htdg.images import ImageError
-    from htdg.storage import ModelError
+    from htdg.evaluation.run import EvaluationError, Task, evaluate
+    from htdg.io.images import ImageError
+    from htdg.io.model_directory import ModelError
     from htdg.trained import NotFittedError
 
 #: Where each name is; its module, and PyTorch with it, is imported when it is first asked for.
@@ -21,14 +21,14 @@ _HOME = {
     "PRESETS": "config",
     "ConfigError": "config",
     "DatasetError": "datasets",
-    "EvaluationError": "evaluation",
+    "EvaluationError": "evaluation.run",
     "HTDGConfig": "config",
     "HTDGDetector": "detector",
-    "ImageError": "images",
-    "ModelError": "storage",
+    "ImageError": "io.images",
+    "ModelError": "io.model_directory",
     "NotFittedError": "trained",
-    "Task": "evaluation",
-    "evaluate": "evaluation",
+    "Task": "evaluation.run",
+    "evaluate": "evaluation.run",
 }
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "ModelError",
     "NotFittedError",
     "Task",
+    "__version__",
     "evaluate",
 ]
 

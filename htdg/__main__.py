@@ -2,6 +2,6 @@
 
 import sys
 
-from htdg.cli import main
+from htdg.commands.cli import main
 
 sys.exit(main())

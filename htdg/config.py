@@ -62,9 +62,9 @@ class HTDGConfig:
             have it, float32 elsewhere).
         method: ``"htdg"``, or one of the ablations of the paper's Table 6: ``"no_generator"``,
             ``"real_or_generated"`` (no discrimination of transformations), ``"mse"`` and ``"geom"``
-            (see ``htdg.variants``).
+            (see ``htdg.ablations.variants``).
         images_at_once: with several training images, how many go through the networks together;
-            0 chooses by the memory there is (see ``htdg.memory``).
+            0 chooses by the memory there is (see ``htdg.runtime.memory``).
         geom_samples: images that the classifier of ``"geom"`` is trained on.
         geom_epochs: how often it sees each of their copies.
         fast: compute the copies as windows of shared canvases, with hand-written gradients and

@@ -18,26 +18,25 @@ from typing import Any
 import numpy as np
 import torch
 
-import htdg
-from htdg import kernels
-from htdg.checkpoint import Checkpoint, geom_checkpoint, load_scale, scale_tensors
+from htdg.ablations.geom import load_geom, train_geom
 from htdg.config import ConfigError, HTDGConfig
-from htdg.geom import load_geom, train_geom
-from htdg.images import ImageError, load_images
-from htdg.memory import images_at_once, tell_plan
-from htdg.networks import Discriminator, Generator
-from htdg.progress import ProgressBar, training_bar
-from htdg.pyramid import build_pyramid, resize
-from htdg.sampling import (
-    Scale,
-    sample_sizes,
-)
-from htdg.storage import (
+from htdg.fast import native as kernels
+from htdg.io.checkpoint import Checkpoint, geom_checkpoint, load_scale, scale_tensors
+from htdg.io.images import ImageError, load_images
+from htdg.io.model_directory import (
     ModelError,
     change_description,
     digest,
     read_directory,
     write_directory,
+)
+from htdg.networks import Discriminator, Generator
+from htdg.pyramid import build_pyramid, resize
+from htdg.runtime.memory import images_at_once, tell_plan
+from htdg.runtime.progress import ProgressBar, training_bar
+from htdg.sampling import (
+    Scale,
+    sample_sizes,
 )
 from htdg.thresholds import GENERATED, HELD_OUT, Threshold, check_rate, upper_quantile
 from htdg.trained import NotFittedError, TrainedModel, config_sides, reproducible
@@ -52,13 +51,14 @@ from htdg.training import (
     train_scale,
 )
 from htdg.transformations import Transformation, as_rows
+from htdg.version import __version__
 from htdg.votes import as_fractions
 
 
 class HTDGDetector(TrainedModel):
     """Few-shot anomaly detector (HTDG, arXiv 2104.14535).
 
-    Images come as paths, PIL images, NumPy arrays or tensors: see ``htdg.images.load_image``.
+    Images come as paths, PIL images, NumPy arrays or tensors: see ``htdg.io.images.load_image``.
 
     Attributes:
         config: the options.
@@ -133,7 +133,7 @@ class HTDGDetector(TrainedModel):
         self.scales, self.history, self.sides = [], [], config_sides(config)
         self.threshold, self._fitted = None, False
         self.trained_with = {
-            "htdg": htdg.__version__,
+            "htdg": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
             "trained_on": self.device.type,

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from htdg.baselines import GeomVoter, NearestVoter
+from htdg.ablations.geom import WideResNet
+from htdg.ablations.nearest_image import GeomVoter, NearestVoter
 from htdg.config import LARGEST, ConfigError, HTDGConfig
-from htdg.device import keep_freed_memory, resolve_device, resolve_precision
-from htdg.geom import WideResNet
-from htdg.images import ImageError, read_ahead
-from htdg.progress import ProgressBar
+from htdg.fast.voter import Voter, voter
+from htdg.io.images import ImageError, read_ahead
+from htdg.prediction import Verdict, batch_verdicts
 from htdg.pyramid import build_pyramid, resize
+from htdg.runtime.device import keep_freed_memory, resolve_device, resolve_precision
+from htdg.runtime.progress import ProgressBar
 from htdg.sampling import (
     Scale,
     generate,
@@ -25,9 +27,7 @@ from htdg.sampling import (
     reconstruction_noise,
     sample_sizes,
 )
-from htdg.scoring import Voter, voter
 from htdg.transformations import Transformation
-from htdg.verdicts import Verdict, batch_verdicts
 from htdg.votes import as_fractions
 
 #: Images that are generated together. Another number would give other samples.
@@ -43,7 +43,7 @@ class NotFittedError(RuntimeError):
 class TrainedModel:
     """The scales of a pyramid with their networks, and what follows from them.
 
-    Images come as paths, PIL images, NumPy arrays or tensors: see ``htdg.images.load_image``.
+    Images come as paths, PIL images, NumPy arrays or tensors: see ``htdg.io.images.load_image``.
     """
 
     def __init__(self, config: HTDGConfig | str = "tutorial") -> None:

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from htdg import coverage
 from htdg.adam import Adam
-from htdg.canvases import canvas_plan
 from htdg.config import HTDGConfig
-from htdg.folding import folded_generator
+from htdg.fast import losses as coverage
+from htdg.fast.batch_norm import run_normalised
+from htdg.fast.canvases import canvas_plan
+from htdg.fast.cuda_graphs import Recordings, recordable
+from htdg.fast.folding import folded_generator
 from htdg.networks import Discriminator, Generator, initialise
-from htdg.normalisation import run_normalised
-from htdg.recording import Recordings, recordable
 from htdg.sampling import Scale, generate, random_noise, reconstruction_noise, upsampled
 from htdg.transformations import Transformation, transform_all
 
@@ -69,8 +69,8 @@ def generated_loss(discriminator: Discriminator, copies: torch.Tensor) -> torch.
 class ScaleTraining:
     """Everything that training scale n needs, and its two kinds of steps.
 
-    With ``config.fast`` D sees the copies as windows of shared canvases (``htdg.canvases``) and the
-    frozen generators have their normalisation folded in (``htdg.folding``): the same numbers but
+    With ``config.fast`` D sees the copies as windows of shared canvases (``htdg.fast.canvases``) and the
+    frozen generators have their normalisation folded in (``htdg.fast.folding``): the same numbers but
     for rounding.
 
     With ``config.images_at_once`` fewer than the training images, these go through the networks in

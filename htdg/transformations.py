@@ -12,7 +12,7 @@ Translation by t (-1, 0 or 1) along an axis of n pixels has three modes, with s 
   no border is in sight.
 - ``stretched``: by t * s, whole pixels, of one image that is sampled at u * n / (n - 1) - 0.5 along
   both axes: the blur marks every translated copy, as in ``resampled``, but all of them show the
-  same blurred image, which ``htdg.canvases`` makes use of.
+  same blurred image, which ``htdg.fast.canvases`` makes use of.
 
 In all, what comes in over the border is the reflected image, the edge pixel repeated.
 """

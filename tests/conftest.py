@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from htdg import HTDGConfig, HTDGDetector
-from htdg.samples import texture_set
+from htdg.datasets.samples import texture_set
 
 # Two threads wait for each other longer than they work on images this small.
 torch.set_num_threads(1)

@@ -23,8 +23,8 @@ import torch
 
 from htdg.config import HTDGConfig
 from htdg.detector import HTDGDetector
+from htdg.io.official import from_official_state, import_official
 from htdg.networks import Discriminator, Generator
-from htdg.official import from_official_state, import_official
 from htdg.sampling import Scale
 from htdg.training import ScaleTraining
 from htdg.transformations import Transformation, transform_all

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from htdg import HTDGConfig
-from htdg.samples import texture_set
+from htdg.datasets.samples import texture_set
 from htdg.training import freeze, start_scale
 from htdg.transformations import CATALOGUE, transform_all
 from htdg.votes import aggregate_votes, votes_from_logits

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from htdg import geom
-from htdg.baselines import GeomVoter, NearestVoter
-from htdg.geom import WideResNet, epoch_order, load_geom, train_geom, transformed_batch
-from htdg.storage import ModelError, read_directory
+from htdg.ablations import geom
+from htdg.ablations.geom import WideResNet, epoch_order, load_geom, train_geom, transformed_batch
+from htdg.ablations.nearest_image import GeomVoter, NearestVoter
+from htdg.io.model_directory import ModelError, read_directory
 from htdg.transformations import CATALOGUE, transform_all, transformations_named
 from htdg.votes import aggregate_votes
 

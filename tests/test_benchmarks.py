@@ -8,7 +8,7 @@ from benchmarks.measure import iteration_operations, scoring_ms
 from benchmarks.report import write_part
 from benchmarks.straightforward import StraightforwardTraining, score
 from htdg import HTDGConfig
-from htdg.scoring import voter
+from htdg.fast.voter import voter
 from htdg.training import freeze, start_scale
 from htdg.votes import aggregate_votes
 

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from htdg import coverage, training
-from htdg.canvases import CanvasPlan, arranged, canvases_of
-from htdg.folding import FoldedGenerator, folded_convolutions, voting_convolutions
+from htdg import training
+from htdg.fast import losses as coverage
+from htdg.fast.batch_norm import normalise
+from htdg.fast.canvases import CanvasPlan, arranged, canvases_of
+from htdg.fast.folding import FoldedGenerator, folded_convolutions, voting_convolutions
 from htdg.networks import Discriminator, Generator, initialise
-from htdg.normalisation import normalise
 from htdg.transformations import CATALOGUE, TRANSLATIONS, Transformation, transform_all
 from htdg.votes import aggregate_votes, votes_from_logits
 

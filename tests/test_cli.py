@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 
 from htdg import HTDGConfig, HTDGDetector
-from htdg.checkpoint import scale_tensors
-from htdg.cli import build_parser, main
+from htdg.commands.cli import build_parser, main
 from htdg.commands.common import config_from
-from htdg.images import to_uint8
+from htdg.io.checkpoint import scale_tensors
+from htdg.io.images import to_uint8
 from htdg.training import ScaleTraining
 
 COMMANDS = (
@@ -326,7 +326,9 @@ def test_a_refused_training_leaves_no_empty_folders(here):
 
 
 def test_places_without_permission(place, here, capsys, monkeypatch):
-    monkeypatch.setattr("htdg.storage.os.access", lambda *_: False)  # root may write anywhere
+    monkeypatch.setattr(
+        "htdg.io.model_directory.os.access", lambda *_: False
+    )  # root may write anywhere
     for words in (
         ["score", str(place / "model"), str(place / "good.png"), "--csv", "scores.csv"],
         ["train", str(place / "good.png"), "--out", "m"],
@@ -373,7 +375,9 @@ def test_a_reader_that_stops_reading_is_no_error(place, monkeypatch):
         raise BrokenPipeError  # as in ``htdg score ... | head -1``
 
     monkeypatch.setattr("sys.stdout.write", write)
-    monkeypatch.setattr("htdg.cli.os.dup2", lambda *_: None)  # pytest still needs its output
+    monkeypatch.setattr(
+        "htdg.commands.cli.os.dup2", lambda *_: None
+    )  # pytest still needs its output
     assert isinstance(main(["score", str(place / "model"), str(place / "good.png")]), int)
 
 

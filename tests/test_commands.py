@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from htdg import HTDGConfig, HTDGDetector
-from htdg.checkpoint import scale_tensors
-from htdg.cli import build_parser, main
+from htdg.commands.cli import build_parser, main
+from htdg.io.checkpoint import scale_tensors
 
 
 @pytest.fixture

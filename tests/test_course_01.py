@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from htdg.course import checks_01, draw_01
 from htdg.course.check import NotRight
-from htdg.images import to_uint8
+from htdg.io.images import to_uint8
 from htdg.pyramid import pyramid_sides, resize
 from tests.course import answers
 

@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from htdg.course import checks_04, draw_04
 from htdg.course.check import NotRight
+from htdg.evaluation.plots import ANOMALOUS, NORMAL
 from htdg.localisation import patch_votes
-from htdg.plots import ANOMALOUS, NORMAL
 from htdg.transformations import transformations_named
 from htdg.votes import aggregate_votes, votes_from_logits
 from tests.course import answers

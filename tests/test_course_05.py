@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from htdg.course import checks_05, draw_05
 from htdg.course.check import NotRight
-from htdg.pixel_metrics import pixel_metrics
+from htdg.evaluation.pixel_metrics import pixel_metrics
 from htdg.thresholds import upper_quantile
 from tests.course import answers
 

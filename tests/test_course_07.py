@@ -13,7 +13,7 @@ from htdg import HTDGConfig, HTDGDetector
 from htdg.course import draw_07
 from htdg.course.draw_07 import Finding, findings, folder_box, folder_page
 from htdg.errors import UserError
-from htdg.plots import ANOMALOUS, NORMAL
+from htdg.evaluation.plots import ANOMALOUS, NORMAL
 from tests.course import NOTEBOOKS
 
 PAGE = NOTEBOOKS / "07_your_own_images.ipynb"

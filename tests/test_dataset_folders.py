@@ -14,7 +14,7 @@ from PIL import Image
 
 from htdg.datasets import DatasetError, load_dataset
 from htdg.datasets.paris import CORRUPT
-from htdg.images import load_image
+from htdg.io.images import load_image
 from tests import small_sets
 from tests.small_sets import save
 

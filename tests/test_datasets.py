@@ -25,7 +25,7 @@ from htdg.datasets import (
 from htdg.datasets import base as registry
 from htdg.datasets.cifar10 import Cifar10
 from htdg.datasets.mnist import read_idx
-from htdg.images import load_image
+from htdg.io.images import load_image
 from tests import small_sets
 
 LABELS = [*range(10), *range(10), *range(10)]

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from htdg import HTDGConfig, HTDGDetector, Task, evaluate
-from htdg.cli import main
+from htdg.commands.cli import main
 from htdg.datasets import load_dataset
-from htdg.pixel_metrics import PixelMetrics
-from htdg.plots import ANOMALOUS, overlay, plot_maps, plot_sample_grid
+from htdg.evaluation.pixel_metrics import PixelMetrics
+from htdg.evaluation.plots import ANOMALOUS, overlay, plot_maps, plot_sample_grid
 from htdg.pyramid import resize
 from htdg.sampling import generate, reconstruction_noise
 

@@ -15,10 +15,10 @@ from htdg import (
     ImageError,
     ModelError,
     NotFittedError,
-    images,
 )
-from htdg.checkpoint import scale_tensors
-from htdg.images import load_image
+from htdg.io import images
+from htdg.io.checkpoint import scale_tensors
+from htdg.io.images import load_image
 from htdg.pyramid import resize
 
 #: The learning rate of D falls after two iterations, that of G after three.

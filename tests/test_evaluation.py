@@ -17,10 +17,10 @@ from htdg import (
     Task,
     evaluate,
 )
-from htdg.cli import main
+from htdg.commands.cli import main
 from htdg.datasets import dataset_names, load_dataset
-from htdg.evaluation import default_equalise
-from htdg.samples import texture_set
+from htdg.datasets.samples import texture_set
+from htdg.evaluation.run import default_equalise
 from tests import small_sets
 
 TINY = HTDGConfig.preset("tiny", niter=1)

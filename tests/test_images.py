@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from htdg import images
-from htdg.images import (
+from htdg.io import images
+from htdg.io.images import (
     ImageError,
     iterate_images,
     list_images,

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from htdg import coverage, kernels
-from htdg.canvases import CanvasPlan
+from htdg.fast import losses as coverage
+from htdg.fast import native as kernels
+from htdg.fast.canvases import CanvasPlan
 from htdg.networks import Discriminator, initialise
 from htdg.transformations import CATALOGUE
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from htdg import HTDGConfig, HTDGDetector, memory
-from htdg.memory import bytes_per_image, images_at_once
+from htdg import HTDGConfig, HTDGDetector
+from htdg.runtime import memory
+from htdg.runtime.memory import bytes_per_image, images_at_once
 from htdg.training import chunks_of, start_scale
 from htdg.transformations import CATALOGUE
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from htdg.metrics import best_f1, image_metrics, normalise_per_scale
+from htdg.evaluation.metrics import best_f1, image_metrics, normalise_per_scale
 
 
 def test_worked_example():

@@ -16,14 +16,14 @@ from htdg import (
     ImageError,
     ModelError,
     NotFittedError,
-    images,
-    storage,
     trained,
 )
-from htdg.checkpoint import scale_tensors
-from htdg.device import resolve_device, resolve_precision
+from htdg.fast.voter import voter
+from htdg.io import images
+from htdg.io import model_directory as storage
+from htdg.io.checkpoint import scale_tensors
 from htdg.pyramid import resize
-from htdg.scoring import voter
+from htdg.runtime.device import resolve_device, resolve_precision
 from htdg.training import freeze, start_scale
 from htdg.transformations import CATALOGUE
 

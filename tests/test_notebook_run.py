@@ -8,9 +8,8 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from htdg.cli import main
-from htdg.files import OutputError
-from htdg.notebook_run import (
+from htdg.commands.cli import main
+from htdg.commands.notebooks import (
     NOTEBOOKS,
     NotebookError,
     check_parameters,
@@ -18,6 +17,7 @@ from htdg.notebook_run import (
     run_notebook,
     summary,
 )
+from htdg.io.files import OutputError
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
@@ -116,7 +116,7 @@ def test_runs_leave_no_threads_or_files_open(notebook, tmp_path):
 
 def test_progress_reaches_the_terminal_and_the_notebook_keeps_one_line(notebook, tmp_path, capfd):
     code = """
-from htdg.progress import ProgressBar
+from htdg.runtime.progress import ProgressBar
 with ProgressBar("notebook", "work", 3) as bar:
     for _ in range(3):
         bar.advance(1)

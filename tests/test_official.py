@@ -12,10 +12,10 @@ import torch
 from torch.nn import functional as F
 
 from htdg import ConfigError, HTDGDetector, ModelError
-from htdg.checkpoint import scale_tensors
-from htdg.cli import main
+from htdg.commands.cli import main
+from htdg.io.checkpoint import scale_tensors
+from htdg.io.official import from_official_state, import_official
 from htdg.networks import Discriminator, Generator
-from htdg.official import from_official_state, import_official
 from htdg.pyramid import resize
 from htdg.transformations import transform_all
 from htdg.votes import aggregate_votes, votes_from_logits

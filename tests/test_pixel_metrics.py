@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from htdg.pixel_metrics import FPR_LIMIT, LEVELS, PixelMetrics, pixel_metrics
+from htdg.evaluation.pixel_metrics import FPR_LIMIT, LEVELS, PixelMetrics, pixel_metrics
 
 LIMIT = Fraction(3, 10)
 

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from htdg import plots
+from htdg.evaluation import plots
 
 
 def test_the_ranking_shows_the_right_images_in_order():

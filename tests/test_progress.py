@@ -6,8 +6,8 @@ import types
 
 import pytest
 
-from htdg import progress
-from htdg.progress import (
+from htdg.runtime import progress
+from htdg.runtime.progress import (
     PROGRESS_MARK,
     ProgressBar,
     clock,

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from htdg import HTDGConfig, __version__
-from htdg.cli import build_parser
+from htdg.commands.cli import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_" not in str(p))

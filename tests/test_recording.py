@@ -5,7 +5,9 @@ from functools import cache
 import pytest
 import torch
 
-from htdg import HTDGConfig, memory, recording, training
+from htdg import HTDGConfig, training
+from htdg.fast import cuda_graphs as recording
+from htdg.runtime import memory
 from htdg.training import ScaleTraining, freeze, start_scale
 
 CONFIG = HTDGConfig.preset("tiny", niter=4, milestone_d=2, milestone_g=3, precision="float32")

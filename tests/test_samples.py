@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from htdg import samples
-from htdg.defects import DEFECTS, LEAST_CHANGE, foreign_patch
+from htdg.datasets import samples
+from htdg.datasets.defects import DEFECTS, LEAST_CHANGE, foreign_patch
 
 ROOT = Path(__file__).resolve().parents[1]
 

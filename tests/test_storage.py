@@ -19,10 +19,11 @@ import torch
 from safetensors import SafetensorError
 
 import htdg
-from htdg import ConfigError, HTDGConfig, HTDGDetector, ModelError, storage
-from htdg.checkpoint import scale_tensors
-from htdg.files import OutputError, check_writable, write_text
-from htdg.storage import digest, read_directory
+from htdg import ConfigError, HTDGConfig, HTDGDetector, ModelError
+from htdg.io import model_directory as storage
+from htdg.io.checkpoint import scale_tensors
+from htdg.io.files import OutputError, check_writable, write_text
+from htdg.io.model_directory import digest, read_directory
 
 FILES = ["config.json", "history.json", "weights.safetensors"]
 

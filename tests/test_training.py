@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from htdg import HTDGConfig, kernels
+from htdg import HTDGConfig
 from htdg.adam import Adam
+from htdg.fast import native as kernels
 from htdg.networks import Discriminator
 from htdg.pyramid import resize
 from htdg.sampling import Scale, generate, reconstruction_noise

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from htdg import ConfigError, EvaluationError, HTDGConfig, HTDGDetector, Task, evaluate
-from htdg.cli import main
-from htdg.geom import WideResNet
+from htdg.ablations.geom import WideResNet
+from htdg.ablations.variants import VARIANTS, as_variant, variant_named
+from htdg.commands.cli import main
 from htdg.pyramid import resize
 from htdg.training import ScaleTraining, start_scale
-from htdg.variants import VARIANTS, as_variant, variant_named
 from htdg.votes import binary_votes
 
 TINY = HTDGConfig.preset("tiny", niter=2, geom_samples=3, geom_epochs=1)

@@ -7,12 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from htdg import coverage, kernels, normalisation, training, winograd
-from htdg.canvases import CanvasPlan
+from htdg import training
+from htdg.fast import batch_norm as normalisation
+from htdg.fast import convolution as winograd
+from htdg.fast import losses as coverage
+from htdg.fast import native as kernels
+from htdg.fast.batch_norm import run_normalised
+from htdg.fast.canvases import CanvasPlan
+from htdg.fast.convolution import convolve
 from htdg.networks import SLOPE, Discriminator, Generator, initialise
-from htdg.normalisation import run_normalised
 from htdg.transformations import CATALOGUE, transform_all
-from htdg.winograd import convolve
 
 TYPES = [
     pytest.param(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from htdg.commands.common import collect_images
 from htdg.detector import HTDGDetector
-from htdg.files import check_writable
+from htdg.io.files import check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from htdg.config import PRESETS, HTDGConfig
 from htdg.errors import UserError
-from htdg.images import list_images
-from htdg.progress import name_skipped
+from htdg.io.images import list_images
+from htdg.runtime.progress import name_skipped
 
 
 class UsageError(UserError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from htdg.ablations.variants import VARIANTS, as_variant, variant_named
 from htdg.commands.common import (
     UsageError,
     add_config_options,
@@ -13,8 +14,7 @@ from htdg.commands.common import (
     refuse_ignored,
 )
 from htdg.datasets import dataset_names
-from htdg.evaluation import EQUALISE, Task, default_equalise, evaluate
-from htdg.variants import VARIANTS, as_variant, variant_named
+from htdg.evaluation.run import EQUALISE, Task, default_equalise, evaluate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from htdg.commands.common import (
     UsageError,
 )
-from htdg.files import check_writable
-from htdg.official import import_official
-from htdg.storage import check_replaceable
+from htdg.io.files import check_writable
+from htdg.io.model_directory import check_replaceable
+from htdg.io.official import import_official
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from htdg.notebook_run import run_notebook, summary
+from htdg.commands.notebooks import run_notebook, summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,9 +13,9 @@ from htdg.commands.common import (
     check_folder,
 )
 from htdg.detector import HTDGDetector
-from htdg.files import write_bytes
-from htdg.images import to_uint8
-from htdg.plots import plot_sample_grid, png_bytes, save_figure
+from htdg.evaluation.plots import plot_sample_grid, png_bytes, save_figure
+from htdg.io.files import write_bytes
+from htdg.io.images import to_uint8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,12 +16,12 @@ from htdg.commands.common import (
     collect_images,
 )
 from htdg.detector import HTDGDetector
-from htdg.files import check_writable, write_bytes, write_text
-from htdg.images import load_image, to_uint8
-from htdg.plots import overlay, png_bytes
-from htdg.scores import score_table
+from htdg.evaluation.plots import overlay, png_bytes
+from htdg.evaluation.tables import score_table
+from htdg.io.files import check_writable, write_bytes, write_text
+from htdg.io.images import load_image, to_uint8
+from htdg.prediction import Verdict
 from htdg.thresholds import Threshold
-from htdg.verdicts import Verdict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

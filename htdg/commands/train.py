@@ -6,7 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from htdg.checkpoint import remove_checkpoint
 from htdg.commands.common import (
     UsageError,
     add_config_options,
@@ -14,8 +13,9 @@ from htdg.commands.common import (
     refuse_ignored,
 )
 from htdg.detector import HTDGDetector
-from htdg.files import check_writable
-from htdg.storage import check_replaceable
+from htdg.io.checkpoint import remove_checkpoint
+from htdg.io.files import check_writable
+from htdg.io.model_directory import check_replaceable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

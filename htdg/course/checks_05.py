@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 
 from htdg.course.check import check, expect
-from htdg.pixel_metrics import mean_height
+from htdg.evaluation.pixel_metrics import mean_height
 from htdg.thresholds import upper_quantile
 from htdg.transformations import Transformation
 from htdg.votes import aggregate_votes

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from htdg.baselines import NearestVoter
+from htdg.ablations.nearest_image import NearestVoter
 from htdg.course.check import check, expect
 from htdg.course.draw_06 import bootstrap_aurocs, draws_needed
 

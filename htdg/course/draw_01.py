@@ -11,8 +11,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from htdg.images import to_uint8
-from htdg.plots import ANOMALOUS, GREY, NORMAL, OTHERS, show_image
+from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, OTHERS, show_image
+from htdg.io.images import to_uint8
 from htdg.pyramid import pyramid_sides, resize
 
 #: Side of a patch in pixels: the receptive field of five 3 x 3 convolutions.

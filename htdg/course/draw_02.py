@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from htdg.images import load_image, to_uint8
-from htdg.plots import GREY, NORMAL, OTHERS, show_image
+from htdg.evaluation.plots import GREY, NORMAL, OTHERS, show_image
+from htdg.io.images import load_image, to_uint8
 from htdg.pyramid import resize
 from htdg.transformations import CATALOGUE, Transformation, shift_pixels
 

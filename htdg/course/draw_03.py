@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from htdg.course.live import LINES, Moment
-from htdg.plots import ANOMALOUS, GREY, NORMAL, show_image
+from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, show_image
 
 #: Side of the patch that one logit sees.
 PATCH = 11

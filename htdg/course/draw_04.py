@@ -12,7 +12,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from sklearn.metrics import roc_auc_score
 
-from htdg.plots import ANOMALOUS, GREY, NORMAL, show_image
+from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, show_image
 
 #: Side of a patch in pixels: the receptive field of the discriminator.
 FIELD = 11

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from htdg.pixel_metrics import FPR_LIMIT
-from htdg.plots import ANOMALOUS, GREY, NORMAL, OTHERS, outline, overlay, show_image
+from htdg.evaluation.pixel_metrics import FPR_LIMIT
+from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, OTHERS, outline, overlay, show_image
 
 #: Colour, line and marker of each kind of defect.
 STYLES = {

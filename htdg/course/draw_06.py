@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from htdg.plots import ANOMALOUS, GREY, NORMAL, OTHERS, show_image
+from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, OTHERS, show_image
 
 #: Colour and marker of each draw, or of each data set of the paper.
 LOOKS = (

@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 
 from htdg.detector import HTDGDetector
 from htdg.errors import UserError
-from htdg.images import list_images, load_image, to_uint8
-from htdg.plots import (
+from htdg.evaluation.plots import (
     ANOMALOUS,
     NORMAL,
     OTHERS,
@@ -25,6 +24,7 @@ from htdg.plots import (
     png_bytes,
     show_image,
 )
+from htdg.io.images import list_images, load_image, to_uint8
 
 #: A page shows so many images at most, the oddest first.
 SHOWN = 12

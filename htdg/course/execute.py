@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from htdg.course.exercises import tags
-from htdg.files import write_text
+from htdg.io.files import write_text
 
 #: Seconds that a cell may take.
 TIMEOUT = 600

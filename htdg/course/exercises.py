@@ -22,7 +22,7 @@ from typing import Any
 import nbformat
 
 from htdg.course.check import STUB
-from htdg.files import write_text
+from htdg.io.files import write_text
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 _ANSWER = re.compile(rf"^([ ]*){re.escape(BEGIN)}\n.*?^[ ]*{re.escape(END)}$", re.M | re.S)

@@ -20,9 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from htdg.course.show import png
-from htdg.images import to_uint8
-from htdg.plots import ANOMALOUS, NORMAL, OTHERS, show_image
-from htdg.progress import clock, suitable_look
+from htdg.evaluation.plots import ANOMALOUS, NORMAL, OTHERS, show_image
+from htdg.io.images import to_uint8
+from htdg.runtime.progress import clock, suitable_look
 from htdg.sampling import generate, random_noise
 from htdg.training import TrainingProgress
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from htdg.plots import figure_png
+from htdg.evaluation.plots import figure_png
 
 #: Dots an inch of figures in notebooks: sharp enough, and small enough to keep.
 DPI = 90

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from htdg.errors import UserError
-from htdg.images import ImageError
+from htdg.io.images import ImageError
 
 
 class DatasetError(UserError):
@@ -56,7 +56,7 @@ class Sample:
 
     Attributes:
         image: (H, W), (H, W, 3) or (H, W, 4), uint8, uint16 or float in [0, 1], as
-            ``htdg.images.load_image`` takes it.
+            ``htdg.io.images.load_image`` takes it.
         label: 0 normal, 1 anomalous, None unknown.
         mask: (H, W) bool, True where the image is anomalous, or None if nothing is marked.
         name: identifies it within the data set.

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from htdg.datasets.base import DatasetError
-from htdg.progress import ProgressBar, suitable_look
+from htdg.runtime.progress import ProgressBar, suitable_look
 
 #: Seconds without a byte after which a server counts as gone.
 TIMEOUT = 30.0

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from htdg.images import load_image, to_uint8
+from htdg.io.images import load_image, to_uint8
 
 
 def equalise(image: Any, size: int | None = None) -> np.ndarray:  # noqa: ANN401
@@ -17,7 +17,7 @@ def equalise(image: Any, size: int | None = None) -> np.ndarray:  # noqa: ANN401
     Works on the value channel of HSV, so that colours keep their hue and saturation.
 
     Args:
-        image: anything that ``htdg.images.load_image`` takes.
+        image: anything that ``htdg.io.images.load_image`` takes.
         size: side in pixels of the square that the image is first resized to (bicubic); the paper
             does so for CIFAR10 and MVTec. None leaves the size as it is.
 

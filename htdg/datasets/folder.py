@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from htdg.datasets.base import Dataset, DatasetError, Entry, register
-from htdg.images import ImageError, list_images, load_image, read_image
+from htdg.io.images import ImageError, list_images, load_image, read_image
 
 GOOD = "good"
 UNKNOWN = "unknown"

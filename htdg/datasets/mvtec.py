@@ -10,7 +10,7 @@ import numpy as np
 from htdg.datasets.archive import SUFFIXES, unpack
 from htdg.datasets.base import Dataset, DatasetError, Entry, register
 from htdg.datasets.folder import Folder
-from htdg.images import read_image
+from htdg.io.images import read_image
 
 _WHOLE = "mvtec_anomaly_detection"
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from htdg.datasets.base import Dataset, DatasetError, Entry, register
-from htdg.images import load_image, read_image, to_uint8
+from htdg.io.images import load_image, read_image, to_uint8
 
 #: Photographs are made to fit a square of this side, pixels, keeping their shape.
 THUMBNAIL = 450

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from htdg.datasets.base import Dataset, DatasetError, Entry, register
-from htdg.samples import TEXTURES, SampleSet, digit_set, face_set, texture_set
+from htdg.datasets.samples import TEXTURES, SampleSet, digit_set, face_set, texture_set
 
 
 @register("textures")
@@ -16,7 +16,7 @@ class Textures(Dataset):
     """Crops of photographs of brick, grass or gravel, and others with drawn defects.
 
     Options:
-        train, good, per_defect, seed: as in ``htdg.samples.texture_set``; with their defaults these
+        train, good, per_defect, seed: as in ``htdg.datasets.samples.texture_set``; with their defaults these
             are the images that the repository ships in ``data/textures``.
     """
 

@@ -3,7 +3,7 @@
 Batch normalisation needs the statistics of the *copies*, so every position of a canvas is weighted
 by the number of windows that cover it. Normalisation and activation are one step with a gradient
 written by hand, since after sharing they would cost nearly as much as the convolutions;
-``htdg.kernels`` compiles the four passes over memory where it can, and here they stand in PyTorch.
+``htdg.fast.native`` compiles the four passes over memory where it can, and here they stand in PyTorch.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from htdg import kernels
-from htdg.canvases import CanvasPlan
+from htdg.fast import native as kernels
+from htdg.fast.canvases import CanvasPlan
+from htdg.fast.convolution import convolve
 from htdg.networks import SLOPE, PatchNetwork
-from htdg.winograd import convolve
 
 aten = torch.ops.aten
 

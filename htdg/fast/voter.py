@@ -7,10 +7,10 @@ from typing import Protocol
 
 import torch
 
-from htdg.canvases import canvas_plan
 from htdg.config import HTDGConfig
-from htdg.coverage import canvas_votes
-from htdg.folding import folded_convolutions, voting_convolutions
+from htdg.fast.canvases import canvas_plan
+from htdg.fast.folding import folded_convolutions, voting_convolutions
+from htdg.fast.losses import canvas_votes
 from htdg.sampling import Scale
 from htdg.training import autocast
 from htdg.transformations import Transformation, transform_all

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from htdg.geom import WideResNet
+from htdg.ablations.geom import WideResNet
 from htdg.transformations import Transformation
 
 

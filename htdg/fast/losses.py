@@ -1,9 +1,9 @@
 """A discriminator on shared canvases: every position counts as often as windows cover it.
 
 The plain way runs D over the M copies; here it runs over the canvases that the copies are windows
-of (``htdg.canvases``) and gives the same losses, gradients, running statistics and votes. Two
+of (``htdg.fast.canvases``) and gives the same losses, gradients, running statistics and votes. Two
 things differ from running a network over images: batch normalisation weights each position
-(``htdg.normalisation``), and the losses read the logits through the windows.
+(``htdg.fast.batch_norm``), and the losses read the logits through the windows.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from htdg import kernels
-from htdg.canvases import CanvasPlan
-from htdg.folding import run_folded
+from htdg.fast import native as kernels
+from htdg.fast.batch_norm import images_of, normalise, precise, rows_of
+from htdg.fast.canvases import CanvasPlan
+from htdg.fast.convolution import convolve_all
+from htdg.fast.folding import run_folded
 from htdg.networks import Discriminator
-from htdg.normalisation import images_of, normalise, precise, rows_of
-from htdg.winograd import convolve_all
 
 # --- Losses and votes ---------------------------------------------------------------------------
 
@@ -55,7 +55,7 @@ def canvas_votes(
 ) -> torch.Tensor:
     """``votes.votes_from_logits`` from the canvases of B images: (M, B, h, w).
 
-    ``convolutions`` are D with its normalisation folded in (``htdg.folding``), the last one without
+    ``convolutions`` are D with its normalisation folded in (``htdg.fast.folding``), the last one without
     the class "generated", which has no vote. ``binary``: with both classes, where D has but one for
     all that is real (``votes.binary_votes``).
     """

@@ -20,7 +20,7 @@ from scipy.ndimage import binary_fill_holes
 from skimage.segmentation import find_boundaries
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from htdg.files import write_bytes
+from htdg.io.files import write_bytes
 
 NORMAL, ANOMALOUS, GREY = "#0072B2", "#D55E00", "#666666"
 OTHERS = ("#009E73", "#CC79A7")
@@ -255,7 +255,7 @@ def png_bytes(array: np.ndarray) -> bytes:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG: see ``htdg.files.write_bytes``."""
+    """Write a figure as PNG: see ``htdg.io.files.write_bytes``."""
     write_bytes(path, figure.png())
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
+from htdg.io.model_directory import ModelError, read_directory, write_directory
 from htdg.sampling import Scale
-from htdg.storage import ModelError, read_directory, write_directory
 from htdg.training import ScaleTraining
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from htdg.canvases import canvas_plan
 from htdg.config import HTDGConfig
-from htdg.recording import recordable
+from htdg.fast.canvases import canvas_plan
+from htdg.fast.cuda_graphs import recordable
 from htdg.transformations import Transformation
 
 #: Floats that training keeps for each pixel of a canvas, and of a copy the plain way, times the

@@ -17,7 +17,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from htdg import kernels
+from htdg.fast import native as kernels
 
 #: Channels in and out below which PyTorch's convolutions are faster (measured: 16 slower, 28 not).
 NARROWEST = 24

@@ -19,15 +19,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import htdg
 from htdg.config import HTDGConfig
 from htdg.detector import HTDGDetector
+from htdg.io.model_directory import ModelError
 from htdg.networks import Discriminator, Generator
 from htdg.pyramid import resize
 from htdg.sampling import Scale, generate, reconstruction_noise
-from htdg.storage import ModelError
 from htdg.training import freeze
 from htdg.transformations import Transformation
+from htdg.version import __version__
 
 #: The official z* is stored with this many zeros on each side.
 PADDING = 5
@@ -131,7 +131,7 @@ def import_official(
     detector.transformations = config.resolve_transformations(coloured=True)
     detector.sides = sides
     detector.trained_with = {
-        "htdg": f"{htdg.__version__} (imported from the official code)",
+        "htdg": f"{__version__} (imported from the official code)",
         **dict.fromkeys(("torch", "python", "trained_on"), "unknown"),
     }
     for n, side in enumerate(sides):

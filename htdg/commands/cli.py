@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import htdg
 from htdg import collector
 from htdg.errors import UserError
+from htdg.version import __version__
 
 
 class Command(NamedTuple):
@@ -99,7 +99,7 @@ def build_parser(only: Sequence[str] | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="htdg", description="Few-shot anomaly detection from one to ten normal images (HTDG)."
     )
-    parser.add_argument("--version", action="version", version=f"htdg {htdg.__version__}")
+    parser.add_argument("--version", action="version", version=f"htdg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         added = commands.add_parser(

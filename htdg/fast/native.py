@@ -1,7 +1,7 @@
 """Compiled helpers for the CPU: ``kernels.c`` and ``winograd.c``, built once with a C compiler.
 
 With PyTorch's operations, normalising and activating a canvas, forward and backward, reads and
-writes it some twenty times, with these helpers eight times; ``htdg.winograd`` calls those for
+writes it some twenty times, with these helpers eight times; ``htdg.fast.convolution`` calls those for
 convolutions. Nothing here is needed, it only saves time: without a compiler, on other systems than
 Linux and on other devices there is PyTorch alone.
 """

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from htdg.fast.convolution import convolve
 from htdg.networks import SLOPE, Discriminator, Generator, PatchNetwork
 from htdg.sampling import Scale
-from htdg.winograd import convolve
 
 
 def folded_convolutions(network: PatchNetwork) -> list[nn.Conv2d]:

@@ -17,13 +17,12 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import htdg
 from htdg.errors import UserError
-from htdg.files import check_writable
-from htdg.progress import PROGRESS_MARK, ProgressBar, suitable_look
+from htdg.io.files import check_writable
+from htdg.runtime.progress import PROGRESS_MARK, ProgressBar, suitable_look
 
 #: Where the course's notebooks are when the package is installed from its repository.
-NOTEBOOKS = Path(htdg.__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 MISSING = "papermill is missing: pip install 'htdg[notebooks]'."
 #: How kernels are started.
 KERNEL_OPTIONS = [

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 
 from htdg.errors import UserError
-from htdg.files import write_text
+from htdg.io.files import write_text
 
 #: Raised by one whenever a model written now could not be read by the code before.
 FORMAT = 2

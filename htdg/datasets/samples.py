@@ -1,7 +1,7 @@
 """Sample sets of real images that the package's dependencies already ship: no download needed.
 
 - ``textures``: scikit-image's photographs of brick, grass and gravel. Crops are the normal images;
-  the defective ones carry defects drawn by ``htdg.defects``.
+  the defective ones carry defects drawn by ``htdg.datasets.defects``.
 - ``digits``: scikit-learn's handwritten digits, 8 x 8 pixels.
 - ``faces``: scikit-image's face and non-face patches, 25 x 25 pixels.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from htdg.defects import DEFECTS, foreign_patch
+from htdg.datasets.defects import DEFECTS, foreign_patch
 
 TEXTURES = ("brick", "grass", "gravel")
 KINDS = (*DEFECTS, "patch")

@@ -20,21 +20,21 @@ try:
 except ImportError:  # on Windows
     resource = None
 
-import htdg
-from htdg import plots
-from htdg.checkpoint import remove_checkpoint
+from htdg.ablations.variants import as_variant, variant_named
 from htdg.config import ConfigError, HTDGConfig
 from htdg.datasets import Dataset, SampleSequence, equalise, load_dataset
 from htdg.detector import HTDGDetector
 from htdg.errors import UserError
-from htdg.files import check_writable, write_text
-from htdg.images import load_image, to_uint8
-from htdg.metrics import image_metrics
-from htdg.pixel_metrics import PixelMetrics
-from htdg.progress import name_skipped
+from htdg.evaluation import plots
+from htdg.evaluation.metrics import image_metrics
+from htdg.evaluation.pixel_metrics import PixelMetrics
+from htdg.evaluation.tables import score_table
+from htdg.io.checkpoint import remove_checkpoint
+from htdg.io.files import check_writable, write_text
+from htdg.io.images import load_image, to_uint8
 from htdg.pyramid import resize
-from htdg.scores import score_table
-from htdg.variants import as_variant, variant_named
+from htdg.runtime.progress import name_skipped
+from htdg.version import __version__
 from htdg.votes import as_fractions
 
 EQUALISE = ("train", "both", "none")
@@ -73,7 +73,7 @@ class Task:
             official code, of ``both`` training and test images, or ``none``.
         defect_fraction: average only the lowest share of the votes. Of several, which all come
             from one pass, the first makes the scores and metrics, and the others are set beside it.
-        variant: an ablation of the paper's Table 6, by letter or name (see ``htdg.variants``).
+        variant: an ablation of the paper's Table 6, by letter or name (see ``htdg.ablations.variants``).
     """
 
     dataset: str
@@ -320,7 +320,7 @@ def _described(dataset: Dataset, task: Task, detector: HTDGDetector) -> dict[str
         "seed": detector.config.seed,
         "device": _device_name(detector.device),
         "versions": {
-            "htdg": htdg.__version__,
+            "htdg": __version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),

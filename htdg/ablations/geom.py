@@ -2,7 +2,7 @@
 
 Golan and El-Yaniv, "Deep Anomaly Detection Using Geometric Transformations" (2018). It needs many
 normal images, so the paper's ablation (Table 6, g) trains it on images that the HTDG generator
-makes from a few. ``htdg.baselines.GeomVoter`` scores with it.
+makes from a few. ``htdg.ablations.nearest_image.GeomVoter`` scores with it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from htdg.checkpoint import adam_tensors, restore_adam
-from htdg.storage import ModelError, digest, read_directory, write_directory
+from htdg.io.checkpoint import adam_tensors, restore_adam
+from htdg.io.model_directory import ModelError, digest, read_directory, write_directory
 from htdg.training import chunks_of
 from htdg.transformations import Transformation, as_rows
 
@@ -260,7 +260,7 @@ def _fingerprint(options: Sequence[object], samples: torch.Tensor) -> str:
 
 @dataclass(frozen=True)
 class GeomCheckpoint:
-    """Where the training of the classifier stands: a directory as in ``htdg.storage``.
+    """Where the training of the classifier stands: a directory as in ``htdg.io.model_directory``.
 
     Attributes:
         folder: the directory.

@@ -1,0 +1,1 @@
+"""Measuring a detector on a data set: runs, metrics, figures and tables."""

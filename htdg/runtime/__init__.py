@@ -1,0 +1,1 @@
+"""What running takes besides the method: devices, memory, progress, threads."""
