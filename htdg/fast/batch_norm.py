@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from htdg.fast import native as kernels
 from htdg.fast.canvases import CanvasPlan
 from htdg.fast.convolution import convolve
-from htdg.networks import SLOPE, PatchNetwork
+from htdg.networks import SLOPE, Generator, PatchNetwork
 
 aten = torch.ops.aten
 
@@ -42,6 +42,21 @@ def run_normalised(network: PatchNetwork, x: torch.Tensor) -> torch.Tensor:
         x = convolve(block.conv, x)
         (x,) = _normalised(block.norm, [x], [None], [x[:, 0].numel()])
     return convolve(network.tail, x)
+
+
+class TrainingGenerator(Generator):
+    """A generator in training whose normalisation and convolutions run by this module."""
+
+    def __init__(self, generator: Generator) -> None:
+        """Share the layers of ``generator``: what is learnt here is learnt there."""
+        nn.Module.__init__(self)  # Generator's would make layers of its own
+        self.padding = generator.padding
+        self.blocks = generator.blocks
+        self.tail = generator.tail
+
+    def body(self, x: torch.Tensor) -> torch.Tensor:
+        """The convolutions, in training mode: (B, 4, H, W) -> (B, 3, H - 2L, W - 2L)."""
+        return run_normalised(self, x)
 
 
 def _normalised(
