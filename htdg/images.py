@@ -1,7 +1,9 @@
-"""Images in and out, under the name that users import; ``htdg.io.images`` has the code."""
+"""Images in and out, under the name that users import; the code is in ``htdg.io.images``."""
 
 from htdg.io.images import (
     ImageError,
+    ImageLike,
+    Images,
     iterate_images,
     list_images,
     load_image,
@@ -12,6 +14,8 @@ from htdg.io.images import (
 
 __all__ = [
     "ImageError",
+    "ImageLike",
+    "Images",
     "iterate_images",
     "list_images",
     "load_image",

@@ -261,6 +261,32 @@ def test_mistakes_in_lists_are_numbered(colour):
         load_images(3)
 
 
+def test_three_planes_are_one_colour_image_and_a_batch_is_asked_for_by_its_shape():
+    planes = np.random.default_rng(0).integers(0, 256, (3, 9, 8), dtype=np.uint8)
+    tensor = torch.from_numpy(planes)
+    (colour,) = load_images(tensor)
+    assert torch.equal(colour, load_image(planes.transpose(1, 2, 0)))
+    for batch in (tensor[:, None], planes[..., None]):
+        greys = load_images(batch)
+        assert len(greys) == 3
+        for grey, plane in zip(greys, planes, strict=True):
+            assert torch.equal(grey, load_image(plane))
+
+
+@pytest.mark.parametrize(
+    ("several", "advice"),
+    [
+        (torch.zeros(5, 9, 8), "give 5 grey images as (5, 1, 9, 8), by images[:, None]."),
+        (np.zeros((3, 9, 8)), "give 3 grey images as (3, 9, 8, 1), by images[..., None]."),
+    ],
+)
+def test_grey_images_without_a_channel_axis_are_told_how_to_be_a_batch(several, advice):
+    with pytest.raises(ImageError) as caught:
+        load_images(several)
+    assert str(caught.value).endswith(advice)
+    assert is_one_sentence(str(caught.value))
+
+
 def test_folder_listing_goes_by_content(tmp_path, colour):
     (tmp_path / "b").mkdir()
     (tmp_path / ".hidden").mkdir()
@@ -431,8 +457,9 @@ def test_reading_ahead_keeps_the_order(form, ahead):
         time.sleep(0.02 if image.max() < -0.9 else 0)
         return image.max().item()
 
-    found = read_ahead(form(flat_images(range(0, 255, 17))), slow_at_first, workers=4, ahead=ahead)
-    assert list(found) == pytest.approx([v / 127.5 - 1 for v in range(0, 255, 17)])
+    images = form(flat_images(range(0, 255, 17)))
+    levels = list(read_ahead(images, slow_at_first, workers=4, ahead=ahead))
+    assert levels == pytest.approx([v / 127.5 - 1 for v in range(0, 255, 17)])
 
 
 def test_reading_ahead_stops_a_few_images_ahead():
@@ -446,23 +473,23 @@ def test_reading_ahead_stops_a_few_images_ahead():
             read.append(i)
             return flat_images([i])[0]
 
-    found = read_ahead(Watched(), lambda image: image, workers=2, ahead=5)
-    next(found)
-    found.close()
+    loaded = read_ahead(Watched(), lambda image: image, workers=2, ahead=5)
+    next(loaded)
+    loaded.close()
     assert sorted(read) == list(range(len(read)))
     assert len(read) <= 6
 
 
 def test_an_image_that_cannot_be_read_is_named_when_its_turn_comes():
     images = [*flat_images([10, 20]), np.zeros((2, 2, 2), np.uint8)]
-    found = read_ahead(images, lambda image: image)
-    next(found)
-    next(found)
+    loaded = read_ahead(images, lambda image: image)
+    next(loaded)
+    next(loaded)
     with pytest.raises(ImageError, match=r"image 3 has shape \(2, 2, 2\)"):
-        next(found)
+        next(loaded)
     with pytest.raises(ImageError, match="list of images is empty"):
         next(read_ahead([], lambda image: image))
-    with pytest.raises(ImageError, match="The images are a int"):
+    with pytest.raises(ImageError, match="The images are of type int"):
         next(read_ahead(7, lambda image: image))
 
 
@@ -470,5 +497,5 @@ def test_one_pil_image_given_many_times_is_decoded_once_at_a_time(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")
     with Image.open(tmp_path / "large.png") as image:
-        found = list(read_ahead([image] * 4, lambda i: i.sum().item(), workers=4))
-    assert found == [load_image(noise).sum().item()] * 4
+        sums = list(read_ahead([image] * 4, lambda i: i.sum().item(), workers=4))
+    assert sums == [load_image(noise).sum().item()] * 4

@@ -1,26 +1,31 @@
-"""Images in, from whatever they come as; images out as 8-bit arrays.
+"""Images in, whatever form they come in; images out as 8-bit arrays.
 
-Inside, an image is a float32 tensor (3, H, W) in [-1, 1]. The same picture given as a file, a PIL
-image, an array or a tensor becomes the same tensor.
+Inside the package an image is a float32 tensor (3, H, W) in [-1, 1]. The same picture given as a
+file, a PIL image, an array or a tensor becomes the same tensor.
+
+``ImageLike`` and ``Images`` are the types of everything that a user may call an image or images.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from htdg.errors import UserError
+from htdg.runtime.parallel import run_ahead
 
 T = TypeVar("T")
+#: One image: see ``load_image``.
+ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | torch.Tensor
+#: One image, a batch of them in one array or tensor, or any iterable of images: ``load_images``.
+Images: TypeAlias = ImageLike | Iterable[ImageLike]
 #: Larger images are refused: they would be shrunk to a few dozen pixels anyway.
 MAX_PIXELS = 100_000_000
 #: By this much, rounding may carry floats out of [0, 1].
@@ -33,20 +38,20 @@ class ImageError(UserError):
     """An image that cannot be used; the message names it and says what is wrong."""
 
 
-def load_image(image: Any, name: str | None = None) -> torch.Tensor:  # noqa: ANN401
+def load_image(image: ImageLike, name: str | None = None) -> torch.Tensor:
     """One image as float32 (3, H, W) in [-1, 1].
 
     Args:
         image: a path; a PIL image of any mode; a NumPy array (H, W), (H, W, 1), (H, W, 3) or
-            (H, W, 4); or a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W). Whole numbers are
-            8-bit, or 16-bit in uint16; floats lie in [0, 1].
+            (H, W, 4); or a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W). Integers are uint8
+            (0 to 255) or uint16 (0 to 65535); floats lie in [0, 1].
         name: what to call it in error messages; by default its path.
 
     Grey becomes three equal channels; transparency is laid over white; the orientation that a
     camera notes in the file is applied.
 
     Raises:
-        ImageError: it cannot be read, or has another shape, type or range than those.
+        ImageError: it cannot be read, or its shape, type or range is none of the above.
     """
     if isinstance(image, (str, Path)):
         name = name or str(image)
@@ -65,8 +70,8 @@ def load_image(image: Any, name: str | None = None) -> torch.Tensor:  # noqa: AN
         if array.ndim == 3:
             if array.shape[0] not in (1, 3, 4):
                 raise ImageError(
-                    f"{name} is a tensor of shape {tuple(image.shape)}, but it must be (H, W), "
-                    "(1, H, W), (3, H, W) or (4, H, W)."
+                    f"{name} is a tensor of shape {tuple(image.shape)}, but one image is (H, W), "
+                    "(1, H, W), (3, H, W) or (4, H, W), and a batch of grey images (B, 1, H, W)."
                 )
             array = array.permute(1, 2, 0)
         return _from_array(array.numpy(), name)
@@ -78,10 +83,18 @@ def load_image(image: Any, name: str | None = None) -> torch.Tensor:  # noqa: AN
 
 
 def read_image(path: str | Path, name: str | None = None) -> np.ndarray:
-    """The pixels of an image file as they are, an array that ``load_image`` takes.
+    """The pixels of an image file as they are stored, in an array that ``load_image`` takes.
 
-    (H, W), (H, W, 3) or (H, W, 4); uint8, uint16 or float in [0, 1]; turned upright. Colour files
-    of 16 bits are read at 8. ImageError as in ``load_image``.
+    Args:
+        path: of the file.
+        name: what to call it in error messages; by default its path.
+
+    Returns:
+        (H, W), (H, W, 3) or (H, W, 4); uint8, uint16 or float in [0, 1]; turned upright. Colour
+        files of 16 bits are read at 8.
+
+    Raises:
+        ImageError: as in ``load_image``.
     """
     path, name = Path(path), name or str(path)
     try:
@@ -101,13 +114,27 @@ def read_image(path: str | Path, name: str | None = None) -> np.ndarray:
         raise ImageError(_damaged(name, error)) from None
 
 
-def iterate_images(images: Any) -> Iterator[torch.Tensor]:  # noqa: ANN401
-    """The images one by one, each read when its turn comes: see ``load_images``."""
+def load_images(images: Images) -> list[torch.Tensor]:
+    """A single image, a batch or any iterable of images as a list of float32 (3, H, W) in [-1, 1].
+
+    A batch is an array (B, H, W, C) or a tensor (B, C, H, W), with 1, 3 or 4 channels C. A tensor
+    (3, H, W) is *one* RGB image, also where three grey images were meant: a batch of three grey
+    images is a tensor (3, 1, H, W), made by ``images[:, None]``. In the same way an array (H, W, 3)
+    is one RGB image, and three grey ones are an array (3, H, W, 1).
+
+    Raises:
+        ImageError: as in ``load_image``, the images numbered from 1; also for an empty list.
+    """
+    return list(iterate_images(images))
+
+
+def iterate_images(images: Images) -> Iterator[torch.Tensor]:
+    """The images of ``load_images`` one by one, each read when its turn comes."""
     return (load() for load in _loaders(images))
 
 
 def read_ahead(
-    images: Any,  # noqa: ANN401
+    images: Images,
     prepare: Callable[[torch.Tensor], T],
     workers: int = 2,
     ahead: int = 16,
@@ -115,44 +142,43 @@ def read_ahead(
     """The images one by one, in order, after ``prepare``; the next ones are read meanwhile.
 
     Args:
-        images: as in ``load_images``. A sequence is indexed by the workers, several at a time, so
-            that what its items cost is paid there; anything else is iterated over by the caller.
-        prepare: is called by the workers.
+        images: as in ``load_images``. A sequence is indexed by the threads, several items at a
+            time, so that whatever an item costs is paid there; any other iterable is iterated over
+            by the caller's thread.
+        prepare: called by the threads on each image, float32 (3, H, W) in [-1, 1].
         workers: threads that read.
         ahead: images that are ready or being read at a time.
+
+    Raises:
+        ImageError: as in ``load_images``, when the image's turn comes.
     """
-    waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="htdg-images") as pool:
-        try:
-            for load in _loaders(images):
-                waiting.append(pool.submit(lambda load=load: prepare(load())))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+
+    def prepared(load: Callable[[], torch.Tensor]) -> T:
+        return prepare(load())
+
+    return run_ahead((partial(prepared, load) for load in _loaders(images)), workers, ahead)
 
 
-def _loaders(images: Any) -> Iterator[Callable[[], torch.Tensor]]:  # noqa: ANN401
-    """For each of the images a function that loads it."""
-    if _is_single(images):
+def _loaders(images: Images) -> Iterator[Callable[[], torch.Tensor]]:
+    """A function that loads it, for each of the images in turn."""
+    if isinstance(images, (str, Path, Image.Image)):
         yield partial(load_image, images)
         return
-    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim != 4:
-        raise ImageError(
-            f"The images have shape {tuple(images.shape)}, but must be one image, a list of images "
-            "or a batch with four axes."
-        )
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        if _is_one_image(images):
+            yield partial(load_image, images)
+            return
+        if images.ndim != 4:
+            raise ImageError(_no_batch(images))
     if not isinstance(images, Iterable):
         raise ImageError(
-            f"The images are a {type(images).__name__}, but must be one image or a list of them."
+            f"The images are of type {type(images).__name__}, but must be one image or a list of "
+            "them."
         )
     number = 0
     if isinstance(images, Sequence):
         for number in range(1, len(images) + 1):
-            yield lambda n=number: _load_numbered(images[n - 1], n)
+            yield partial(_load_item, images, number)
     else:
         for number, image in enumerate(images, start=1):
             yield partial(_load_numbered, image, number)
@@ -160,30 +186,53 @@ def _loaders(images: Any) -> Iterator[Callable[[], torch.Tensor]]:  # noqa: ANN4
         raise ImageError("The list of images is empty: give at least one.")
 
 
+def _is_one_image(image: np.ndarray | torch.Tensor) -> bool:
+    if image.ndim != 3:
+        return image.ndim == 2
+    channels = image.shape[-1] if isinstance(image, np.ndarray) else image.shape[0]
+    return channels in (1, 3, 4)
+
+
+def _no_batch(images: np.ndarray | torch.Tensor) -> str:
+    """What is wrong with an array or tensor that is neither one image nor a batch."""
+    shape = tuple(images.shape)
+    problem = (
+        f"The images have shape {shape}, but must be one image, a list of images or a batch with "
+        "four axes"
+    )
+    if len(shape) != 3:
+        return f"{problem}."
+    if isinstance(images, np.ndarray):
+        batch, expression = (*shape, 1), "images[..., None]"
+    else:
+        batch, expression = (shape[0], 1, *shape[1:]), "images[:, None]"
+    return f"{problem}: give {shape[0]} grey images as {batch}, by {expression}."
+
+
 #: PIL images are decoded when they are first used, which two threads must not do at a time.
 _DECODING = Lock()
 
 
-def _load_numbered(image: Any, number: int) -> torch.Tensor:  # noqa: ANN401
+def _load_item(images: Sequence[ImageLike], number: int) -> torch.Tensor:
+    """Item ``number`` of a sequence, counted from 1."""
+    return _load_numbered(images[number - 1], number)
+
+
+def _load_numbered(image: ImageLike, number: int) -> torch.Tensor:
     if isinstance(image, Image.Image):
         with _DECODING:
             return load_image(image, f"image {number}")
     return load_image(image, None if isinstance(image, (str, Path)) else f"image {number}")
 
 
-def load_images(images: Any) -> list[torch.Tensor]:  # noqa: ANN401
-    """A single image, a list of images or a batch as a list of float32 (3, H, W) in [-1, 1].
-
-    A batch is an array (B, H, W, C) or a tensor (B, C, H, W). ImageError as in ``load_image``,
-    numbering the images from 1, and for an empty list.
-    """
-    return list(iterate_images(images))
-
-
 def list_images(folder: str | Path, strict: bool = False) -> tuple[list[Path], list[Path]]:
-    """The image files below a folder, sorted, and the other files, which are passed over.
+    """The image files below a folder, and the other files, which are passed over.
 
-    Hidden files do not count. Whether a file is an image is seen from its content, not its name.
+    Whether a file is an image is decided by its content, not its name. Hidden files count as
+    neither.
+
+    Returns:
+        The images and the other files, both sorted by path.
 
     Raises:
         ImageError: the folder is not there, or, if ``strict``, a file in it is no image.
@@ -191,7 +240,8 @@ def list_images(folder: str | Path, strict: bool = False) -> tuple[list[Path], l
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"{folder} is no folder: give one that holds images.")
-    images, others = [], []
+    images: list[Path] = []
+    others: list[Path] = []
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if hidden or not path.is_file():
@@ -207,19 +257,9 @@ def list_images(folder: str | Path, strict: bool = False) -> tuple[list[Path], l
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """Images (B, 3, H, W) in [-1, 1] as uint8 arrays (B, H, W, 3); values outside are cut off."""
+    """Images (B, 3, H, W) in [-1, 1] as uint8 (B, H, W, 3); values outside are clipped."""
     scaled = ((images.detach().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return scaled.permute(0, 2, 3, 1).numpy()
-
-
-def _is_single(images: Any) -> bool:  # noqa: ANN401
-    if isinstance(images, (str, Path, Image.Image)):
-        return True
-    if isinstance(images, np.ndarray):
-        return images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4))
-    if isinstance(images, torch.Tensor):
-        return images.ndim == 2 or (images.ndim == 3 and images.shape[0] in (1, 3, 4))
-    return False
 
 
 def _pil_array(image: Image.Image, name: str) -> np.ndarray:
