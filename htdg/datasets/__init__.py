@@ -1,11 +1,11 @@
-"""Data sets: which images train and which test, by the paper's rules, and folders of one's own.
+"""Data sets: which images train and which are tested (section 4 of the paper), and plain folders.
 
 from htdg.datasets import load_dataset
 
 data = load_dataset("fashionmnist", root="data")
 images, names = data.training_images("Sneaker", shots=1, index=1)
 for sample in data.test_set("Sneaker", names, limit=1000):
-    ...  # sample.image, sample.label (1 is anomalous), sample.mask, sample.name
+    ...  # sample.image, sample.label (0 normal, 1 anomalous), sample.mask, sample.name
 """
 
 from htdg.datasets import cifar10, folder, mnist, mvtec, paris, sample_sets

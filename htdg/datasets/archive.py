@@ -1,4 +1,4 @@
-"""Unpack an archive that may come from anyone, so that it can write nothing but its own files."""
+"""Unpacking archives that nobody has checked: no file is written outside the folder asked for."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ Member = tuple[str, IO[bytes] | None]
 def unpack(archive: Path, into: Path) -> None:
     """Unpack a tar (also .gz, .xz, .bz2) or zip archive into a folder.
 
-    Everything is first unpacked beside its place, then moved there by renaming; what is there
-    already under the same name stays. A progress bar counts the archive's megabytes.
+    Everything is first unpacked into a temporary folder inside ``into`` and then renamed; files and
+    folders that are there already stay as they are. A progress bar counts the archive's megabytes.
 
     Raises:
-        DatasetError: the archive is missing or damaged, cannot be written, or holds a link, a
-            device, or a name that leads out of the folder. Nothing is left behind then.
+        DatasetError: the archive is missing or damaged, its files cannot be written, or it holds a
+            link, a device, or a name that leads out of the folder. Nothing is left behind then.
     """
     try:
         into.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def unpack(archive: Path, into: Path) -> None:
 def _unpack_all(archive: Path, into: Path) -> None:
     bar = MegabyteBar(f"unpacking {archive.name}", archive.stat().st_size)
     with archive.open("rb") as raw:
-        before = 0
+        position = 0  # in the archive, up to which the bar has counted
         for name, content in _members(archive, raw):
             target = into / _safe_path(name, archive)
             if content is None:
@@ -76,38 +76,38 @@ def _unpack_all(archive: Path, into: Path) -> None:
                 raise _unsafe(archive, name, "comes twice")
             with content, target.open("xb") as out:
                 shutil.copyfileobj(content, out, 2**20)
-            bar.update(max(0, raw.tell() - before))
-            before = max(before, raw.tell())
+            bar.update(max(0, raw.tell() - position))
+            position = max(position, raw.tell())
     bar.close()
 
 
 def _members(archive: Path, raw: IO[bytes]) -> Iterator[Member]:
     """The files and folders of an archive in order; anything else in it is refused."""
     if zipfile.is_zipfile(raw):
-        with zipfile.ZipFile(raw) as opened:
-            for info in opened.infolist():
+        with zipfile.ZipFile(raw) as packed:
+            for info in packed.infolist():
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise _unsafe(archive, info.filename, "is a link or a device")
-                yield info.filename, None if info.is_dir() else opened.open(info)
+                yield info.filename, None if info.is_dir() else packed.open(info)
         return
     raw.seek(0)
-    with tarfile.open(fileobj=raw) as opened:
-        for info in opened:
-            if not (info.isfile() or info.isdir()):
-                raise _unsafe(archive, info.name, "is a link or a device")
-            yield info.name, None if info.isdir() else opened.extractfile(info)
-        _check_end(opened, raw)
+    with tarfile.open(fileobj=raw) as tar:
+        for member in tar:
+            if not (member.isfile() or member.isdir()):
+                raise _unsafe(archive, member.name, "is a link or a device")
+            yield member.name, None if member.isdir() else tar.extractfile(member)
+        _check_end(tar, raw)
 
 
-def _check_end(opened: tarfile.TarFile, raw: IO[bytes]) -> None:
-    """Read on to the end, where a cut or damaged archive shows; tarfile itself stops before."""
-    if opened.fileobj is not raw:  # compressed: its checksum comes last
-        while opened.fileobj.read(2**20):
+def _check_end(tar: tarfile.TarFile, raw: IO[bytes]) -> None:
+    """Read the archive to its end, which shows whether it is whole; tarfile stops before."""
+    if tar.fileobj is not None and tar.fileobj is not raw:  # compressed: its checksum comes last
+        while tar.fileobj.read(2**20):
             pass
         return
-    raw.seek(opened.offset)
-    if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # what ends an archive
+    raw.seek(tar.offset)
+    if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # zeros end an archive
         raise tarfile.ReadError("its end is missing")
 
 
@@ -119,7 +119,7 @@ def _safe_path(name: str, archive: Path) -> PurePosixPath:
     return path
 
 
-def _unsafe(archive: Path, name: str, why: str) -> DatasetError:
+def _unsafe(archive: Path, name: str, problem: str) -> DatasetError:
     return DatasetError(
-        f"{archive} is refused because its member {name!r} {why}: get it from its publisher."
+        f"{archive} is refused because its member {name!r} {problem}: get it from its publisher."
     )

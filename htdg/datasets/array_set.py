@@ -1,7 +1,8 @@
 """Data sets that come as arrays: a training and a test split, each with labels.
 
-The paper's rule for these: one class is normal; its images of the training split may train; the
-whole test split tests, every other class anomalous.
+The paper's rule for these (section 4): one class is normal, and the model trains on images of this
+class in the training split; it is tested on the whole test split, where all other classes are
+anomalous.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class ArraySet(Dataset):
         raise NotImplementedError
 
     def split(self, part: str) -> Split:
-        """The same, read once and kept: 8-bit images of 32 pixels or less are small."""
+        """``load_split``, checked, read once and kept: a split takes at most some 150 MB."""
         self._splits: dict[str, Split] = getattr(self, "_splits", {})
         if part not in self._splits:
             images, labels = self.load_split(part)
@@ -37,7 +38,7 @@ class ArraySet(Dataset):
         return self._splits[part]
 
     def training_pool(self, normal_class: str) -> list[str]:
-        """The class's images of the training split."""
+        """The images of this class in the training split."""
         _, labels = self.split("train")
         return [f"train/{i:05d}" for i in np.flatnonzero(labels == self._number(normal_class))]
 

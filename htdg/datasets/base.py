@@ -1,6 +1,8 @@
-"""What a data set is: which images may train, which test, and how one is read.
+"""What a data set is: which images may train, which are tested, and how one is read.
 
-A data set of one's own needs a class with three methods, and a name for it:
+Section 4 of the paper trains on K images of one normal class and tests on everything else; every
+data set says in its own way which images these are. A new one needs a class with three methods, and
+a name:
 
     @register("squares")
     class Squares(Dataset):
@@ -8,22 +10,24 @@ A data set of one's own needs a class with three methods, and a name for it:
 
         def __init__(self, root): ...
         def training_pool(self, normal_class): ...  # names of the images that may train
-        def test_entries(self, normal_class): ...   # an Entry for each image that may test
+        def test_entries(self, normal_class): ...   # an Entry for each image that may be tested
         def read(self, name): ...                   # the image of that name, an array
 
-after which ``load_dataset("squares")`` makes one.
+Then ``load_dataset("squares")`` makes one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import operator
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, SupportsIndex, overload
 
 import numpy as np
 
@@ -71,13 +75,13 @@ class Sample:
 
 
 class Dataset(ABC):
-    """A data set. See the module's text for how to write one.
+    """A data set. The docstring of this module says how to write one.
 
     Attributes:
-        name: what it is registered as.
-        classes: what ``normal_class`` can be.
+        name: the name it is registered under.
+        classes: the possible values of ``normal_class``.
         aliases: other names of classes.
-        description: what was found, in one line.
+        description: the data set and where it lies, in one line.
         colour: False if all images are grey; the paper equalises colour images only.
         equalise_full_size: whether the paper equalises before it resizes (see ``equalise``).
         skipped: files that were passed over because they are no images.
@@ -101,7 +105,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def test_entries(self, normal_class: str) -> Sequence[Entry]:
-        """The images that may test, in file order, when this class is the normal one."""
+        """The images that may be tested, in file order, when this class is the normal one."""
 
     @abstractmethod
     def read(self, name: str) -> np.ndarray:
@@ -117,29 +121,33 @@ class Dataset(ABC):
         """The entries that are none of the training images."""
         return [entry for entry in entries if entry.name not in training_names]
 
-    def resolve_class(self, normal_class: str | int | None) -> str:
-        """The class of that name or number, counted from 0; None if there is only one.
+    def resolve_class(self, normal_class: str | SupportsIndex | None) -> str:
+        """The name of the class of that name or number.
 
-        Capitals, spaces and punctuation in names do not matter.
+        Numbers are whole ones of any type (Python's, NumPy's) and start at 0. Capitals, spaces and
+        punctuation in names do not matter. None stands for the only class where there is one.
 
         Raises:
             DatasetError: there is no such class.
         """
         if normal_class is None and len(self.classes) == 1:
             return self.classes[0]
-        if normal_class in self.classes:
-            return str(normal_class)
-        known = {_plain(name): name for name in self.classes}
-        known |= {_plain(alias): name for alias, name in self.aliases.items()}
-        try:
-            number = int(normal_class) if isinstance(normal_class, str) else normal_class
-            if not isinstance(number, bool) and 0 <= operator.index(number) < len(self.classes):
-                return self.classes[number]
-        except ValueError:  # a string that is no number
-            if _plain(normal_class) in known:
-                return known[_plain(normal_class)]
-        except TypeError:
-            pass
+        number: int | None = None
+        if isinstance(normal_class, str):
+            if normal_class in self.classes:
+                return str(normal_class)
+            names = {_plain(name): name for name in self.classes}
+            names |= {_plain(alias): name for alias, name in self.aliases.items()}
+            try:
+                number = int(normal_class)
+            except ValueError:  # a name, not a number
+                if _plain(normal_class) in names:
+                    return names[_plain(normal_class)]
+        elif normal_class is not None and not isinstance(normal_class, bool):
+            with contextlib.suppress(TypeError):
+                number = operator.index(normal_class)
+        if number is not None and 0 <= number < len(self.classes):
+            return self.classes[number]
         raise DatasetError(
             f"{self.name} has no class {normal_class!r}: choose from {', '.join(self.classes)}, "
             f"or a number from 0 to {len(self.classes) - 1}."
@@ -147,57 +155,61 @@ class Dataset(ABC):
 
     def training_images(
         self,
-        normal_class: str | int | None,
-        shots: int,
-        index: int | None = None,
-        seed: int | None = None,
+        normal_class: str | SupportsIndex | None,
+        shots: SupportsIndex,
+        index: SupportsIndex | None = None,
+        seed: SupportsIndex | None = None,
     ) -> tuple[list[np.ndarray], list[str]]:
         """K normal images to train on, and their names.
 
         Args:
             normal_class: name or number of the class that is normal.
-            shots: how many images, K.
+            shots: number of images, K.
             index: which block of K images in file order, counted from 1; by default the first.
-            seed: instead of ``index``: draw them, as ``choose`` does.
+            seed: instead of ``index``: draws them at random, as ``choose`` does.
+
+        Returns:
+            K arrays as in ``Sample.image``, and K names.
 
         Raises:
             DatasetError: there is no such class, there are not that many images, or one of them
                 cannot be read.
         """
-        found = self.resolve_class(normal_class)
-        pool = self.training_pool(found)
-        names = choose(pool, shots, index, seed, f"Class {found} of {self.name}")
-        return [self._read(name) for name in names], names
+        class_name = self.resolve_class(normal_class)
+        pool = self.training_pool(class_name)
+        names = choose(pool, shots, index, seed, f"Class {class_name} of {self.name}")
+        return [self.checked_read(name) for name in names], names
 
     def test_set(
         self,
-        normal_class: str | int | None,
+        normal_class: str | SupportsIndex | None,
         training_names: Collection[str] = (),
-        limit: int | None = None,
-        limit_per_kind: int | None = None,
+        limit: SupportsIndex | None = None,
+        limit_per_kind: SupportsIndex | None = None,
     ) -> SampleSequence:
         """The test images, each read only when its turn comes.
 
         Args:
             normal_class: name or number of the class that is normal.
-            training_names: what the model was trained on; these images are left out.
-            limit: keep only the first n images in file order.
-            limit_per_kind: keep only the first n of each class or defect.
+            training_names: names of the images that the model was trained on; they are left out.
+            limit: keep only so many images, the first in file order.
+            limit_per_kind: keep only so many of each class or defect, the first in file order.
 
         Raises:
             DatasetError: there is no such class, or no image is left.
         """
-        found = self.resolve_class(normal_class)
-        entries = self.without_training(self.test_entries(found), frozenset(training_names))
+        class_name = self.resolve_class(normal_class)
+        entries = self.without_training(self.test_entries(class_name), frozenset(training_names))
         if limit_per_kind is not None:
             entries = _first_of_each_kind(entries, _count("limit_per_kind", limit_per_kind))
         if limit is not None:
             entries = entries[: _count("limit", limit)]
         if not entries:
-            raise DatasetError(f"Class {found} of {self.name} has no images left to test on.")
+            raise DatasetError(f"Class {class_name} of {self.name} has no images left to test on.")
         return SampleSequence(self, entries)
 
-    def _read(self, name: str) -> np.ndarray:
+    def checked_read(self, name: str) -> np.ndarray:
+        """``read``, with a DatasetError for an image that cannot be read."""
         try:
             return self.read(name)
         except ImageError as error:
@@ -208,7 +220,7 @@ class SampleSequence(Sequence[Sample]):
     """The images of a test set, read one at a time and not kept.
 
     Attributes:
-        entries: name, kind and label of each, which need no reading.
+        entries: name, kind and label of each image, which need no reading.
     """
 
     def __init__(self, dataset: Dataset, entries: Sequence[Entry]) -> None:
@@ -220,12 +232,18 @@ class SampleSequence(Sequence[Sample]):
         """How many images there are."""
         return len(self.entries)
 
-    def __getitem__(self, index: int | slice) -> Any:  # noqa: ANN401
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> SampleSequence: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Sample | SampleSequence:
         """Read the image at that place (a ``Sample``); of a slice, the shorter sequence."""
         if isinstance(index, slice):
             return SampleSequence(self._dataset, self.entries[index])
         entry = self.entries[index]
-        image = self._dataset._read(entry.name)
+        image = self._dataset.checked_read(entry.name)
         mask = self.mask(index)
         if mask is not None and mask.shape != image.shape[:2]:
             raise DatasetError(
@@ -234,7 +252,7 @@ class SampleSequence(Sequence[Sample]):
             )
         return Sample(image, entry.label, mask, entry.name, entry.kind)
 
-    def mask(self, index: int) -> np.ndarray | None:
+    def mask(self, index: SupportsIndex) -> np.ndarray | None:
         """The mask alone, (H, W) bool, of the image at that place; None if nothing is marked."""
         try:
             return self._dataset.read_mask(self.entries[index].name)
@@ -244,10 +262,10 @@ class SampleSequence(Sequence[Sample]):
 
 def choose(
     pool: Sequence[str],
-    shots: int,
-    index: int | None = None,
-    seed: int | None = None,
-    what: str = "This data set",
+    shots: SupportsIndex,
+    index: SupportsIndex | None = None,
+    seed: SupportsIndex | None = None,
+    subject: str = "This data set",
 ) -> list[str]:
     """Choose K training images among all that may train.
 
@@ -256,30 +274,32 @@ def choose(
     ``numpy.random.default_rng(seed).permutation(len(pool))``, so that with one seed more shots add
     to what fewer shots choose.
 
+    Messages begin with ``subject``.
+
     Raises:
-        DatasetError: there are not that many, or both ``index`` and ``seed`` are given.
+        DatasetError: there are not that many, or both ``index`` and ``seed`` are set.
     """
-    shots = _count("shots", shots)
+    count = _count("shots", shots)
     if not pool:
-        raise DatasetError(f"{what} has no images to train on.")
-    if shots > len(pool):
+        raise DatasetError(f"{subject} has no images to train on.")
+    if count > len(pool):
         raise DatasetError(
-            f"{what} has {len(pool)} images to train on, but {shots} are asked for: choose from 1 "
-            f"to {len(pool)} shots."
+            f"{subject} has {len(pool)} images to train on, but {count} are asked for: choose from "
+            f"1 to {len(pool)} shots."
         )
     if seed is not None:
         if index is not None:
             raise DatasetError("Training images are chosen by index or by seed: give one of them.")
         order = np.random.default_rng(_count("seed", seed, least=0)).permutation(len(pool))
-        return [pool[i] for i in order[:shots]]
-    index = _count("index", 1 if index is None else index)
-    blocks = len(pool) // shots
-    if index > blocks:
+        return [pool[i] for i in order[:count]]
+    block = _count("index", 1 if index is None else index)
+    blocks = len(pool) // count
+    if block > blocks:
         raise DatasetError(
-            f"{what} has {len(pool)} images to train on, so there is no block {index} of {shots}: "
-            f"choose an index from 1 to {blocks}."
+            f"{subject} has {len(pool)} images to train on, so there is no block {block} of "
+            f"{count}: choose an index from 1 to {blocks}."
         )
-    return list(pool[(index - 1) * shots : index * shots])
+    return list(pool[(block - 1) * count : block * count])
 
 
 # --- the registry -------------------------------------------------------------------------------
@@ -288,14 +308,14 @@ _REGISTRY: dict[str, type[Dataset]] = {}
 
 
 def register(name: str) -> Callable[[type[Dataset]], type[Dataset]]:
-    """Class decorator that makes a data set known to ``load_dataset`` under ``name``."""
+    """Class decorator by which ``load_dataset`` makes the data set ``name``."""
 
-    def put_in(dataset: type[Dataset]) -> type[Dataset]:
+    def register_class(dataset: type[Dataset]) -> type[Dataset]:
         dataset.name = name
         _REGISTRY[name] = dataset
         return dataset
 
-    return put_in
+    return register_class
 
 
 def dataset_names() -> list[str]:
@@ -303,13 +323,13 @@ def dataset_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def load_dataset(name: str, root: str | Path = "data", **options: Any) -> Dataset:  # noqa: ANN401
-    """The data set of that name, found below ``root`` or downloaded there.
+def load_dataset(name: str, root: str | Path = "data", **options: object) -> Dataset:
+    """The data set of that name, which lies below ``root`` or is downloaded there.
 
     Args:
         name: one of ``dataset_names()``.
-        root: the folder that all data sets lie in.
-        options: of this data set: see its class.
+        root: the folder that holds all data sets.
+        options: of this data set; its class names them.
 
     Raises:
         DatasetError: there is no such data set or option, or its files are missing or damaged.
@@ -318,13 +338,13 @@ def load_dataset(name: str, root: str | Path = "data", **options: Any) -> Datase
         raise DatasetError(
             f"There is no data set {name!r}: choose from {', '.join(dataset_names())}."
         )
-    made_by = _REGISTRY[name]
-    known = list(inspect.signature(made_by).parameters)[1:]
+    dataset_class: Callable[..., Dataset] = _REGISTRY[name]
+    accepted = list(inspect.signature(dataset_class).parameters)[1:]
     for option in options:
-        if option not in known:
-            rule = f"its options are {', '.join(known)}" if known else "it has none"
+        if option not in accepted:
+            rule = f"its options are {', '.join(accepted)}" if accepted else "it has none"
             raise DatasetError(f"Data set {name} has no option {option!r}: {rule}.")
-    return made_by(Path(root), **options)
+    return dataset_class(Path(root), **options)
 
 
 # --- small helpers ------------------------------------------------------------------------------
@@ -334,9 +354,10 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _count(name: str, value: object, least: int = 1) -> int:
+def _count(name: str, value: SupportsIndex, least: int = 1) -> int:
+    """A whole number of any type as Python's; DatasetError if it is less than ``least``."""
     try:
-        number = operator.index(value)  # type: ignore[arg-type]
+        number = operator.index(value)
     except TypeError:
         number = least - 1
     if isinstance(value, bool) or number < least:
@@ -346,13 +367,14 @@ def _count(name: str, value: object, least: int = 1) -> int:
 
 def _first_of_each_kind(entries: Sequence[Entry], n: int) -> list[Entry]:
     kept: list[Entry] = []
-    taken: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for entry in entries:
-        taken[entry.kind] = taken.get(entry.kind, 0) + 1
-        if taken[entry.kind] <= n:
+        counts[entry.kind] += 1
+        if counts[entry.kind] <= n:
             kept.append(entry)
     return kept
 
 
 def _size(array: np.ndarray) -> str:
+    """Width and height, for messages."""
     return f"{array.shape[1]} x {array.shape[0]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,22 +24,22 @@ _FILES = {
 
 @register("cifar10")
 class Cifar10(ArraySet):
-    """CIFAR10, in the first of these forms that is found below ``root``.
+    """CIFAR10, in the first of these forms that is there below ``root``.
 
     1. ``cifar-10-batches-bin/``, the publisher's binary version;
     2. ``cifar-10-batches-py/``, torchvision's layout. These files are pickled, so they are read
-       only after torchvision has found their published checksums;
+       only after torchvision has checked them against the published checksums;
     3. ``cifar10_subset.npz``, a part of the set for development: arrays ``train_x`` and ``test_x``
        (n, 32, 32, 3) uint8, ``train_y`` and ``test_y`` (n,), ``classes`` (10,);
-    4. ``cifar-10-binary.tar.gz``, which is unpacked. If it is not there either, it is downloaded
-       (170 MB).
+    4. ``cifar-10-binary.tar.gz``, which is unpacked. If that is missing too, it is downloaded (170
+       MB).
 
     Raises:
         DatasetError: nothing is there and downloading failed.
     """
 
     classes = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-    aliases: ClassVar = {"airplane": "plane", "automobile": "car"}
+    aliases: Mapping[str, str] = {"airplane": "plane", "automobile": "car"}
     urls: ClassVar[tuple[str, ...]] = (f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}",)
     sha256: ClassVar[str] = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
@@ -76,22 +77,23 @@ class Cifar10(ArraySet):
         from torchvision.datasets import CIFAR10
 
         try:
-            found = CIFAR10(self.root, train=part == "train", download=False)
+            dataset = CIFAR10(self.root, train=part == "train", download=False)
         except (RuntimeError, OSError):
             raise DatasetError(
                 f"{self.root / 'cifar-10-batches-py'} is incomplete or not the publisher's: delete "
                 f"it, or put {ARCHIVE} into {self.root} and unpack it."
             ) from None
-        return found.data, np.array(found.targets)
+        return dataset.data, np.array(dataset.targets)
 
     def _from_subset(self, part: str) -> Split:
         try:
             with np.load(self.subset, allow_pickle=False) as arrays:
                 images, labels = arrays[f"{part}_x"], arrays[f"{part}_y"]
-                named = [self.resolve_class(str(name)) for name in arrays["classes"]]
+                classes = [self.resolve_class(str(name)) for name in arrays["classes"]]
         except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DatasetError(f"{self.subset} cannot be read ({error}): get it again.") from None
-        if images.shape[1:] != (32, 32, 3) or images.dtype != np.uint8 or named != [*self.classes]:
+        fits = images.shape[1:] == (32, 32, 3) and images.dtype == np.uint8
+        if not fits or classes != list(self.classes):
             raise DatasetError(f"{self.subset} is not laid out as a part of CIFAR10: get it again.")
         return images, labels
 

@@ -1,8 +1,9 @@
 """Defects drawn onto photographs of textures: scratch, hole, stain, and a patch of another texture.
 
-Each function takes a grey crop (H, W) uint8 and a random generator, and returns the defective crop
-and its mask, (H, W) bool: exactly the pixels that differ. Sizes, contrasts and places vary from
-plain to see to hard to see.
+With them the course's textures become a small counterpart of MVTec AD, on which the paper (section
+4) detects defects. Each function takes a grey crop (H, W) uint8 and a random generator, and returns
+the defective crop, (H, W) uint8, and its mask, (H, W) bool, which is True exactly where the two
+crops differ. Sizes, contrasts and places vary from obvious to hard to see.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from PIL import Image, ImageDraw
 
 #: Shapes are drawn this many times larger and averaged down, for smooth edges.
 OVERSAMPLING = 4
-#: Changes of fewer grey levels than this are not made: nobody could see them.
+#: Changes by fewer grey levels than this are left out: nobody could see them.
 LEAST_CHANGE = 4
 
+#: A defective crop and its mask.
 Defective = tuple[np.ndarray, np.ndarray]
 
 
@@ -101,7 +103,7 @@ def _blob(crop: np.ndarray, rng: np.random.Generator, radius: float) -> np.ndarr
 
 
 def _coverage(shape: tuple[int, ...], draw: Callable[[ImageDraw.ImageDraw], None]) -> np.ndarray:
-    """How much of each pixel (H, W), in [0, 1], what ``draw`` draws covers."""
+    """The share of each pixel (H, W), in [0, 1], that is covered by what ``draw`` draws."""
     height, width = shape
     large = Image.new("L", (width * OVERSAMPLING, height * OVERSAMPLING))
     draw(ImageDraw.Draw(large))

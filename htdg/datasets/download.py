@@ -1,4 +1,4 @@
-"""Fetch a file over the network: checked by SHA-256, with a progress bar and a timeout."""
+"""Downloading a file, checked by SHA-256, with a progress bar and a timeout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MegabyteBar:
         self._bar: ProgressBar | None = None
 
     def update(self, size: int) -> None:
-        """``size`` more bytes are there."""
+        """Count ``size`` more bytes."""
         if self._bar is None:
             self._bar = ProgressBar(suitable_look(), self.label, max(1, round(self.total / 1e6)))
         self._bytes = min(self._bytes + size, self.total)
@@ -51,18 +51,18 @@ def download(
 ) -> None:
     """Fetch a file from the first of several addresses that has it.
 
-    The file appears under its name only when it is complete and its checksum right; a download that
-    broke off leaves nothing and starts again.
+    The file appears under its name only when it is complete and its checksum is right; a download
+    that breaks off leaves nothing behind and starts from the beginning next time.
 
     Args:
         urls: addresses of the same file.
-        path: where it goes.
+        path: where the file goes.
         sha256: its checksum, in hexadecimal.
         timeout: seconds to wait for a server, and for each next byte; by default ``TIMEOUT``.
         needed: names of all the files to get by hand, for the message; by default this one.
 
     Raises:
-        DatasetError: no address has it, the checksum is wrong, or it cannot be written.
+        DatasetError: no address has the file, its checksum is wrong, or it cannot be written.
     """
     import pooch  # imported here since most uses of the package need no network
 
@@ -72,16 +72,18 @@ def download(
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as folder:
             for url in urls:
-                fetch = pooch.HTTPDownloader(
+                downloader = pooch.HTTPDownloader(
                     progressbar=MegabyteBar(path.name), chunk_size=2**16, timeout=timeout
                 )
                 try:
-                    got = pooch.retrieve(url, f"sha256:{sha256}", path.name, folder, None, fetch)
+                    fetched = pooch.retrieve(
+                        url, f"sha256:{sha256}", path.name, folder, None, downloader
+                    )
                 except (OSError, ValueError) as error:
                     reason = _reason(error, url, timeout)
                 else:
-                    Path(got).chmod(0o644)  # it comes readable by its owner only
-                    Path(got).replace(path)
+                    Path(fetched).chmod(0o644)  # pooch makes it readable by its owner only
+                    Path(fetched).replace(path)
                     return
     except OSError as error:
         raise DatasetError(f"{path} cannot be written ({error.strerror or error}).") from None
@@ -97,10 +99,10 @@ def _reason(error: Exception, url: str, timeout: float) -> str:
     import requests
 
     host = urlsplit(url).netloc
-    # What runs out while the content comes is reported as a broken connection.
+    # requests reports a timeout in the middle of the content as a broken connection.
     if isinstance(error, requests.exceptions.Timeout) or "Read timed out" in str(error):
         return f"{host} did not answer within {timeout:g} seconds"
-    if isinstance(error, requests.exceptions.HTTPError):
+    if isinstance(error, requests.exceptions.HTTPError) and error.response is not None:
         return f"{host} answered {error.response.status_code}"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return f"the transfer from {host} broke off"

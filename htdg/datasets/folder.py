@@ -1,10 +1,11 @@
-"""A folder of one's own: good images to train on, and others to test.
+"""A user's own images in a folder: good ones to train on, and others to test.
 
     train/*.png  or  train/good/*.png
-    test/good/*.png, test/<defect>/*.png  or, when nobody knows what they are,  test/*.png
+    test/good/*.png, test/<defect>/*.png  or, where the labels are unknown,  test/*.png
     ground_truth/<defect>/<name>_mask.png  or  <name>.png, if there are masks
 
-Subfolders may go deeper, and images may be of any format, size and depth.
+The layout is that of MVTec AD. Subfolders may go deeper, and images may have any format, size and
+bit depth.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ UNKNOWN = "unknown"
 
 @register("folder")
 class Folder(Dataset):
-    """Images in folders; see the module's text. They are called by their paths.
+    """Images in folders laid out as this module's docstring shows; their names are their paths.
 
     A test image that is one of the training images, or a copy of one, is left out of the test.
 
@@ -32,8 +33,9 @@ class Folder(Dataset):
         train: folder of good images, by default ``<root>/train``. If it has a subfolder ``good``,
             only that counts.
         test: folder of images to test, by default ``<root>/test``.
-        masks: folder of masks, by default ``ground_truth`` beside the test folder, if there. A mask
-            has the size of its image; more than half its brightest value marks a defect.
+        masks: folder of masks, by default ``ground_truth`` beside the test folder, if it exists. A
+            mask has the size of its image; it marks a defect where it is brighter than half its
+            brightest pixel.
         strict: refuse files that are no images, instead of passing them over (see ``skipped``).
 
     Raises:
@@ -50,7 +52,7 @@ class Folder(Dataset):
         masks: str | Path | None = None,
         strict: bool = False,
     ) -> None:
-        """Look into the training folder."""
+        """List the training folder; the test folder is read when it is asked for."""
         self.train = Path(train) if train else root / "train"
         self.test = Path(test) if test else root / "test"
         self.masks = Path(masks) if masks else self.test.parent / "ground_truth"
@@ -89,14 +91,14 @@ class Folder(Dataset):
         self, entries: Sequence[Entry], training_names: Collection[str]
     ) -> list[Entry]:
         """The entries whose files are none of the training images, nor copies of them."""
-        trained = [path for path in map(Path, training_names) if path.is_file()]
-        sizes = {path.stat().st_size for path in trained}
-        digests = {_digest(path) for path in trained}
+        training_files = [path for path in map(Path, training_names) if path.is_file()]
+        sizes = {path.stat().st_size for path in training_files}
+        digests = {_digest(path) for path in training_files}
         kept = []
         for entry in entries:
             path = Path(entry.name)
-            same = path.stat().st_size in sizes and _digest(path) in digests
-            if not same and entry.name not in training_names:
+            is_copy = path.stat().st_size in sizes and _digest(path) in digests
+            if not is_copy and entry.name not in training_names:
                 kept.append(entry)
         return kept
 
@@ -110,11 +112,13 @@ class Folder(Dataset):
         if not path.is_relative_to(self.test):
             return None
         if self._masks is None:
-            found = list_images(self.masks)[0] if self.masks.is_dir() else []
-            self._masks = {(p.parent.relative_to(self.masks), p.stem): p for p in found}
-        place = path.parent.relative_to(self.test)
-        mask = self._masks.get((place, f"{path.stem}_mask")) or self._masks.get((place, path.stem))
-        return None if mask is None else as_mask(mask)
+            masks = list_images(self.masks)[0] if self.masks.is_dir() else []
+            self._masks = {(p.parent.relative_to(self.masks), p.stem): p for p in masks}
+        subfolder = path.parent.relative_to(self.test)
+        for stem in (f"{path.stem}_mask", path.stem):
+            if (subfolder, stem) in self._masks:
+                return as_mask(self._masks[subfolder, stem])
+        return None
 
     def _list(self, folder: Path) -> list[Path]:
         try:

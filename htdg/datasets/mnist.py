@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -60,8 +61,8 @@ class Mnist(ArraySet):
             return plain
         if not packed.is_file():
             urls = [f"{mirror}{packed.name}" for mirror in self.mirrors]
-            every = [f"{each}.gz" for each in _FILES.values()]
-            download(urls, packed, self.checksums[short], needed=every)
+            all_files = [f"{file}.gz" for file in _FILES.values()]
+            download(urls, packed, self.checksums[short], needed=all_files)
         return packed
 
     def load_split(self, part: str) -> Split:
@@ -90,7 +91,7 @@ class FashionMnist(Mnist):
         "Bag",
         "Ankle boot",
     )
-    aliases: ClassVar = {"T-shirt": "T-shirt/top"}
+    aliases: Mapping[str, str] = {"T-shirt": "T-shirt/top"}
     folder = "FashionMNIST"
     mirrors = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
     checksums: ClassVar = {

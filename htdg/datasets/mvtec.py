@@ -1,4 +1,4 @@
-"""MVTec AD: 15 categories of objects and textures, their defects marked pixel by pixel."""
+"""MVTec AD: 15 categories of objects and textures, whose defects are marked pixel by pixel."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _WHOLE = "mvtec_anomaly_detection"
 
 @register("mvtec")
 class Mvtec(Dataset):
-    """MVTec AD (Bergmann et al. 2019) from ``<root>/mvtec`` or ``root``, a folder for a category.
+    """MVTec AD (Bergmann et al. 2019) from ``<root>/mvtec`` or ``root``: one folder a category.
 
     A category has ``train/good``, ``test/good``, ``test/<defect>`` and ``ground_truth/<defect>``.
     Images and masks are cropped to their central square (nearly all are square already) and keep
     their resolution; the detector resizes them to its ``image_size``.
 
     If a category is missing but an archive with it is there (``<category>.tar.xz``,
-    ``mvtec_anomaly_detection.tar.xz``; also .tar.gz, .tar, .zip), that is unpacked. Nothing is
-    downloaded, because the licence, CC BY-NC-SA 4.0, must be agreed to.
+    ``mvtec_anomaly_detection.tar.xz``; also .tar.gz, .tar, .zip), the archive is unpacked. Nothing
+    is downloaded, because the licence, CC BY-NC-SA 4.0, must be agreed to.
 
     Options:
         archive: path of an archive to unpack if the category is missing.
@@ -54,7 +54,7 @@ class Mvtec(Dataset):
     home: ClassVar[str] = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 
     def __init__(self, root: Path, archive: str | Path | None = None) -> None:
-        """Look only where things are: categories are read when they are asked for."""
+        """Nothing is read yet: a category is read when it is asked for."""
         self.root = root
         self.archive = Path(archive) if archive else None
         self.description = f"MVTec AD below {root} (licence CC BY-NC-SA 4.0)"
@@ -92,7 +92,7 @@ class Mvtec(Dataset):
         return self._category(name.split("/")[0])[0].parent / name
 
     def _category(self, category: str) -> tuple[Path, Folder]:
-        """The folder of a category, and what is in it."""
+        """The folder of a category, and the data set in it."""
         if category not in self._folders:
             place = self._find(category)
             archive = self.archive or self._find_archive(category)

@@ -1,9 +1,10 @@
 """Paris Buildings: tourists' photographs of 11 landmarks (Philbin et al.), as the paper uses them.
 
-Which photographs show a landmark well is written in lists, ``lab/<landmark>_1_ok.txt`` to
-``_5_ok.txt``: these are its normal images. The first of them train; every other photograph that
-stays in the set tests, the landmark's own normal, all others anomalous. Left out are 20 photographs
-known to be corrupt, and those called "general" that no list names.
+Lists, ``lab/<landmark>_1_ok.txt`` to ``_5_ok.txt``, say which photographs show a landmark well:
+these are its normal images. The model trains on the first of them and is tested on all other
+photographs of the set, in which those on the landmark's lists are normal and the rest anomalous. 20
+photographs that are known to be corrupt are left out, and so are those called "general" that are on
+no list.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ _CORRUPT_NAMES = {
 class Paris(Dataset):
     """Paris Buildings from ``<root>/paris``, or ``root`` itself, holding ``jpg/`` and ``lab/``.
 
-    Small copies of the photographs are kept in ``cache`` as they are made; the originals are only
-    read. A copy is made again when its original changes.
+    Small copies of the photographs are kept in ``cache`` as they are made; the originals are never
+    written to. A copy is made again when its original changes.
 
     Options:
-        cache: folder for the copies, by default ``paris_450`` beside the originals; where nothing
-            can be written, they are made anew each time.
+        cache: folder for the copies, by default ``paris_450`` beside the originals; where it cannot
+            be written, copies are made anew each time.
 
     Raises:
         DatasetError: photographs or lists are missing.
@@ -82,16 +83,16 @@ class Paris(Dataset):
                     f"and the lists in lab/: get both from {self.home}."
                 )
         files = {path.stem: path for path in sorted((base / "jpg").rglob("paris_*_*.jpg"))}
-        listed = {name: _read_lists(base / "lab", name) for name in self.classes}
-        named = set().union(*listed.values())
+        lists = {name: _read_lists(base / "lab", name) for name in self.classes}
+        listed_names = {name for names in lists.values() for name in names}
         self.files = {
             name: path
             for name, path in sorted(files.items())
-            if name not in _CORRUPT_NAMES and ("general" not in name or name in named)
+            if name not in _CORRUPT_NAMES and ("general" not in name or name in listed_names)
         }
         self.normal = {
             landmark: [name for name in names if name in self.files]
-            for landmark, names in listed.items()
+            for landmark, names in lists.items()
         }
         self.description = f"Paris Buildings in {base}, {len(self.files)} photographs"
 
@@ -100,7 +101,7 @@ class Paris(Dataset):
         return self.normal[normal_class]
 
     def test_entries(self, normal_class: str) -> list[Entry]:
-        """Every photograph that stays; those that train are left out by ``test_set``."""
+        """Every photograph of the set; ``test_set`` leaves out those that train."""
         normal = set(self.normal[normal_class])
         entries = []
         for name in self.files:
@@ -108,14 +109,14 @@ class Paris(Dataset):
             if name in normal:
                 entries.append(Entry(name, normal_class, 0))
             else:
-                unlisted = kind == normal_class
-                entries.append(Entry(name, f"{kind} (unlisted)" if unlisted else kind, 1))
+                is_unlisted = kind == normal_class
+                entries.append(Entry(name, f"{kind} (unlisted)" if is_unlisted else kind, 1))
         return entries
 
     def without_training(
         self, entries: Sequence[Entry], training_names: Collection[str]
     ) -> Sequence[Entry]:
-        """The entries that are none of the training images, which may be called by their paths."""
+        """The entries that are none of the training images, whose names may be paths."""
         stems = {Path(name).stem for name in training_names}
         return super().without_training(entries, stems)
 
@@ -139,7 +140,7 @@ class Paris(Dataset):
 
 
 def _thumbnail(original: Path) -> bytes:
-    """A small JPEG. It is used in this form even when nothing is cached, so as to be the same."""
+    """A small JPEG file; used also where nothing is cached, so that the image is the same."""
     image = Image.fromarray(to_uint8(load_image(original)[None])[0])
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     packed = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The sample sets that need no download, as data sets: digits, faces, textures."""
+"""The sample sets of ``htdg.datasets.samples`` as data sets: textures, digits, faces."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Textures(Dataset):
     """Crops of photographs of brick, grass or gravel, and others with drawn defects.
 
     Options:
-        train, good, per_defect, seed: as in ``htdg.datasets.samples.texture_set``; with their defaults these
-            are the images that the repository ships in ``data/textures``.
+        train, good, per_defect, seed: as in ``htdg.datasets.samples.texture_set``. Their defaults
+            give the images that the repository ships in ``data/textures``.
     """
 
     classes = TEXTURES
@@ -63,7 +63,7 @@ class Textures(Dataset):
 
 
 class _OnePool(Dataset):
-    """Images of which some train and all others test. They are called by their number, ``0042``."""
+    """Images of which some train and all others are tested. Their names are numbers, ``0042``."""
 
     colour = False
 
@@ -72,7 +72,7 @@ class _OnePool(Dataset):
         self._images: dict[str, np.ndarray] = {}
 
     def make(self, normal_class: str) -> SampleSet:
-        """All images, a single one of them in the set's training part."""
+        """All images as a sample set with a single training image."""
         raise NotImplementedError
 
     def training_pool(self, normal_class: str) -> list[str]:
@@ -80,7 +80,7 @@ class _OnePool(Dataset):
         return [entry.name for entry in self.test_entries(normal_class) if entry.label == 0]
 
     def test_entries(self, normal_class: str) -> list[Entry]:
-        """Every image; those that train are left out by ``test_set``."""
+        """Every image; ``test_set`` leaves out those that train."""
         sample = self.make(normal_class)
         names = [f"{int(name):04d}" for name in sample.train_names + sample.names]
         self._images = dict(zip(names, sample.train + sample.test, strict=True))
@@ -97,7 +97,7 @@ class _OnePool(Dataset):
 
 @register("digits")
 class Digits(_OnePool):
-    """scikit-learn's handwritten digits, 8 x 8 pixels; whatever does not train tests."""
+    """scikit-learn's handwritten digits, 8 x 8 pixels; all that do not train are tested."""
 
     classes = tuple("0123456789")
     description = "scikit-learn's handwritten digits, 8 x 8 pixels"
@@ -109,7 +109,7 @@ class Digits(_OnePool):
 
 @register("faces")
 class Faces(_OnePool):
-    """scikit-image's 100 faces and 100 other patches, 25 x 25 pixels; as ``Digits``."""
+    """scikit-image's 100 faces and 100 other patches, 25 x 25 pixels; all others are tested."""
 
     classes = ("face",)
     description = "scikit-image's faces and other patches, 25 x 25 pixels"

@@ -1,4 +1,4 @@
-"""Sample sets of real images that the package's dependencies already ship: no download needed.
+"""Sample sets of real images that scikit-image and scikit-learn ship: no download is needed.
 
 - ``textures``: scikit-image's photographs of brick, grass and gravel. Crops are the normal images;
   the defective ones carry defects drawn by ``htdg.datasets.defects``.
@@ -29,12 +29,13 @@ class SampleSet:
     """Images for training and testing, grey (H, W) uint8.
 
     Attributes:
-        train: normal images to train on, with ``train_names``.
+        train: normal images to train on.
+        train_names: their names.
         test: images to score.
-        labels: 0 normal, 1 anomalous, one for each test image.
-        masks: (H, W) bool for each test image, True on the defect; None where nothing is marked.
+        labels: of the test images, 0 normal, 1 anomalous.
+        masks: of the test images, (H, W) bool, True on the defect; None where nothing is marked.
         names: of the test images.
-        kinds: ``"good"``, or what is wrong with the test image.
+        kinds: of the test images: ``"good"``, or what is wrong.
     """
 
     train: list[np.ndarray] = field(default_factory=list)
@@ -60,15 +61,15 @@ def texture_set(
     """Crops of one photograph, 96 x 96 pixels, normal and with drawn defects.
 
     Training crops come from the lower part of the photograph, near its middle, and test crops from
-    anywhere in the upper part, so that no pixel that trains also tests. Crops of one part overlap
-    each other. Every image has a
-    random stream of its own: with more images, the first stay the same.
+    anywhere in the upper part, so that training and test images share no pixel. Crops of one part
+    overlap each other. Every image has a random stream of its own: with more images, the first ones
+    stay the same.
 
     Args:
         texture: ``brick``, ``grass`` or ``gravel``.
-        train: how many training crops.
-        good: how many normal test crops.
-        per_defect: how many test crops with each of scratch, hole, stain and patch.
+        train: number of training crops.
+        good: number of normal test crops.
+        per_defect: number of test crops with each of scratch, hole, stain and patch.
         seed: of places and defects.
 
     Raises:
@@ -109,7 +110,9 @@ def _shrunk(photo: np.ndarray) -> np.ndarray:
 
 
 def digit_set(normal_class: int, train: int = 10) -> SampleSet:
-    """Handwritten digits, 8 x 8, one class normal: its first ``train`` train, all others test.
+    """Handwritten digits, 8 x 8 pixels; the first ``train`` of the normal class are for training.
+
+    All other digits are for testing.
 
     Raises:
         ValueError: the class is not 0 to 9, or has fewer images.
@@ -123,16 +126,16 @@ def digit_set(normal_class: int, train: int = 10) -> SampleSet:
     normal = [i for i, target in enumerate(digits.target) if target == normal_class]
     sample = SampleSet()
     _take_training(sample, images, normal, train, f"digit {normal_class}")
-    chosen = set(normal[:train])
+    training = set(normal[:train])
     for i, target in enumerate(digits.target):
-        if i not in chosen:
+        if i not in training:
             kind = "good" if target == normal_class else f"digit {target}"
             sample.add_test(images[i], kind, f"{i:04d}", None)
     return sample
 
 
 def face_set(train: int = 10) -> SampleSet:
-    """Faces against other patches, 25 x 25: 100 of each, the first ``train`` faces train.
+    """100 faces and 100 other patches, 25 x 25 pixels; the first ``train`` faces are for training.
 
     Raises:
         ValueError: more training images are asked for than there are.
@@ -148,11 +151,11 @@ def face_set(train: int = 10) -> SampleSet:
 
 
 def _take_training(
-    sample: SampleSet, images: np.ndarray, normal: list[int], train: int, what: str
+    sample: SampleSet, images: np.ndarray, normal: list[int], train: int, class_name: str
 ) -> None:
     if not 1 <= train < len(normal):
         raise ValueError(
-            f"{train} training images of class {what} are asked for, but it must be 1 to "
+            f"{train} training images of class {class_name} are asked for, but it must be 1 to "
             f"{len(normal) - 1}, so that one is left to test."
         )
     sample.train = [images[i] for i in normal[:train]]

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Writing files whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,25 +13,34 @@ class OutputError(UserError):
 
 
 def check_writable(path: Path) -> None:
-    """Raise OutputError unless a file or folder ``path`` can be made, before any work is done.
+    """Check, before any work is done, that a file or folder ``path`` can be made.
 
-    Nothing is made yet; folders above it that are missing can be made where the first one is that
-    is there.
+    Nothing is made yet. Missing folders above ``path`` do no harm: they can be made where the
+    nearest folder that exists can be written to.
+
+    Raises:
+        OutputError: it cannot be made.
     """
-    above = next(p for p in path.absolute().parents if os.path.lexists(p))
-    if not above.is_dir():
-        raise OutputError(f"{path} cannot be written: {above} is no folder.")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise OutputError(f"{path} cannot be written: no permission for {above}.")
+    nearest = next(p for p in path.absolute().parents if os.path.lexists(p))
+    if not nearest.is_dir():
+        raise OutputError(f"{path} cannot be written: {nearest} is no folder.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(f"{path} cannot be written: no permission for {nearest}.")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8: see ``write_bytes``."""
+    """Write a text file in UTF-8, as ``write_bytes`` does."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it into place; OutputError if not."""
+    """Write a file under a temporary name and rename it into place.
+
+    Missing folders above it are made.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     check_writable(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
