@@ -1,5 +1,5 @@
 """The command line: ``htdg train``, ``score``, ``calibrate``, ``sample``, ``info``, ``evaluate``,
-``import-official`` and ``run``.
+``import-official``, ``run`` and ``course``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from htdg import collector
 from htdg.errors import UserError
 from htdg.version import __version__
 
@@ -66,7 +65,20 @@ COMMANDS = (
         "Execute a notebook of the course with parameters and keep its results.",
         "htdg run 00_quickstart --out runs/grass -p texture grass",
     ),
+    Command(
+        "course",
+        "Copy the course's notebooks into a folder of your own, to work in.",
+        "htdg course my_course",
+    ),
 )
+#: Commands that train or score.
+COMPUTING = ("train", "score", "calibrate", "sample", "evaluate")
+#: What ``keep_freed_memory`` sets, as glibc reads it from the environment of a new process.
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,10 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     As shells have it, 130 after Ctrl-C, and 141 when nobody reads the output to its end.
     """
-    if arguments is None:  # a process of our own
-        collector.seldom()
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = build_parser(words[:1]).parse_args(words)
+    if arguments is None:  # a process of its own
+        set_allocator(words[0])
     try:
         options.execute(options)
         sys.stdout.flush()  # so that a broken pipe shows here
@@ -89,9 +101,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # as in ``htdg score ... | head -1``
         # Python flushes once more when it ends; that must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # 1 is standard output
         return 141
     return 0
+
+
+def set_allocator(command: str) -> None:
+    """Have glibc keep freed memory, in this process or in the kernel that ``htdg run`` starts.
+
+    Training allocates the same tensors thousands of times, and without this the system would zero
+    their pages each time. The setting is the whole process's, so the command line makes it and the
+    library never does.
+    """
+    if command in COMPUTING:
+        from htdg.runtime.device import keep_freed_memory
+
+        keep_freed_memory()
+    elif command == "run" and sys.platform.startswith("linux"):
+        for name, value in KEEP_FREED_MEMORY.items():
+            os.environ.setdefault(name, value)
 
 
 def build_parser(only: Sequence[str] | None = None) -> argparse.ArgumentParser:

@@ -1,0 +1,70 @@
+"""The course's files: its notebooks, their figures, and the textures that they look at.
+
+In the repository they are ``notebooks/`` and ``data/textures/``. A wheel carries a copy in
+``htdg/course/files/``, which ``setup.py`` makes with this module when the wheel is built; so it
+imports nothing of htdg.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+#: What belongs to the course, below ``course_folder()``.
+NOTEBOOK_PATTERNS = (
+    "README.md",
+    "[0-9][0-9]_*.ipynb",
+    "solutions/*.ipynb",
+    "runs/*.ipynb",
+    "figures/*.png",
+)
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def course_folder() -> Path:
+    """The folder that has ``notebooks/`` and ``data/textures/``.
+
+    It is the repository where htdg is used from there, and the copy in the package where it was
+    installed as a wheel.
+    """
+    packed = _PACKAGE / "course" / "files"
+    return packed if packed.is_dir() else _PACKAGE.parent
+
+
+def notebook_folder() -> Path:
+    """The folder of the course's notebooks."""
+    return course_folder() / "notebooks"
+
+
+def texture_folder() -> Path:
+    """The folder of the textures, one below it for each: ``brick``, ``grass`` and ``gravel``."""
+    return course_folder() / "data" / "textures"
+
+
+def notebook_files(folder: Path | None = None) -> Iterator[tuple[Path, bytes]]:
+    """The files of the course's notebooks as they are handed out: notebooks without outputs.
+
+    Args:
+        folder: where they are, as a rule ``notebook_folder()``.
+
+    Yields:
+        The path below the folder, and the content.
+    """
+    folder = folder or notebook_folder()
+    for pattern in NOTEBOOK_PATTERNS:
+        for path in sorted(folder.glob(pattern)):
+            content = path.read_bytes()
+            if path.suffix == ".ipynb":
+                content = without_outputs(content)
+            yield path.relative_to(folder), content
+
+
+def without_outputs(content: bytes) -> bytes:
+    """A notebook as if it had never been executed."""
+    notebook = json.loads(content)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"], cell["execution_count"] = [], None
+    text = json.dumps(notebook, indent=1, ensure_ascii=False)  # as Jupyter writes them
+    return f"{text}\n".encode()
