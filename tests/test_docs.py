@@ -1,0 +1,300 @@
+"""README and docs/: what they name exists, what they show runs, and nothing is left unexplained."""
+
+import dataclasses
+import importlib
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import htdg
+from htdg import HTDGConfig
+from htdg.commands.cli import COMMANDS, build_parser, main
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [
+    ROOT / "README.md",
+    *DOCS,
+    *(ROOT / folder / "README.md" for folder in ("notebooks", "data", "benchmarks")),
+]
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+README, OPTIONS = TEXTS[ROOT / "README.md"], TEXTS[ROOT / "docs" / "options.md"]
+#: As the command line of the official implementation has them.
+OFFICIAL_OPTIONS = (
+    *("min_size", "max_size", "niter", "niter_gray", "niter_rgb", "num_images", "size_image"),
+    *("fraction_defect", "pos_class", "dataset", "random_images_download", "index_download"),
+    *("num_transforms", "device_ids", "scale_factor", "noise_amp", "alpha", "lr_g", "lr_d"),
+    *("Gsteps", "Dsteps"),
+)
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+def code_of(text):
+    """What stands between backticks or in blocks of code."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)
+    text = re.sub(r"^```\w*\n.*?^```", "", text, flags=re.M | re.S)
+    indented = re.findall(r"^    .*$", text, re.M)
+    return [*fenced, *indented, *re.findall(r"`([^`]+)`", text)]
+
+
+def table_rows(text):
+    """The cells of every row of every table, heads included."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@cache
+def anchors(page):
+    """What GitHub calls the headings of a page."""
+    text = re.sub(r"^```\w*\n.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    slugs = []
+    for heading in re.findall(r"^#+ (.*)$", text, re.M):
+        slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        slugs.append(f"{slug}-{slugs.count(slug)}" if slug in slugs else slug)
+    return slugs
+
+
+def resolve(dotted):
+    """What a name such as ``htdg.config.HTDGConfig.preset`` means; AttributeError if nothing."""
+    words = dotted.split(".")
+    for count in range(len(words), 0, -1):
+        try:
+            found = importlib.import_module(".".join(words[:count]))
+        except ModuleNotFoundError:
+            continue
+        for word in words[count:]:
+            found = member(found, word)
+        return found
+    raise AttributeError(dotted)
+
+
+def member(owner, name):
+    """An attribute, also one that only instances of a dataclass have."""
+    if dataclasses.is_dataclass(owner):
+        fields = {field.name: field for field in dataclasses.fields(owner)}
+        if name in fields:
+            return fields[name]
+    return getattr(owner, name)
+
+
+# --- What the pages name ------------------------------------------------------------------------
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 130
+
+
+@every_page
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```\w*\n.*?^```", "", TEXTS[page], flags=re.M | re.S)
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(there), target
+
+
+def test_the_index_lists_every_page_of_docs():
+    index = TEXTS[ROOT / "docs" / "README.md"]
+    for page in DOCS:
+        if page.name != "README.md":
+            assert f"]({page.name})" in index, page
+            assert f"](docs/{page.name})" in README, page
+
+
+def test_the_readme_lists_every_notebook():
+    notebooks = ROOT / "notebooks"
+    for path in [*notebooks.glob("*.ipynb"), *(notebooks / "runs").glob("*.ipynb")]:
+        assert f"]({path.relative_to(ROOT).as_posix()})" in README, path
+
+
+@every_page
+def test_files_that_are_named_exist(page):
+    text = re.sub(r"\]\([^)]*\)", "]", TEXTS[page])  # links are relative to their page
+    folders, endings = "htdg|docs|tests|benchmarks|notebooks|data", "py|c|npz|npy|json|md"
+    for path in re.findall(rf"(?<![\w/.])((?:{folders})/[\w/.-]+\.(?:{endings}))\b", text):
+        assert (ROOT / path).is_file(), path
+
+
+@every_page
+def test_dotted_names_exist(page):
+    for code in code_of(TEXTS[page]):
+        for dotted in re.findall(r"(?<![\w/.-])htdg(?:\.[A-Za-z_]\w*)+(?!\w)", code):
+            resolve(dotted)
+
+
+@every_page
+def test_imports_that_are_shown_work(page):
+    for code in code_of(TEXTS[page]):
+        for module, names in re.findall(r"^from (htdg[\w.]*) import ([\w, ]+)$", code, re.M):
+            for name in names.split(","):
+                resolve(f"{module}.{name.strip()}")
+
+
+@every_page
+def test_commands_and_their_options_exist(page):
+    commands = build_parser()._subparsers._group_actions[0].choices
+    for line in re.findall(r"^    (?:\.venv/bin/)?htdg (.*(?:\\\n.*)*)", TEXTS[page], re.M):
+        words = line.replace("\\\n", " ").partition("#")[0].split()
+        assert words[0] in commands, line
+        options = commands[words[0]]._option_string_actions
+        for word in words[1:]:
+            if re.match(r"--?[a-z]", word):
+                assert word in options, f"htdg {words[0]} has no {word}"
+
+
+@every_page
+def test_make_targets_exist(page):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    for code in code_of(TEXTS[page]):
+        for target in re.findall(r"^ *make ([a-z-]+)", code, re.M):
+            assert target in targets, target
+
+
+def test_every_command_is_named():
+    pages = "".join(TEXTS.values())
+    for command in COMMANDS:
+        assert re.search(rf"\bhtdg {command.name}\b", pages), command.name
+
+
+@every_page
+def test_no_page_has_a_gap_to_be_filled(page):
+    assert not re.search(r"PLACEHOLDER|TODO|TBD", TEXTS[page])
+
+
+# --- Nothing is left unexplained ----------------------------------------------------------------
+
+
+def explained_options():
+    """The rows of the table of all options, by the options that they explain."""
+    rows = [row for row in table_rows(OPTIONS) if len(row) == 4]
+    return {name: row for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+
+
+def test_every_option_is_explained_with_its_default():
+    rows, defaults = explained_options(), HTDGConfig()
+    assert rows.keys() == {field.name for field in dataclasses.fields(HTDGConfig)}
+    for name, row in rows.items():
+        shared = re.findall(r"`(\w+)`", row[0])
+        stated = row[1].split(", ")[shared.index(name)].strip("`")
+        default = getattr(defaults, name)
+        if isinstance(default, bool):
+            assert stated == ("on" if default else "off"), name
+        else:
+            assert type(default)(stated) == default, name
+
+
+@pytest.mark.parametrize("option", OFFICIAL_OPTIONS)
+def test_every_official_option_has_its_counterpart(option):
+    of_the_method = [row for row in explained_options().values() if f"`{option}`" in row[3]]
+    others = [row for row in table_rows(OPTIONS) if len(row) == 2 and row[0] == f"`{option}`"]
+    assert of_the_method or others
+    assert all("--" in row[1] for row in others)
+
+
+def test_every_preset_is_explained():
+    rows = [row[0].strip("`") for row in table_rows(OPTIONS) if len(row) == 2]
+    assert set(htdg.PRESETS) <= set(rows)
+
+
+def test_every_environment_variable_is_explained():
+    sources = [*(ROOT / "htdg").rglob("*.py"), *(ROOT / "htdg").rglob("*.c")]
+    used = {
+        name for path in sources for name in re.findall(r"\bHTDG_[A-Z]+\b", path.read_text("utf-8"))
+    }
+    rows = [row[0] for row in table_rows(OPTIONS) if len(row) == 2]
+    assert used == {name for row in rows for name in re.findall(r"\bHTDG_[A-Z]+\b", row)}
+
+
+def test_every_key_of_metrics_json_is_explained(tmp_path):
+    options = {"limit_per_kind": 2, "defect_fraction": (0.1, None), "progress": False}
+    options |= {"data_root": ROOT / "data", "normal_class": "brick", "overwrite": True}
+    config = HTDGConfig.preset("tiny", niter=1)
+    metrics = htdg.evaluate("textures", tmp_path / "run", config, **options)
+    text = TEXTS[ROOT / "docs" / "data_sets.md"]
+    explained = {
+        name
+        for row in table_rows(text.partition("## metrics.json")[2].partition("\n## ")[0])
+        for name in re.findall(r"`(\w+)`", row[0])
+    }
+    assert explained == metrics.keys()
+
+
+def test_every_symbol_of_the_paper_is_where_the_architecture_says():
+    text = TEXTS[ROOT / "docs" / "architecture.md"]
+    rows = [row for row in table_rows(text) if len(row) == 4 and row[2].startswith("`htdg/")]
+    assert len(rows) >= 20
+    for _, _, file, names in rows:
+        module = file.strip("`").removesuffix(".py").replace("/", ".")
+        for name in re.findall(r"`([\w.]+)`", names):
+            resolve(f"{module}.{name}")
+
+
+# --- What the pages show ------------------------------------------------------------------------
+
+
+def write_image(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def photographs(tmp_path, monkeypatch):
+    """The image files that the examples name, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    names = ("good.png", "a.png", "b.png", "held_out/1.png", "held_out/2.png", "photos/1.png")
+    for seed, name in enumerate(names):
+        write_image(tmp_path / name, seed)
+    return tmp_path
+
+
+def python_blocks(page):
+    """The Python of a page, with the preset that trains in seconds."""
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    return [block.replace('"tutorial"', '"tiny"') for block in blocks]
+
+
+def test_the_python_of_the_readme_runs(photographs):
+    (block,) = python_blocks(README)
+    names = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["scores"].shape == (2,)
+    assert names["maps"].shape == (1, 24, 24)
+
+
+def test_the_commands_of_the_readme_run(photographs, capsys):
+    part = README.partition("## On your own images")[2].partition("```")[0]
+    lines = re.findall(r"^    htdg (.*)$", part, re.M)
+    assert [line.split()[0] for line in lines] == ["train", "calibrate", "score", "sample", "info"]
+    for line in lines:
+        words = line.split()
+        assert main(words + ["--preset", "tiny"] * (words[0] == "train")) == 0, line
+    assert (photographs / "scores.csv").read_text().count("\n") == 2
+    assert "held-out images" in capsys.readouterr().out
+
+
+def test_the_python_of_the_api_page_runs(photographs):
+    names = {}
+    for number, block in enumerate(python_blocks(TEXTS[ROOT / "docs" / "python_api.md"]), start=1):
+        exec(compile(block, f"python_api.md, block {number}", "exec"), names)
+
+
+def test_the_data_set_of_the_data_sets_page_can_be_registered():
+    from htdg.datasets import base
+
+    blocks = python_blocks(TEXTS[ROOT / "docs" / "data_sets.md"])
+    names, before = {}, dict(base._REGISTRY)
+    try:
+        exec(compile(blocks[-1], "data_sets.md", "exec"), names)
+        assert "squares" in htdg.datasets.dataset_names()
+        htdg.datasets.load_dataset("squares")
+    finally:
+        base._REGISTRY.clear()
+        base._REGISTRY.update(before)
