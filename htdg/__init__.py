@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from htdg.version import __version__
 
 if TYPE_CHECKING:
     from htdg.config import PRESETS, ConfigError, HTDGConfig
     from htdg.datasets import DatasetError
-    from htdg.detector import HTDGDetector
+    from htdg.detector import HTDGDetector, NotFittedError
     from htdg.evaluation.run import EvaluationError, Task, evaluate
     from htdg.io.images import ImageError
     from htdg.io.model_directory import ModelError
-    from htdg.trained import NotFittedError
 
 #: Where each name is; its module, and PyTorch with it, is imported when it is first asked for.
 _HOME = {
@@ -26,7 +25,7 @@ _HOME = {
     "HTDGDetector": "detector",
     "ImageError": "io.images",
     "ModelError": "io.model_directory",
-    "NotFittedError": "trained",
+    "NotFittedError": "detector",
     "Task": "evaluation.run",
     "evaluate": "evaluation.run",
 }
@@ -47,7 +46,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> object:
     """The public names, imported when asked for."""
     if name not in _HOME:
         raise AttributeError(f"module 'htdg' has no attribute {name!r}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, NoReturn
 
 from htdg.errors import UserError
 from htdg.pyramid import pyramid_sides
@@ -102,11 +103,11 @@ class HTDGConfig:
 
     def __post_init__(self) -> None:
         """Validate every option."""
-        for name in _INTEGERS:
-            _check_number(name, getattr(self, name), int, _INTEGERS[name])
-        for name in _REALS:
-            low, high, low_open, high_open = _REALS[name]
-            _check_number(name, getattr(self, name), float, low, high, low_open, high_open)
+        # The class is frozen; NumPy's numbers become Python's, which JSON knows.
+        for name, least in _INTEGERS.items():
+            object.__setattr__(self, name, _checked_integer(name, getattr(self, name), least))
+        for name, limits in _REALS.items():
+            object.__setattr__(self, name, _checked_real(name, getattr(self, name), *limits))
         self._check_sizes()
         self._check_words()
 
@@ -128,8 +129,8 @@ class HTDGConfig:
             _refuse("method", self.method, f"one of {', '.join(METHODS)}")
         if not isinstance(self.fast, bool):
             _refuse("fast", self.fast, "True or False")
-        known = re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", str(self.device))
-        if not isinstance(self.device, str) or not known:
+        device = re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", str(self.device))
+        if not isinstance(self.device, str) or not device:
             _refuse("device", self.device, "'auto', 'cpu', 'cuda', 'cuda:<number>' or 'mps'")
         if isinstance(self.transformations, str):
             names = ("auto", *transformation_names())
@@ -173,18 +174,18 @@ class HTDGConfig:
         return generator if self.method == "geom" else (*generator, *_OF_GEOM)
 
     @classmethod
-    def preset(cls, name: str, **options: Any) -> HTDGConfig:  # noqa: ANN401
+    def preset(cls, name: str, **options: Any) -> HTDGConfig:
         """The preset called ``name`` with ``options`` changed. ConfigError if there is none."""
         if not isinstance(name, str) or name not in PRESETS:
             _refuse("preset", name, f"one of {', '.join(PRESETS)}")
         return PRESETS[name].with_options(**options)
 
-    def with_options(self, **options: Any) -> HTDGConfig:  # noqa: ANN401
+    def with_options(self, **options: Any) -> HTDGConfig:
         """A copy with ``options`` changed. ConfigError for an option that does not exist."""
-        known = [field.name for field in fields(self)]
+        names = [field.name for field in fields(self)]
         for name in options:
-            if name not in known:
-                raise ConfigError(f"There is no option {name!r}: choose from {', '.join(known)}.")
+            if name not in names:
+                raise ConfigError(f"There is no option {name!r}: choose from {', '.join(names)}.")
         return replace(self, **options)
 
     def as_dict(self) -> dict[str, Any]:
@@ -222,32 +223,48 @@ _REALS = {  # name: (low, high, low excluded, high excluded)
 }
 
 
-def _refuse(name: str, value: object, rule: str) -> None:
+def _refuse(name: str, value: object, rule: str) -> NoReturn:
     raise ConfigError(f"Option {name} is {value!r}, but it must be {rule}.")
 
 
-def _check_number(
-    name: str,
-    value: object,
-    kind: type,
-    low: float,
-    high: float = math.inf,
-    low_open: bool = False,
-    high_open: bool = True,
-) -> None:
-    wanted = "a whole number" if kind is int else "a number"
-    accepted = (int,) if kind is int else (int, float)
-    below = f"{'above' if low_open else 'at least'} {low:g}"
-    above = "" if high == math.inf else f" and {'below' if high_open else 'at most'} {high:g}"
-    rule = f"{wanted}, {below}{above}"
-    if isinstance(value, bool) or not isinstance(value, accepted):
+def whole_number(name: str, value: object, low: int, high: int = LARGEST) -> int:
+    """``value`` as an int; ConfigError, with ``name``, unless it is a whole number in range.
+
+    NumPy's integers are as good as Python's.
+    """
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not low <= value <= high:
+        rule = f"from {low} to {high}" if high < LARGEST else f"at least {low}"
+        raise ConfigError(f"{name} is {value!r}, but it must be a whole number, {rule}.")
+    return int(value)
+
+
+def _checked_integer(name: str, value: object, low: int) -> int:
+    rule = f"a whole number, at least {low}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
         _refuse(name, value, rule)
-    if not -LARGEST <= value <= LARGEST:  # also NaN
+    if value > LARGEST:
         _refuse(name, value, f"{rule}, and no larger than {LARGEST}")
-    too_low = value <= low if low_open else value < low
-    too_high = value >= high if high_open else value > high
+    if value < low:
+        _refuse(name, value, rule)
+    return int(value)
+
+
+def _checked_real(
+    name: str, value: object, low: float, high: float, low_open: bool, high_open: bool
+) -> float:
+    rule = f"a number, {'above' if low_open else 'at least'} {low:g}"
+    rule += "" if high == math.inf else f" and {'below' if high_open else 'at most'} {high:g}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        _refuse(name, value, rule)
+    number = value if isinstance(value, int) else float(value)
+    if not -LARGEST <= number <= LARGEST:  # also NaN
+        _refuse(name, value, f"{rule}, and no larger than {LARGEST}")
+    too_low = number <= low if low_open else number < low
+    too_high = number >= high if high_open else number > high
     if too_low or too_high:
         _refuse(name, value, rule)
+    return number
 
 
 def _as_catalogue(rows: object) -> tuple[tuple[int, int, int, int, int], ...]:
@@ -255,15 +272,19 @@ def _as_catalogue(rows: object) -> tuple[tuple[int, int, int, int, int], ...]:
     rule = "a list of different (grey, flip, tx, ty, k), grey and flip 0 or 1, tx and ty -1, 0 "
     rule += "or 1, k 0 to 3"
     try:
-        found = tuple(tuple(row) for row in rows)  # type: ignore[attr-defined]
-        if any(type(v) is not int for row in found for v in row):
-            raise TypeError
-        checked = tuple(Transformation(*row) for row in found)
+        checked = [Transformation(*map(_as_int, row)) for row in rows]  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         raise ConfigError(f"Option transformations is {rows!r}, but it must be {rule}.") from None
     if not checked or len(set(checked)) < len(checked):
         _refuse("transformations", rows, rule)
-    return found  # type: ignore[return-value]
+    return tuple((t.grey, t.flip, t.tx, t.ty, t.k) for t in checked)
+
+
+def _as_int(value: object) -> int:
+    """A whole number as Python's; TypeError if it is none."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError
+    return int(value)
 
 
 PRESETS: dict[str, HTDGConfig] = {

@@ -1,95 +1,170 @@
 """The detector: fit on one to a few normal images, then score any others.
 
-The one class that most people need. It puts the pieces together and does nothing of its own:
-pyramid -> training of each scale -> votes -> scores (``htdg.trained``).
+The one class that most people need: a scikit-learn estimator around a ``ModelState``, which
+``htdg.fitting`` trains, ``htdg.scorer`` scores with and ``htdg.sampler`` draws from.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
-import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sklearn.exceptions
 import torch
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils import Tags
 
-from htdg.ablations.geom import load_geom, train_geom
-from htdg.config import ConfigError, HTDGConfig
-from htdg.fast import native as kernels
-from htdg.io.checkpoint import Checkpoint, geom_checkpoint, load_scale, scale_tensors
-from htdg.io.images import ImageError, load_images
-from htdg.io.model_directory import (
-    ModelError,
-    change_description,
-    digest,
-    read_directory,
-    write_directory,
-)
-from htdg.networks import Discriminator, Generator
-from htdg.pyramid import build_pyramid, resize
-from htdg.runtime.memory import images_at_once, tell_plan
+from htdg.ablations.geom import load_geom
+from htdg.backend import Backend, PlainBackend
+from htdg.config import ConfigError, HTDGConfig, whole_number
+from htdg.fast.backend import FastBackend
+from htdg.fitting import fit_model
+from htdg.io.images import ImageError, ImageLike, Images, load_image, load_images
+from htdg.io.model_directory import change_threshold, load_model, save_model
+from htdg.pyramid import Size, resize
+from htdg.runtime.device import resolve_device, resolve_precision
 from htdg.runtime.progress import ProgressBar, training_bar
-from htdg.sampling import (
-    Scale,
-    sample_sizes,
-)
+from htdg.sampler import Sampler
+from htdg.sampling import Scale
+from htdg.scorer import Prediction, Scorer
+from htdg.state import ModelState
 from htdg.thresholds import GENERATED, HELD_OUT, Threshold, check_rate, upper_quantile
-from htdg.trained import NotFittedError, TrainedModel, config_sides, reproducible
-from htdg.training import (
-    ScaleTraining,
-    TrainingCallback,
-    TrainingProgress,
-    freeze,
-    learning_rates,
-    real_classes,
-    start_scale,
-    train_scale,
-)
-from htdg.transformations import Transformation, as_rows
-from htdg.version import __version__
-from htdg.votes import as_fractions
+from htdg.training import TrainingCallback
+from htdg.transformations import Transformation
+from htdg.votes import Fractions, are_several, as_fractions
+
+#: Rounding may not turn the image that set the threshold into an anomalous one.
+ROUNDING = 1e-12
 
 
-class HTDGDetector(TrainedModel):
-    """Few-shot anomaly detector (HTDG, arXiv 2104.14535).
+class NotFittedError(sklearn.exceptions.NotFittedError, RuntimeError):
+    """The detector was asked for something that needs a trained model, or a threshold."""
 
-    Images come as paths, PIL images, NumPy arrays or tensors: see ``htdg.io.images.load_image``.
+
+def choose_backend(
+    config: HTDGConfig, transformations: Sequence[Transformation], device: torch.device
+) -> Backend:
+    """Who does the arithmetic: the one place that asks whether it shall be fast."""
+    config = config.with_options(precision=resolve_precision(config.precision, device))
+    kind = FastBackend if config.fast else PlainBackend
+    return kind(config, transformations, device)
+
+
+class HTDGDetector(OutlierMixin, BaseEstimator):
+    """Few-shot anomaly detector (HTDG, arXiv 2104.14535), a scikit-learn estimator.
+
+    ``HTDGDetector("tutorial", niter=15)`` takes the preset with some options changed. Images come
+    as paths, PIL images, NumPy arrays or tensors: see ``htdg.images.load_image``.
+
+    Args:
+        config: name of a preset, or an ``HTDGConfig``.
+        image_size, min_size, ..., fast: the options of ``HTDGConfig``, where its documentation is;
+            None leaves an option as ``config`` has it.
 
     Attributes:
-        config: the options.
-        scales: the trained scales, coarsest first; empty before ``fit``.
-        transformations: T_1 .. T_M, known after ``fit``.
-        images: (K, 3, s, s) the training images in [-1, 1], on the CPU.
-        image_names: what they were called.
-        sides: of the scales in pixels, coarsest first: the pyramid plan, stored with the model.
-        threshold: what ``calibrate`` chose, or None.
-        trained_with: versions of htdg, torch and python, and the device (``trained_on``).
-        images_at_once: training images that went through the networks together.
-        history: for each scale a dict with ``side``, ``seconds``, ``lr_d``, ``lr_g`` (a value an
-            iteration) and the losses ``d_real``, ``d_fake``, ``g_adversarial``,
-            ``g_reconstruction`` (the last step's of each iteration; the last one is the plain mean
-            squared error, before the factor alpha).
+        model_: the trained ``ModelState``, after ``fit`` or ``load``.
+        device_: where it is.
+        config_, sides_, scales_, transformations_, images_, image_names_, history_, threshold_,
+            images_at_once_, trained_with_, training_seconds_, has_generator_: parts of ``model_``.
+        offset_: ``decision_function`` is ``score_samples - offset_``; known after ``calibrate``.
     """
 
-    def __init__(self, config: HTDGConfig | str = "tutorial") -> None:
-        """Make a detector with these options, or those of a preset by name."""
-        super().__init__(config)
-        self.history: list[dict[str, Any]] = []
-        self.trained_with: dict[str, str] = {}
-        self.images_at_once = 0
-        self.geom_seconds = 0.0
-        self.threshold: Threshold | None = None
+    def __init__(
+        self,
+        config: HTDGConfig | str = "tutorial",
+        *,
+        image_size: int | None = None,
+        min_size: int | None = None,
+        max_size: int | None = None,
+        scale_factor: float | None = None,
+        transformations: str | Sequence[Sequence[int]] | None = None,
+        translation: str | None = None,
+        channels: int | None = None,
+        layers: int | None = None,
+        niter: int | None = None,
+        d_steps: int | None = None,
+        g_steps: int | None = None,
+        lr_d: float | None = None,
+        lr_g: float | None = None,
+        beta1: float | None = None,
+        beta2: float | None = None,
+        milestone_d: int | None = None,
+        milestone_g: int | None = None,
+        gamma: float | None = None,
+        alpha: float | None = None,
+        noise_amplitude: float | None = None,
+        seed: int | None = None,
+        device: str | None = None,
+        precision: str | None = None,
+        method: str | None = None,
+        images_at_once: int | None = None,
+        geom_samples: int | None = None,
+        geom_epochs: int | None = None,
+        fast: bool | None = None,
+    ) -> None:
+        """Keep the options as they are given; ``fit`` checks them."""
+        self.config = config
+        self.image_size = image_size
+        self.min_size = min_size
+        self.max_size = max_size
+        self.scale_factor = scale_factor
+        self.transformations = transformations
+        self.translation = translation
+        self.channels = channels
+        self.layers = layers
+        self.niter = niter
+        self.d_steps = d_steps
+        self.g_steps = g_steps
+        self.lr_d = lr_d
+        self.lr_g = lr_g
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.milestone_d = milestone_d
+        self.milestone_g = milestone_g
+        self.gamma = gamma
+        self.alpha = alpha
+        self.noise_amplitude = noise_amplitude
+        self.seed = seed
+        self.device = device
+        self.precision = precision
+        self.method = method
+        self.images_at_once = images_at_once
+        self.geom_samples = geom_samples
+        self.geom_epochs = geom_epochs
+        self.fast = fast
+
+    def __sklearn_tags__(self) -> Tags:
+        """Images are no table of numbers, and need no labels."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.non_deterministic = False
+        return tags
+
+    def resolved_config(self) -> HTDGConfig:
+        """The options that ``fit`` trains with: the preset's or config's, and those given.
+
+        Raises:
+            ConfigError: one of them is not allowed.
+        """
+        start = HTDGConfig.preset(self.config) if isinstance(self.config, str) else self.config
+        if not isinstance(start, HTDGConfig):
+            raise ConfigError(
+                f"config is {start!r}, but it must be the name of a preset or an HTDGConfig."
+            )
+        options = {field.name: getattr(self, field.name) for field in fields(HTDGConfig)}
+        return start.with_options(**{k: v for k, v in options.items() if v is not None})
 
     # --- Training -----------------------------------------------------------------------------
 
     def fit(
         self,
-        images: Any,  # noqa: ANN401
+        images: Images,
+        y: object = None,
+        *,
         progress: bool | ProgressBar = True,
         callback: TrainingCallback | None = None,
         checkpoint: str | Path | None = None,
@@ -100,11 +175,12 @@ class HTDGDetector(TrainedModel):
 
         Args:
             images: one image or a list of them.
+            y: not used; it is here because scikit-learn gives it.
             progress: show a progress bar on standard error (or the one given).
             callback: called after every iteration with a ``TrainingProgress``.
             checkpoint: directory that keeps the state of the training. If it is there already, the
                 training goes on from it, to the same weights as without the interruption. It is
-                the caller's to delete (``checkpoint.remove_checkpoint``).
+                the caller's to delete (``htdg.io.checkpoint.remove_checkpoint``).
             checkpoint_seconds: how often it is written within a scale, and after every scale.
             names: what to call the images, by default their paths or numbers.
 
@@ -114,122 +190,162 @@ class HTDGDetector(TrainedModel):
         Raises:
             ImageError: an image cannot be read or holds nothing to learn from.
             ModelError: the checkpoint belongs to other options or images.
-            ConfigError: the learning rates are so large that the training diverged.
+            ConfigError: an option is not allowed, this machine has no such device, or the
+                training diverged.
         """
+        for name in ("model_", "device_", "offset_"):  # a training that breaks off leaves none
+            self.__dict__.pop(name, None)
+        config = self.resolved_config()
+        device = resolve_device(config.device)
         loaded = load_images(images)
-        names = [str(n) for n in (_names(images, len(loaded)) if names is None else names)]
-        if len(names) != len(loaded):
+        labels = [str(n) for n in (_names(images, len(loaded)) if names is None else names)]
+        if len(labels) != len(loaded):
             raise ImageError(
-                f"There are {len(loaded)} images but {len(names)} names: give as many."
+                f"There are {len(loaded)} images but {len(labels)} names: give as many."
             )
-        for image, name in zip(loaded, names, strict=True):
+        for image, name in zip(loaded, labels, strict=True):
             _check_trainable(image, name)
-        config = self.config
         square = torch.cat([resize(i[None], config.image_size) for i in loaded])  # (K, 3, s, s)
-        self.images, self.image_names = square, names
-        self.transformations = config.resolve_transformations(coloured=_is_coloured(square))
-        if config.method == "mse":
-            self.transformations = (Transformation(0, 0, 0, 0, 0),)
-        self.scales, self.history, self.sides = [], [], config_sides(config)
-        self.threshold, self._fitted = None, False
-        self.trained_with = {
-            "htdg": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "trained_on": self.device.type,
-        }
-        saved = Checkpoint(Path(checkpoint), self._fingerprint()) if checkpoint else None
-        begun = saved.images_at_once if saved else 0
-        plan = (self.transformations, self.sides, len(square), self.device)
-        self.images_at_once = begun or images_at_once(self._resolved(), *plan)
-        if saved:
-            saved.images_at_once = self.images_at_once
-        if progress and self.images_at_once < len(square):
-            why = "as this training was begun" if begun else "as asked for"
-            given = begun or config.images_at_once
-            tell_plan(len(square), self.images_at_once, why if given else "so that memory suffices")
-        if progress and config.fast and self.device.type == "cpu":
-            kernels.tell_missing()
-        bar = training_bar(progress)
-        with reproducible(), bar:
-            for real in build_pyramid(square.to(self.device), self.sides):
-                self._fit_scale(real, saved, checkpoint_seconds, [bar.show, callback])
-            if config.method == "geom":
-                self._fit_geom(bar, checkpoint)
-        self._fitted = True
+        model = fit_model(
+            config,
+            square,
+            labels,
+            device,
+            choose_backend,
+            training_bar(progress),
+            callback,
+            None if checkpoint is None else Path(checkpoint),
+            checkpoint_seconds,
+        )
+        return self._with(model, device)
+
+    def _with(self, model: ModelState, device: torch.device) -> HTDGDetector:
+        self.model_, self.device_ = model, device
+        self.__dict__.pop("offset_", None)
+        if model.threshold is not None:
+            m = len(model.transformations)
+            self.offset_ = m * (1 - model.threshold.score) - ROUNDING
         return self
 
-    def _fit_geom(self, bar: ProgressBar, checkpoint: str | Path | None) -> None:
-        """Train the classifier of the ablation "geom" on images that the model generates."""
-        config = self.config
-        started = time.perf_counter()
-        # A stream of their own: ``sample`` and ``calibrate`` must not draw the same images again.
-        stream = int(np.random.SeedSequence([config.seed, 1]).generate_state(1)[0])
-        sizes = sample_sizes(config, self.sides, None)
-        samples = self._sample(config.geom_samples, stream, sizes).clamp(-1, 1)
-        samples = resize(samples, config.image_size).to(self.device)
-        self.geom = train_geom(
-            samples,
-            self.transformations,
-            config.translation,
-            config.seed,
-            config.geom_epochs,
-            callback=lambda done, total: bar.say(f"GEOM  {done}/{total} batches"),
-            checkpoint=geom_checkpoint(Path(checkpoint)) if checkpoint else None,
-        )
-        self.geom_seconds = time.perf_counter() - started
+    @classmethod
+    def from_model(cls, model: ModelState, device: str | None = None) -> HTDGDetector:
+        """A detector around a model that is trained already, whose scales are on that device.
 
-    @property
-    def training_seconds(self) -> float:
-        """What the training took: all scales, and GEOM's classifier since its last interruption."""
-        return sum(scale["seconds"] for scale in self.history) + self.geom_seconds
+        By default on the device that the model's options name.
+        """
+        device = model.config.device if device is None else device
+        return cls(model.config)._with(model, resolve_device(device))
 
-    def _fit_scale(
+    def fit_predict(
         self,
-        real: torch.Tensor,
-        saved: Checkpoint | None,
-        checkpoint_seconds: float,
-        callbacks: Sequence[TrainingCallback | None],
-    ) -> None:
-        """Train the next scale, or take it from the checkpoint."""
-        config = self._resolved().with_options(images_at_once=self.images_at_once)
-        training = start_scale(config, self.transformations, self.scales, real)
-        n = len(self.scales)
-        if saved is not None and saved.restore_done(training.scale, n):
-            self.scales.append(freeze(training.scale))
-            self.history.append(saved.history[n])
-            return
-        seconds_before = 0.0
-        if saved is not None:
-            seconds_before = saved.restore_training(training)
-        last_saved = time.monotonic()
+        images: Images,
+        y: object = None,
+        *,
+        held_out: Images | None = None,
+        false_positive_rate: float = 0.05,
+        defect_fraction: float | None = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """``fit`` on the images, ``calibrate`` with others, and ``predict`` the first: (B,).
 
-        def after_iteration(state: TrainingProgress) -> None:
-            nonlocal last_saved
-            for callback in callbacks:
-                if callback is not None:
-                    callback(state)
-            if saved is not None and time.monotonic() - last_saved >= checkpoint_seconds:
-                saved.write(self.scales, self.history, training, seconds_before + state.seconds)
-                last_saved = time.monotonic()
+        Args:
+            images: normal images to train on.
+            y: not used.
+            held_out: normal images that do not train, for the threshold.
+            false_positive_rate, defect_fraction: as of ``calibrate``.
+            options: those of ``fit``.
 
-        seconds = train_scale(training, self.sides, after_iteration)
-        _check_finite(training.scale)
-        self.history.append(_scale_history(training, seconds_before + seconds))
-        self.scales.append(freeze(training.scale))
-        if saved is not None:
-            saved.write(self.scales, self.history)
+        Raises:
+            NotFittedError: there are no ``held_out`` images; besides those of ``fit``.
+        """
+        if held_out is None:
+            raise NotFittedError(
+                "fit_predict needs normal images that do not train for its threshold: give them "
+                "as held_out, or call fit, calibrate and predict."
+            )
+        self.fit(images, y, **options)
+        self.calibrate(held_out, false_positive_rate, defect_fraction)
+        return self.predict(images)
 
-    def _fingerprint(self) -> str:
-        """Identifies what the training depends on: options, device kind, images."""
-        parts = [self.config.as_dict(), self.device.type, digest(self.images)]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    # --- Scoring ------------------------------------------------------------------------------
+
+    def predictions(
+        self,
+        images: Images,
+        defect_fractions: Fractions = None,
+        maps: bool = False,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> Iterator[Prediction]:
+        """Scores and anomaly maps in one pass, one image after another: ``Scorer.predictions``."""
+        scorer = self._scorer()
+        return scorer.predictions(images, defect_fractions, maps, batch_size, progress)
+
+    def score_scales(
+        self,
+        images: Images,
+        defect_fraction: Fractions = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Normality of each image at each scale: (B, N + 1), values in [0, M].
+
+        Of several fractions (F, B, N + 1). The arguments are those of ``predictions``.
+        """
+        scored = self.predictions(images, defect_fraction, False, batch_size, progress)
+        rows = np.stack([prediction.normality for prediction in scored], 1)  # (F, B, N + 1)
+        return rows if are_several(defect_fraction) else rows[0]
+
+    def score_samples(
+        self, images: Images, defect_fraction: float | None = None, **options: Any
+    ) -> np.ndarray:
+        """Normality of each image, (B,), in [0, M], higher is more normal, as in scikit-learn.
+
+        The mean over scales of the sum over transformations of the mean vote (paper section 3.2).
+        ``options`` are those of ``score_scales``.
+        """
+        return self.score_scales(images, defect_fraction, **options).mean(-1)
+
+    def anomaly_score(
+        self, images: Images, defect_fraction: float | None = None, **options: Any
+    ) -> np.ndarray:
+        """Anomaly score of each image, (B,), in [0, 1], higher is more anomalous.
+
+        1 - normality / M. ``options`` are those of ``score_scales``.
+        """
+        normality = self.score_samples(images, defect_fraction, **options)
+        return 1 - normality / len(self.transformations_)
+
+    def anomaly_map(self, images: Images, **options: Any) -> np.ndarray:
+        """Where each image is anomalous: (B, H, W) float32 in [0, 1], higher is more anomalous.
+
+        At the images' own resolution, which must be the same for all; ``predictions`` does not
+        mind. ``options`` are its ``batch_size`` and ``progress``.
+        """
+        maps = [p.anomaly_map for p in self.predictions(images, maps=True, **options)]
+        sizes = sorted({of_image.shape for of_image in maps if of_image is not None})
+        if len(sizes) > 1:
+            several = " and ".join(f"{width} x {height}" for height, width in sizes[:2])
+            raise ImageError(
+                f"The images differ in size ({several} pixels), so their maps make no one array: "
+                "give one image at a time, or use predictions."
+            )
+        return np.stack([of_image for of_image in maps if of_image is not None])
+
+    def votes(self, image: ImageLike) -> list[np.ndarray]:
+        """The votes of every patch of one image: for each scale (M, H - 10, H - 10) in [0, 1].
+
+        Entry (m, i, j) is the vote of the patch of T_m(image) whose top left pixel is (i, j) of the
+        transformed copy; ``Transformation.undo`` brings it back to the image.
+        """
+        scorer = self._scorer()
+        return [of_scale.numpy() for of_scale in scorer.votes(load_image(image))]
 
     # --- Deciding -----------------------------------------------------------------------------
 
     def calibrate(
         self,
-        images: Any = None,  # noqa: ANN401
+        images: Images | None = None,
         false_positive_rate: float = 0.05,
         defect_fraction: float | None = None,
         n_generated: int = 200,
@@ -239,10 +355,10 @@ class HTDGDetector(TrainedModel):
         """Choose the thresholds above which ``predict`` calls an image, or a pixel, anomalous.
 
         Args:
-            images: normal images that did not train: the best there is. None takes
-                ``n_generated`` images that the model's own generator draws, so that one training
-                image is enough; they are more, or less, like it than real ones are, and the true
-                false positive rate differs from the one asked for (measured: README).
+            images: normal images that did not train. The word ``"generated"`` instead takes
+                ``n_generated`` images that the model's own generator draws; these are less like
+                real ones than one would wish, and the true false positive rate can be far from the
+                one asked for (measured: docs/thresholds.md).
             false_positive_rate: the share of normal images that may be flagged, in (0, 1).
             defect_fraction: what to score with; ``predict`` then does the same.
             n_generated: images to generate.
@@ -250,76 +366,87 @@ class HTDGDetector(TrainedModel):
             progress: show a progress bar.
 
         Returns:
-            The threshold, which is also kept in ``self.threshold`` and saved with the model.
+            The threshold, also kept in ``threshold_`` and saved with the model.
 
         Raises:
-            ConfigError: the rate is not in (0, 1), or there is nothing to generate with.
-            ImageError: an image cannot be read, or there is none.
+            ConfigError: there are no images, the rate is not in (0, 1), or there is nothing to
+                generate with.
+            ImageError: an image cannot be read, or the list is empty.
         """
-        self._check_fitted()
+        scorer = self._scorer()
         try:
             check_rate(false_positive_rate)
         except ValueError as error:
             raise ConfigError(str(error)) from None
         (fraction,) = as_fractions(defect_fraction)
-        source = HELD_OUT if images is not None else GENERATED
+        source = HELD_OUT
         if images is None:
-            if not self.has_generator:
-                raise ConfigError(
-                    f"The method {self.config.method} trains no generator, so there is nothing to "
-                    "calibrate with: give normal images."
-                )
+            raise ConfigError(
+                "calibrate needs normal images that did not train: give some. "
+                'calibrate("generated") takes images that the model draws itself, from which the '
+                "share of real images that is flagged can be far from the one asked for."
+            )
+        if isinstance(images, str) and images == "generated":
+            source = GENERATED
             images = list((self.sample(n_generated, seed).clamp(-1, 1) + 1) / 2)
         scores, highest = [], []
-        for verdict in self.judge(images, (fraction,), maps=True, progress=progress):
-            scores.append(1 - verdict.normality[0].mean() / len(self.transformations))
-            highest.append(float(verdict.anomaly_map.max()))
-        limits = [upper_quantile(values, false_positive_rate) for values in (scores, highest)]
-        self.threshold = Threshold(
-            *limits, float(false_positive_rate), len(scores), source, fraction
+        for prediction in scorer.predictions(images, (fraction,), True, None, progress):
+            assert prediction.anomaly_map is not None
+            scores.append(1 - prediction.normality[0].mean() / len(self.transformations_))
+            highest.append(float(prediction.anomaly_map.max()))
+        score, pixel = (upper_quantile(values, false_positive_rate) for values in (scores, highest))
+        threshold = Threshold(
+            score, pixel, float(false_positive_rate), len(scores), source, fraction
         )
-        return self.threshold
+        self._with(replace(self.model_, threshold=threshold), self.device_)
+        return threshold
 
-    def save_threshold(self, folder: str | Path) -> None:
-        """Keep the threshold in the model directory, which stays as it is otherwise."""
-        change_description(Path(folder), threshold=asdict(self.threshold))
+    def decision_function(self, images: Images, **options: Any) -> np.ndarray:
+        """``score_samples - offset_``, (B,): negative for images that are called anomalous.
 
-    def predict(self, images: Any, **options: Any) -> np.ndarray:  # noqa: ANN401
-        """+1 for images called normal, -1 for anomalous ones, (B,), as in scikit-learn.
-
-        ``options`` are the ``batch_size`` and ``progress`` of ``judge``.
+        ``options`` are the ``batch_size`` and ``progress`` of ``predictions``.
 
         Raises:
             NotFittedError: there is no threshold yet.
         """
-        self._check_fitted()
-        if self.threshold is None:
+        threshold = self._model().threshold
+        if threshold is None:
             raise NotFittedError(
-                "This detector has no threshold: call calibrate(normal_images), or calibrate() to "
-                "learn one from generated images."
+                "This detector has no threshold: call calibrate(images) with normal images that "
+                "did not train."
             )
-        scores = self.anomaly_score(images, self.threshold.defect_fraction, **options)
-        return np.where(scores > self.threshold.score, -1, 1)
+        return self.score_samples(images, threshold.defect_fraction, **options) - self.offset_
+
+    def predict(self, images: Images, **options: Any) -> np.ndarray:
+        """+1 for images called normal, -1 for anomalous ones, (B,), as in scikit-learn.
+
+        ``options`` and errors are those of ``decision_function``.
+        """
+        return np.where(self.decision_function(images, **options) < 0, -1, 1)
+
+    # --- Images from the model ----------------------------------------------------------------
+
+    def sample(
+        self, n: int = 1, seed: int = 0, size: Size | None = None, from_scale: int = 0
+    ) -> torch.Tensor:
+        """``n`` random images (n, 3, H, W), about in [-1, 1], on the CPU: ``Sampler.sample``."""
+        model = self._model()
+        n = whole_number("The number of samples", n, 1)
+        return Sampler(model, self.device_).sample(n, seed, size, from_scale)
+
+    def reconstruct(self) -> torch.Tensor:
+        """The training images rebuilt from the fixed noise z*: (K, 3, H, H), on the CPU."""
+        return Sampler(self._model(), self.device_).reconstruct()
 
     # --- On disk ------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
         """Write the model directory ``folder`` in one step; ModelError if that cannot be done."""
-        self._check_fitted()
-        described = {
-            **self.trained_with,
-            "config": self.config.as_dict(),
-            "sides": list(self.sides),
-            "transformations": as_rows(self.transformations),
-            "training_images": self.image_names,
-            "images_at_once": self.images_at_once,
-            "threshold": None if self.threshold is None else asdict(self.threshold),
-        }
-        tensors = {**scale_tensors(self.scales), "images": self.images}
-        if self.geom is not None:
-            described["geom_seconds"] = self.geom_seconds
-            tensors |= {f"geom.{key}": value for key, value in self.geom.state_dict().items()}
-        write_directory(Path(folder), tensors, described, self.history)
+        save_model(self._model(), Path(folder))
+
+    def save_threshold(self, folder: str | Path) -> None:
+        """Keep the threshold in the model directory, which stays as it is otherwise."""
+        change_threshold(Path(folder), self._model().threshold)
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> HTDGDetector:
@@ -328,64 +455,82 @@ class HTDGDetector(TrainedModel):
         Raises:
             ModelError: it is missing, of a newer format, damaged or altered.
         """
-        folder = Path(folder)
-        tensors, described, history = read_directory(folder)
-        try:
-            config = HTDGConfig(**described["config"]).with_options(device=device)
-            detector = cls(config)
-            detector.transformations = tuple(
-                Transformation(*row) for row in described["transformations"]
-            )
-            detector.sides = _checked_sides(described["sides"], config)
-            detector.images = tensors["images"]
-            detector.image_names = list(described["training_images"])
-            detector.history = history
-            told = ("htdg", "torch", "python", "trained_on")
-            detector.trained_with = {key: str(described[key]) for key in told}
-            if any(name.startswith(f"scale{len(detector.sides)}.") for name in tensors):
-                raise ValueError("it has more scales than its pyramid plan has sides")
-            for n, side in enumerate(detector.sides):
-                detector.scales.append(detector._empty_scale(n, side))
-                load_scale(detector.scales[n], n, tensors)
-            if config.method == "geom":
-                detector.geom = load_geom(tensors, len(detector.transformations), detector.device)
-            detector.geom_seconds = float(described.get("geom_seconds", 0.0))
-            if described.get("threshold") is not None:
-                detector.threshold = Threshold(**described["threshold"])
-            detector.images_at_once = int(described.get("images_at_once", 0))
-            detector._fitted = True
-        except ConfigError:
-            raise
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelError(f"{folder} is no complete htdg model: {error}.") from error
-        return detector
+        return cls.from_model(load_model(Path(folder), device, load_geom))
 
-    def _empty_scale(self, n: int, side: int) -> Scale:
-        config = self.config
-        width = config.width(n)
-        classes = real_classes(config, self.transformations)
-        discriminator = Discriminator(width, classes, config.layers)
-        scale = Scale(
-            side=side,
-            generator=Generator(width, config.layers).to(self.device),
-            discriminator=discriminator.to(self.device),
-            z_star=torch.zeros(1, 1, side, side, device=self.device),
-            sigma=torch.zeros(len(self.images), device=self.device),
-        )
-        return freeze(scale)
+    # --- What a trained model is --------------------------------------------------------------
+
+    def _model(self) -> ModelState:
+        if not hasattr(self, "model_"):
+            raise NotFittedError("This detector is not trained: call fit(images) or load(folder).")
+        return self.model_
+
+    def _scorer(self) -> Scorer:
+        model = self._model()
+        backend = choose_backend(model.config, model.transformations, self.device_)
+        return Scorer(model, backend, self.device_)
+
+    @property
+    def config_(self) -> HTDGConfig:
+        """The options that it was trained with."""
+        return self._model().config
+
+    @property
+    def sides_(self) -> tuple[int, ...]:
+        """Sides of the scales in pixels, coarsest first."""
+        return self._model().sides
+
+    @property
+    def scales_(self) -> tuple[Scale, ...]:
+        """The trained scales, coarsest first."""
+        return self._model().scales
+
+    @property
+    def transformations_(self) -> tuple[Transformation, ...]:
+        """T_1 .. T_M."""
+        return self._model().transformations
+
+    @property
+    def images_(self) -> torch.Tensor:
+        """The training images (K, 3, s, s) in [-1, 1], on the CPU."""
+        return self._model().images
+
+    @property
+    def image_names_(self) -> list[str]:
+        """What the training images were called."""
+        return list(self._model().image_names)
+
+    @property
+    def history_(self) -> list[dict[str, Any]]:
+        """What was recorded in training: see ``ModelState``."""
+        return [dict(scale) for scale in self._model().history]
+
+    @property
+    def threshold_(self) -> Threshold | None:
+        """What ``calibrate`` chose, or None."""
+        return self._model().threshold
+
+    @property
+    def images_at_once_(self) -> int:
+        """Training images that went through the networks together."""
+        return self._model().images_at_once
+
+    @property
+    def trained_with_(self) -> dict[str, str]:
+        """Versions, and the kind of device."""
+        return dict(self._model().trained_with)
+
+    @property
+    def training_seconds_(self) -> float:
+        """What the training took."""
+        return self._model().training_seconds
+
+    @property
+    def has_generator_(self) -> bool:
+        """Whether the model can make images."""
+        return self._model().has_generator
 
 
-def _checked_sides(sides: Any, config: HTDGConfig) -> tuple[int, ...]:  # noqa: ANN401
-    """The pyramid plan that a model was stored with; ValueError if it cannot be one."""
-    whole = isinstance(sides, list) and all(type(side) is int for side in sides)
-    if not whole or any(side <= config.receptive_field for side in sides):
-        raise ValueError(f"its pyramid plan is {sides!r}")
-    if sides != sorted(set(sides)) or (not sides and config.method != "mse"):
-        raise ValueError(f"its pyramid plan is {sides!r}")
-    return tuple(sides)
-
-
-def _names(images: Any, count: int) -> Sequence[object]:  # noqa: ANN401
+def _names(images: Images, count: int) -> Sequence[object]:
     """What to call the training images: their paths where they have one, else a number."""
     if isinstance(images, (str, Path)):
         return [images]
@@ -406,31 +551,3 @@ def _check_trainable(image: torch.Tensor, name: str) -> None:
         )
     if (image.amax((1, 2)) - image.amin((1, 2))).max() < 1e-6:
         raise ImageError(f"{name} is one flat colour, nothing to learn from: give another image.")
-
-
-def _check_finite(scale: Scale) -> None:
-    """Refuse a scale whose training diverged."""
-    if not all(tensor.isfinite().all() for tensor in scale_tensors([scale]).values()):
-        raise ConfigError(
-            f"The training diverged at {scale.side} pixels, its weights are no longer finite: "
-            "choose a smaller lr_d or lr_g."
-        )
-
-
-def _is_coloured(images: torch.Tensor) -> bool:
-    """Whether the channels of (K, 3, H, W) in [-1, 1] differ by more than a grey level or two."""
-    levels = (images.amax(1) - images.amin(1)).max() * 255 / 2
-    return bool(levels > 2.5)
-
-
-def _scale_history(training: ScaleTraining, seconds: float) -> dict[str, Any]:
-    """A finished scale's history as plain JSON values."""
-    config = training.config
-    lr_d, lr_g = zip(*(learning_rates(config, i) for i in range(config.niter)), strict=True)
-    return {
-        "side": training.scale.side,
-        "seconds": seconds,
-        "lr_d": list(lr_d),
-        "lr_g": list(lr_g),
-        **{name: values.cpu().tolist() for name, values in training.history.items()},
-    }

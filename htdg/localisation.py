@@ -1,4 +1,4 @@
-"""Where an image is odd: the votes laid over the image.
+"""Where an image is anomalous: the votes laid over the image.
 
 Paper section 3.3, design.md section 7. Every vote under T_m belongs to a patch of the transformed
 copy; undoing T_m brings it to the place of that patch in the image. There the votes of all
@@ -53,11 +53,11 @@ def pixel_votes(
     A pixel's value is the weighted mean of the patches that cover it. Where none counts (that takes
     a catalogue of nothing but shifts) it is the image's mean.
     """
-    patches, known = patch_votes(votes, transformations, side, translation)
+    patches, defined = patch_votes(votes, transformations, side, translation)
     spread = spread_matrix(votes.shape[-1], side).to(patches)  # (side, h)
-    weight = spread @ known.to(patches) @ spread.T  # (side, side)
-    total = spread @ (patches * known) @ spread.T  # (B, side, side)
-    mean = (patches * known).sum((-2, -1), keepdim=True) / known.sum().clamp(min=1)
+    weight = spread @ defined.to(patches) @ spread.T  # (side, side)
+    total = spread @ (patches * defined) @ spread.T  # (B, side, side)
+    mean = (patches * defined).sum((-2, -1), keepdim=True) / defined.sum().clamp(min=1)
     return torch.where(weight > 1e-9, total / weight.clamp(min=1e-9), mean).clamp(0, 1)
 
 

@@ -6,8 +6,6 @@ Paper section 3.1 and supplementary material. Without padding every output looks
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -65,11 +63,7 @@ class Generator(PatchNetwork):
         super().__init__(4, width, 3, layers)
 
     def forward(
-        self,
-        noise: torch.Tensor,
-        previous: torch.Tensor,
-        index: torch.Tensor,
-        body: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        self, noise: torch.Tensor, previous: torch.Tensor, index: torch.Tensor
     ) -> torch.Tensor:
         """The generated images (B, 3, H, W).
 
@@ -77,12 +71,11 @@ class Generator(PatchNetwork):
             noise: (B, 3, H, W), already multiplied by sigma_n.
             previous: (B, 3, H, W), the coarser scale's image, upsampled; zeros at scale 0.
             index: (B,) number of the training image that each is made from, 0 .. K - 1.
-            body: another way to run the convolutions, by default ``self.body``.
         """
         x = F.pad(noise + previous, [self.padding] * 4)  # (B, 3, H + 10, W + 10)
         number = index.to(x).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[-2:])
         x = torch.cat([x, number], dim=1)  # (B, 4, H + 10, W + 10)
-        return torch.tanh((body or self.body)(x)) + previous  # (B, 3, H, W)
+        return torch.tanh(self.body(x)) + previous  # (B, 3, H, W)
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:

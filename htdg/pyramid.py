@@ -19,7 +19,8 @@ def pyramid_sides(
 
     The number of scales follows from the wanted ratio ``scale_factor`` between neighbours; the
     ratio r actually used is then chosen so that the coarsest side is ``min_size`` and the finest
-    ``min(max_size, image_size)``.
+    ``min(max_size, image_size)``. Sides rise strictly: where rounding would give two scales of the
+    same side, there is one.
 
     >>> pyramid_sides(28)
     (25, 27, 28)
@@ -33,7 +34,8 @@ def pyramid_sides(
     cut = math.ceil(round(math.log(top / image_size) / math.log(scale_factor), 9))
     steps = levels - cut  # N, so N + 1 scales
     r = (min_size / top) ** (1 / steps)
-    return tuple(math.ceil(round(top * r ** (steps - n), 9)) for n in range(steps + 1))
+    sides = [math.ceil(round(top * r ** (steps - n), 9)) for n in range(steps + 1)]
+    return tuple(sorted(set(sides)))  # two scales of one side would be the same scale twice
 
 
 #: A side, or height and width, in pixels.

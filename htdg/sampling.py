@@ -36,6 +36,34 @@ class Scale:
     z_star: torch.Tensor
     sigma: torch.Tensor
 
+    def to(self, device: torch.device) -> Scale:
+        """The same scale on another device (its networks are moved, not copied)."""
+        networks = self.generator.to(device), self.discriminator.to(device)
+        return Scale(self.side, *networks, self.z_star.to(device), self.sigma.to(device))
+
+
+def empty_scale(config: HTDGConfig, n: int, side: int, n_transformations: int, shots: int) -> Scale:
+    """Scale n of a model with these options, on the CPU: its weights and noise are to be filled.
+
+    D has a class for each transformation and one for "generated", or, in the ablation that does
+    not discriminate transformations, one for everything real.
+    """
+    classes = 1 if config.method == "real_or_generated" else n_transformations
+    return Scale(
+        side=side,
+        generator=Generator(config.width(n), config.layers),
+        discriminator=Discriminator(config.width(n), classes, config.layers),
+        z_star=torch.zeros(1, 1, side, side),
+        sigma=torch.zeros(shots),
+    )
+
+
+def freeze(scale: Scale) -> Scale:
+    """The scale in evaluation mode with fixed weights, ready for the finer ones."""
+    for network in (scale.generator, scale.discriminator):
+        network.eval().requires_grad_(False)
+    return scale
+
 
 #: Draws standard normal noise: (scale number, size) -> (B, 3, H, W).
 DrawNoise = Callable[[int, Size], torch.Tensor]
@@ -100,6 +128,22 @@ def generate(
 def upsampled(images: list[torch.Tensor], side: int, like: torch.Tensor) -> torch.Tensor:
     """The last of ``images`` at ``side``, or zeros in the shape of ``like`` if there is none."""
     return resize(images[-1], side) if images else torch.zeros_like(like)
+
+
+def noise_amplitudes(
+    config: HTDGConfig, coarser: Sequence[Scale], real: torch.Tensor
+) -> torch.Tensor:
+    """sigma_n (K,): 1 at scale 0, above it relative to what the reconstruction still misses.
+
+    Also 1 where nothing is generated. ``real`` are the training images (K, 3, H, H) of scale n.
+    """
+    if not coarser or config.method == "no_generator":
+        return real.new_ones(len(real))
+    index = torch.arange(len(real), device=real.device)
+    with torch.no_grad():
+        rebuilt = generate(coarser, reconstruction_noise(coarser), index)
+        missing = (real - upsampled(rebuilt, real.shape[-1], real)).abs().mean((1, 2, 3))
+    return config.noise_amplitude * missing
 
 
 def sample_sizes(

@@ -1,10 +1,14 @@
-"""From which anomaly score on an image is called anomalous, learnt from normal images alone."""
+"""Thresholds: from which anomaly score on an image is called anomalous.
+
+Learnt from normal images alone, by split conformal prediction; the paper has none.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -51,13 +55,15 @@ class Threshold:
     def __str__(self) -> str:
         """In a sentence, with the number of images."""
         least = 1 / (self.count + 1)
-        told = f"{self.score:.4f}, for {self.false_positive_rate:.1%} of normal images flagged, "
-        told += f"from {self.count} {self.source}"
+        sentence = (
+            f"{self.score:.4f}, for {self.false_positive_rate:.1%} of normal images flagged, "
+        )
+        sentence += f"from {self.count} {self.source}"
         if least > self.false_positive_rate:
-            told += f" (so few that {least:.1%} is the least that can be expected)"
+            sentence += f" (so few that {least:.1%} is the least that can be expected)"
         if self.source == GENERATED:
-            told += "; of real images any share may be flagged, so use held-out ones if you can"
-        return told
+            sentence += "; of real images any share may be flagged: use held-out ones if you can"
+        return sentence
 
 
 def upper_quantile(values: Sequence[float] | np.ndarray, false_positive_rate: float) -> float:
@@ -81,7 +87,7 @@ def upper_quantile(values: Sequence[float] | np.ndarray, false_positive_rate: fl
 
 def check_rate(rate: float) -> None:
     """Raise ValueError unless a false positive rate is a number between 0 and 1."""
-    if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 < rate < 1:
+    if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < rate < 1:
         raise ValueError(
             f"The false positive rate is {rate!r}, but it must be between 0 and 1 (0.05 is 5 %)."
         )

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Real
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from htdg.config import ConfigError
+
+#: One defect fraction or several; None stands for all votes.
+Fractions: TypeAlias = float | Sequence[float | None] | np.ndarray | None
 
 
 def votes_from_logits(logits: torch.Tensor) -> torch.Tensor:
@@ -28,8 +32,8 @@ def votes_from_logits(logits: torch.Tensor) -> torch.Tensor:
     """
     m = logits.shape[0]
     log_p = logits[..., :m, :, :].log_softmax(dim=-3)  # (M, ..., M, h, w)
-    own = [log_p[i, ..., i, :, :] for i in range(m)]
-    return torch.stack(own).exp()  # (M, ..., h, w)
+    of_true_class = [log_p[i, ..., i, :, :] for i in range(m)]
+    return torch.stack(of_true_class).exp()  # (M, ..., h, w)
 
 
 def binary_votes(logits: torch.Tensor) -> torch.Tensor:
@@ -40,9 +44,7 @@ def binary_votes(logits: torch.Tensor) -> torch.Tensor:
     return logits.softmax(dim=-3)[..., 0, :, :]
 
 
-def aggregate_votes(
-    votes: torch.Tensor, defect_fraction: float | Sequence[float | None] | None = None
-) -> torch.Tensor:
+def aggregate_votes(votes: torch.Tensor, defect_fraction: Fractions = None) -> torch.Tensor:
     """The normality of each image at one scale.
 
     Args:
@@ -63,8 +65,7 @@ def aggregate_votes(
     # Sorted once, as far as the largest fraction needs.
     lowest = patches.topk(max(partial), dim=-1, largest=False).values if partial else patches
     means = [(lowest[..., :k] if k < total else patches).mean(-1).sum(0) for k in counts]
-    several = isinstance(defect_fraction, Sequence)
-    return torch.stack(means) if several else means[0]  # (F, B) or (B,)
+    return torch.stack(means) if are_several(defect_fraction) else means[0]  # (F, B) or (B,)
 
 
 def as_fractions(defect_fraction: object) -> tuple[float | None, ...]:
@@ -73,16 +74,27 @@ def as_fractions(defect_fraction: object) -> tuple[float | None, ...]:
     Raises:
         ConfigError: there is none, or one is not a number in (0, 1].
     """
-    several = isinstance(defect_fraction, (Sequence, np.ndarray))
-    given = tuple(defect_fraction) if several and not isinstance(defect_fraction, str) else None
-    fractions = (defect_fraction,) if given is None else given
+    fractions = (defect_fraction,)
+    if isinstance(defect_fraction, (Sequence, np.ndarray)) and are_several(defect_fraction):
+        fractions = tuple(defect_fraction)
     if not fractions:
         raise ConfigError("defect_fraction is an empty list: give a fraction, or None for all.")
-    for fraction in fractions:
-        number = isinstance(fraction, Real) and not isinstance(fraction, bool)
-        if fraction is not None and not (number and 0 < fraction <= 1):
-            raise ConfigError(
-                f"defect_fraction is {fraction!r}, but it must be above 0 and at most 1 "
-                "(0.05 averages the lowest 5 % of the votes)."
-            )
-    return tuple(None if fraction is None else float(fraction) for fraction in fractions)
+    return tuple(None if fraction is None else _checked(fraction) for fraction in fractions)
+
+
+def are_several(defect_fraction: object) -> bool:
+    """Whether it is a sequence of fractions, which give a row of results each."""
+    if isinstance(defect_fraction, np.ndarray):
+        return defect_fraction.ndim > 0
+    return isinstance(defect_fraction, Sequence) and not isinstance(defect_fraction, str)
+
+
+def _checked(fraction: object) -> float:
+    """A defect fraction as a float; ConfigError if it is not in (0, 1]."""
+    number = isinstance(fraction, (Real, np.ndarray)) and not isinstance(fraction, bool)
+    if not number or np.ndim(fraction) > 0 or not 0 < fraction <= 1:
+        raise ConfigError(
+            f"defect_fraction is {fraction!r}, but it must be above 0 and at most 1 "
+            "(0.05 averages the lowest 5 % of the votes)."
+        )
+    return float(fraction)

@@ -1,8 +1,8 @@
 """Where a training stands, written now and then, so that a killed one goes on where it was.
 
-A checkpoint is a model directory (see ``storage``) holding the finished scales, and, for the one in
-training, its networks, the optimisers' moments, the random stream and the losses so far. Going on
-from it gives the same weights, bit for bit, as never having stopped.
+A checkpoint is a model directory (see ``htdg.io.model_directory``) holding the finished scales,
+and, for the one in training, its networks, the optimisers' moments, the random stream and the
+losses so far. Going on from it gives the same weights, bit for bit, as never having stopped.
 """
 
 from __future__ import annotations
@@ -13,39 +13,15 @@ from pathlib import Path
 
 import torch
 
-from htdg.io.model_directory import ModelError, read_directory, write_directory
+from htdg.io.model_directory import (
+    ModelError,
+    load_scale,
+    read_directory,
+    scale_tensors,
+    write_directory,
+)
 from htdg.sampling import Scale
 from htdg.training import ScaleTraining
-
-
-def scale_tensors(scales: Sequence[Scale]) -> dict[str, torch.Tensor]:
-    """Everything trained, by name: ``scale0.generator.blocks.0.conv.weight`` and so on."""
-    return {
-        f"scale{n}.{key}": value
-        for n, scale in enumerate(scales)
-        for key, value in _state(scale).items()
-    }
-
-
-def load_scale(scale: Scale, n: int, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Fill a scale from ``tensors``; ValueError if one is missing, too many or of another shape."""
-    prefix = f"scale{n}."
-    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    wanted = _state(scale)
-    for key in sorted(wanted.keys() | found.keys()):
-        if key not in wanted or key not in found or wanted[key].shape != found[key].shape:
-            raise ValueError(f"tensor {prefix}{key} does not follow from its options")
-    for key, value in wanted.items():
-        value.copy_(found[key])
-
-
-def _state(scale: Scale) -> dict[str, torch.Tensor]:
-    """The tensors of one scale, themselves and not copies, by name."""
-    state = {"z_star": scale.z_star, "sigma": scale.sigma}
-    for kind in ("generator", "discriminator"):
-        network = getattr(scale, kind).state_dict()
-        state |= {f"{kind}.{key}": value for key, value in network.items()}
-    return state
 
 
 def remove_checkpoint(folder: Path) -> None:

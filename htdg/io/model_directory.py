@@ -11,23 +11,164 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
+from htdg.config import ConfigError, HTDGConfig
 from htdg.errors import UserError
 from htdg.io.files import write_text
+from htdg.runtime.device import resolve_device
+from htdg.sampling import Scale, empty_scale, freeze
+from htdg.state import ModelState
+from htdg.thresholds import Threshold
+from htdg.transformations import Transformation, as_rows
 
 #: Raised by one whenever a model written now could not be read by the code before.
 FORMAT = 2
 
 
+#: Builds the classifier of the ablation "geom": (tensors, number of classes M, device).
+ClassifierLoader = Callable[[Mapping[str, torch.Tensor], int, torch.device], nn.Module]
+
+
 class ModelError(UserError):
     """A model directory that cannot be read or written; the message says which and why."""
+
+
+# --- A model ------------------------------------------------------------------------------------
+
+
+def save_model(model: ModelState, folder: Path) -> None:
+    """Write the model directory ``folder`` in one step; ModelError if that cannot be done."""
+    description = {
+        **model.trained_with,
+        "config": model.config.as_dict(),
+        "sides": list(model.sides),
+        "transformations": as_rows(model.transformations),
+        "training_images": list(model.image_names),
+        "images_at_once": model.images_at_once,
+        "threshold": None if model.threshold is None else asdict(model.threshold),
+    }
+    tensors = {**scale_tensors(model.scales), "images": model.images}
+    if model.classifier is not None:
+        description["geom_seconds"] = model.classifier_seconds
+        weights = model.classifier.state_dict()
+        tensors |= {f"geom.{key}": value for key, value in weights.items()}
+    write_directory(folder, tensors, description, list(model.history))
+
+
+def load_model(
+    folder: Path, device: str, load_classifier: ClassifierLoader | None = None
+) -> ModelState:
+    """Read a model directory, its scales onto ``device`` (``"auto"``, ``"cpu"``, ``"cuda"`` ...).
+
+    Args:
+        folder: the model directory.
+        device: where the scales go, wherever they were trained.
+        load_classifier: builds the classifier of a model of the ablation "geom".
+
+    Raises:
+        ModelError: it is missing, of a newer format, damaged or altered.
+        ConfigError: this machine has no such device.
+    """
+    tensors, description, history = read_directory(folder)
+    try:
+        return _model(tensors, description, history, device, load_classifier)
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{folder} is no complete htdg model: {error}.") from error
+
+
+def _model(
+    tensors: Mapping[str, torch.Tensor],
+    description: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    device: str,
+    load_classifier: ClassifierLoader | None,
+) -> ModelState:
+    """The model that these describe; KeyError, TypeError or ValueError if they do not fit."""
+    config = HTDGConfig(**description["config"]).with_options(device=device)
+    place = resolve_device(device)
+    transformations = tuple(Transformation(*row) for row in description["transformations"])
+    sides = _checked_sides(description["sides"], config)
+    if any(name.startswith(f"scale{len(sides)}.") for name in tensors):
+        raise ValueError("it has more scales than its pyramid plan has sides")
+    images, scales = tensors["images"], []
+    for n, side in enumerate(sides):
+        scale = empty_scale(config, n, side, len(transformations), len(images))
+        load_scale(scale, n, tensors)
+        scales.append(freeze(scale.to(place)))
+    classifier = None
+    if load_classifier is not None and config.method == "geom":
+        classifier = load_classifier(tensors, len(transformations), place)
+    threshold = description.get("threshold")
+    return ModelState(
+        config=config,
+        sides=sides,
+        transformations=transformations,
+        scales=tuple(scales),
+        images=images,
+        image_names=tuple(description["training_images"]),
+        threshold=None if threshold is None else Threshold(**threshold),
+        images_at_once=int(description.get("images_at_once", 0)),
+        history=tuple(history),
+        trained_with={
+            key: str(description[key]) for key in ("htdg", "torch", "python", "trained_on")
+        },
+        classifier=classifier,
+        classifier_seconds=float(description.get("geom_seconds", 0.0)),
+    )
+
+
+def _checked_sides(sides: object, config: HTDGConfig) -> tuple[int, ...]:
+    """The pyramid plan that a model was stored with; ValueError if it cannot be one."""
+    if not isinstance(sides, list) or any(type(side) is not int for side in sides):
+        raise ValueError(f"its pyramid plan is {sides!r}")
+    too_small = any(side <= config.receptive_field for side in sides)
+    if too_small or sides != sorted(set(sides)) or (not sides and config.method != "mse"):
+        raise ValueError(f"its pyramid plan is {sides!r}")
+    return tuple(sides)
+
+
+def scale_tensors(scales: Sequence[Scale]) -> dict[str, torch.Tensor]:
+    """Everything trained, by name: ``scale0.generator.blocks.0.conv.weight`` and so on."""
+    return {
+        f"scale{n}.{key}": value
+        for n, scale in enumerate(scales)
+        for key, value in _state(scale).items()
+    }
+
+
+def load_scale(scale: Scale, n: int, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Fill a scale from ``tensors``; ValueError if one is missing, too many or of another shape."""
+    prefix = f"scale{n}."
+    stored = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    wanted = _state(scale)
+    for key in sorted(wanted.keys() | stored.keys()):
+        if key not in wanted or key not in stored or wanted[key].shape != stored[key].shape:
+            raise ValueError(f"tensor {prefix}{key} does not follow from its options")
+    for key, value in wanted.items():
+        value.copy_(stored[key])
+
+
+def _state(scale: Scale) -> dict[str, torch.Tensor]:
+    """The tensors of one scale, themselves and not copies, by name."""
+    state = {"z_star": scale.z_star, "sigma": scale.sigma}
+    for kind in ("generator", "discriminator"):
+        network = getattr(scale, kind).state_dict()
+        state |= {f"{kind}.{key}": value for key, value in network.items()}
+    return state
+
+
+# --- Its directory ------------------------------------------------------------------------------
 
 
 def check_replaceable(folder: Path) -> None:
@@ -92,10 +233,11 @@ def write_directory(
         shutil.rmtree(old, ignore_errors=True)
 
 
-def change_description(folder: Path, **changes: Any) -> None:  # noqa: ANN401
-    """Change what a model's ``config.json`` says, and nothing else in its directory."""
+def change_threshold(folder: Path, threshold: Threshold | None) -> None:
+    """Change the threshold in a model's ``config.json``, and nothing else in its directory."""
     path = folder / "config.json"
-    write_text(path, json.dumps(_read_json(path, folder) | changes, indent=1) + "\n")
+    changed = {"threshold": None if threshold is None else asdict(threshold)}
+    write_text(path, json.dumps(_read_json(path, folder) | changed, indent=1) + "\n")
 
 
 def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Any]:
@@ -105,12 +247,12 @@ def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
         ModelError: missing, of a newer format, damaged, or with a missing or altered tensor.
     """
     described = _read_json(folder / "config.json", folder)
-    found = described.get("format") if isinstance(described, dict) else None
-    if type(found) is not int or found < 1:
+    number = described.get("format") if isinstance(described, dict) else None
+    if type(number) is not int or number < 1:
         raise ModelError(f"{folder}/config.json has no format number: it is no htdg model.")
-    if found > FORMAT:
+    if number > FORMAT:
         raise ModelError(
-            f"{folder} has model format {found}, but this htdg reads up to {FORMAT}: update htdg."
+            f"{folder} has model format {number}, but this htdg reads up to {FORMAT}: update htdg."
         )
     try:
         tensors = safetensors.torch.load_file(folder / "weights.safetensors")
@@ -132,7 +274,7 @@ def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
     return tensors, described, _read_history(folder, described)
 
 
-def _read_history(folder: Path, described: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def _read_history(folder: Path, described: Mapping[str, Any]) -> list[Any]:
     """The training history; empty if its file was removed, since nothing depends on it."""
     path = folder / "history.json"
     if not path.is_file():
@@ -140,6 +282,8 @@ def _read_history(folder: Path, described: Mapping[str, Any]) -> Any:  # noqa: A
     history = _read_json(path, folder)
     if described.get("history") != hashlib.sha256(path.read_bytes()).hexdigest():
         raise ModelError(f"{path} is not the one that was saved: copy the model again.")
+    if not isinstance(history, list):
+        raise ModelError(f"{path} holds no list: copy the model again.")
     return history
 
 
@@ -149,7 +293,7 @@ def digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(header + tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def _read_json(path: Path, folder: Path) -> Any:  # noqa: ANN401
+def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

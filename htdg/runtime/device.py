@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 from functools import cache
@@ -48,6 +49,11 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
+def reproducible() -> contextlib.AbstractContextManager[None]:
+    """cuDNN without algorithms that give another result each time."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+
+
 @cache
 def keep_freed_memory() -> None:
     """Have glibc keep freed memory for the next tensor instead of handing it back to the system.
@@ -56,6 +62,9 @@ def keep_freed_memory() -> None:
     is mapped anew and the system zeroes its pages again, which took half of the time at 64 pixels
     (16 s an iteration against 7.8 s: RGB, 54 transformations, width 64, two cores). Does nothing
     where there is no glibc.
+
+    This holds for the whole process, so nothing in the package calls it but the command line and
+    the benchmarks; a program of your own may.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,0 +1,218 @@
+"""Training a whole model: the scales one after another, from the coarsest to the finest.
+
+Paper section 3: each scale is trained on its level of the pyramid with those below it frozen
+(``htdg.training``). Here that is put together with checkpoints, so that a training that was killed
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from htdg.ablations.geom import train_geom
+from htdg.backend import Backend
+from htdg.config import ConfigError, HTDGConfig
+from htdg.io.checkpoint import Checkpoint, geom_checkpoint
+from htdg.io.model_directory import digest, scale_tensors
+from htdg.pyramid import build_pyramid, resize
+from htdg.runtime.device import reproducible
+from htdg.runtime.memory import images_at_once, say_chunks
+from htdg.runtime.progress import ProgressBar
+from htdg.sampler import Sampler
+from htdg.sampling import Scale
+from htdg.state import ModelState
+from htdg.training import (
+    ScaleTraining,
+    TrainingCallback,
+    TrainingProgress,
+    freeze,
+    learning_rates,
+    start_scale,
+    train_scale,
+)
+from htdg.transformations import Transformation
+from htdg.version import __version__
+
+#: Chooses the backend of a model with these options.
+BackendChoice = Callable[[HTDGConfig, Sequence[Transformation], torch.device], Backend]
+
+
+def fit_model(
+    config: HTDGConfig,
+    images: torch.Tensor,
+    names: Sequence[str],
+    device: torch.device,
+    choose_backend: BackendChoice,
+    bar: ProgressBar,
+    callback: TrainingCallback | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> ModelState:
+    """Train a model on K images.
+
+    Args:
+        config: the options.
+        images: (K, 3, s, s) in [-1, 1], s = ``config.image_size``, on the CPU.
+        names: what to call them.
+        device: where to train.
+        choose_backend: who does the arithmetic.
+        bar: shows where the training stands.
+        callback: called after every iteration.
+        checkpoint: directory that keeps the state of the training, which goes on from it.
+        checkpoint_seconds: how often it is written within a scale, and after every scale.
+
+    Raises:
+        ModelError: the checkpoint belongs to other options or images.
+        ConfigError: the training diverged.
+    """
+    transformations = config.resolve_transformations(coloured=is_coloured(images))
+    if config.method == "mse":  # looks at the image as it is
+        transformations = (Transformation(0, 0, 0, 0, 0),)
+    sides = config.sides if config.method != "mse" else ()  # for which nothing is trained
+    saved = None
+    if checkpoint is not None:
+        saved = Checkpoint(checkpoint, fingerprint(config, images, device))
+    backend = choose_backend(config, transformations, device)
+    begun = saved.images_at_once if saved else 0
+    at_once = begun or images_at_once(backend, sides, len(images), config.images_at_once, device)
+    if saved:
+        saved.images_at_once = at_once
+    if bar.look != "silent" and at_once < len(images):
+        asked = "as this training was begun" if begun else "as asked for"
+        say_chunks(
+            len(images), at_once, asked if begun or config.images_at_once else "to fit into memory"
+        )
+    if bar.look != "silent":
+        backend.notice()
+    in_chunks = config.with_options(images_at_once=at_once)
+    run = _Run(in_chunks, transformations, sides, backend, saved, checkpoint_seconds)
+    with reproducible(), bar:
+        for real in build_pyramid(images.to(device), sides):
+            run.fit_scale(real, [bar.show, callback])
+        model = ModelState(
+            config=config,
+            sides=sides,
+            transformations=transformations,
+            scales=tuple(run.scales),
+            images=images,
+            image_names=tuple(names),
+            images_at_once=at_once,
+            history=tuple(run.history),
+            trained_with={
+                "htdg": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "trained_on": device.type,
+            },
+        )
+        if config.method == "geom":
+            model = with_classifier(model, device, bar, checkpoint)
+    return model
+
+
+@dataclass
+class _Run:
+    """The scales trained so far, and what the next one needs."""
+
+    config: HTDGConfig
+    transformations: Sequence[Transformation]
+    sides: tuple[int, ...]
+    backend: Backend
+    saved: Checkpoint | None
+    checkpoint_seconds: float
+
+    def __post_init__(self) -> None:
+        self.scales: list[Scale] = []
+        self.history: list[dict[str, Any]] = []
+
+    def fit_scale(self, real: torch.Tensor, callbacks: Sequence[TrainingCallback | None]) -> None:
+        """Train the next scale on (K, 3, H, H), or take it from the checkpoint."""
+        saved, n = self.saved, len(self.scales)
+        training = start_scale(self.config, self.transformations, self.scales, real, self.backend)
+        if saved is not None and saved.restore_done(training.scale, n):
+            self.scales.append(freeze(training.scale))
+            self.history.append(saved.history[n])
+            return
+        seconds_before = saved.restore_training(training) if saved is not None else 0.0
+        last_saved = time.monotonic()
+
+        def after_iteration(state: TrainingProgress) -> None:
+            nonlocal last_saved
+            for callback in callbacks:
+                if callback is not None:
+                    callback(state)
+            if saved is not None and time.monotonic() - last_saved >= self.checkpoint_seconds:
+                saved.write(self.scales, self.history, training, seconds_before + state.seconds)
+                last_saved = time.monotonic()
+
+        seconds = train_scale(training, self.sides, after_iteration)
+        check_finite(training.scale)
+        self.history.append(scale_history(training, seconds_before + seconds))
+        self.scales.append(freeze(training.scale))
+        if saved is not None:
+            saved.write(self.scales, self.history)
+
+
+def with_classifier(
+    model: ModelState, device: torch.device, bar: ProgressBar, checkpoint: Path | None
+) -> ModelState:
+    """The model with the classifier of the ablation "geom", trained on images that it generates."""
+    config, started = model.config, time.perf_counter()
+    # A stream of their own: ``sample`` and ``calibrate`` must not draw the same images again.
+    stream = int(np.random.SeedSequence([config.seed, 1]).generate_state(1)[0])
+    samples = Sampler(model, device).sample(config.geom_samples, stream).clamp(-1, 1)
+    classifier = train_geom(
+        resize(samples, config.image_size).to(device),
+        model.transformations,
+        config.translation,
+        config.seed,
+        config.geom_epochs,
+        callback=lambda done, total: bar.say(f"GEOM  {done}/{total} batches"),
+        checkpoint=geom_checkpoint(checkpoint) if checkpoint else None,
+    )
+    seconds = time.perf_counter() - started
+    return replace(model, classifier=classifier, classifier_seconds=seconds)
+
+
+def fingerprint(config: HTDGConfig, images: torch.Tensor, device: torch.device) -> str:
+    """Identifies what a training depends on: options, kind of device, images."""
+    parts = [config.as_dict(), device.type, digest(images)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def check_finite(scale: Scale) -> None:
+    """Refuse a scale whose training diverged: ConfigError."""
+    if not all(tensor.isfinite().all() for tensor in scale_tensors([scale]).values()):
+        raise ConfigError(
+            f"The training diverged at {scale.side} pixels, its weights are no longer finite: "
+            "choose a smaller lr_d or lr_g."
+        )
+
+
+def is_coloured(images: torch.Tensor) -> bool:
+    """Whether the channels of (K, 3, H, W) in [-1, 1] differ by more than a grey level or two."""
+    levels = (images.amax(1) - images.amin(1)).max() * 255 / 2
+    return bool(levels > 2.5)
+
+
+def scale_history(training: ScaleTraining, seconds: float) -> dict[str, Any]:
+    """A finished scale's history as plain JSON values."""
+    config = training.config
+    lr_d, lr_g = zip(*(learning_rates(config, i) for i in range(config.niter)), strict=True)
+    return {
+        "side": training.scale.side,
+        "seconds": seconds,
+        "lr_d": list(lr_d),
+        "lr_g": list(lr_g),
+        **{name: values.cpu().tolist() for name, values in training.history.items()},
+    }

@@ -1,0 +1,200 @@
+"""Scoring: what a trained model knows of images, their scores and anomaly maps.
+
+Paper sections 3.2 and 3.3: at every scale the patches of all transformed copies vote for their
+transformation (``htdg.votes``), the votes are averaged to a normality of each scale, and laid over
+the image to a map (``htdg.localisation``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+
+import numpy as np
+import torch
+
+from htdg.ablations.geom import GeomVoter, WideResNet
+from htdg.ablations.nearest_image import NearestVoter
+from htdg.backend import Backend, Voter
+from htdg.config import ConfigError
+from htdg.io.images import Images, read_ahead
+from htdg.localisation import anomaly_map, pixel_votes
+from htdg.pyramid import build_pyramid, resize
+from htdg.runtime.device import reproducible
+from htdg.runtime.progress import ProgressBar
+from htdg.state import ModelState
+from htdg.transformations import Transformation
+from htdg.votes import Fractions, aggregate_votes, as_fractions
+
+#: Bytes that the activations of one scoring batch may take.
+SCORING_BYTES = 2**29
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is known of an image once its patches have voted.
+
+    Attributes:
+        normality: (F, N + 1), for each defect fraction and scale, in [0, M]; higher is more normal.
+        anomaly_map: (H, W) float32 in [0, 1] at the image's own resolution, or None if not asked
+            for; higher is more anomalous.
+    """
+
+    normality: np.ndarray
+    anomaly_map: np.ndarray | None
+
+
+class Scorer:
+    """Scores images with a trained model."""
+
+    def __init__(self, model: ModelState, backend: Backend, device: torch.device) -> None:
+        """Score with ``model``, whose scales are on ``device``, through ``backend``."""
+        self.model, self.backend, self.device = model, backend, device
+        config = model.config
+        # The ablations mse and geom look at the whole image, at one scale.
+        whole = config.method in ("mse", "geom")
+        self.sides = (config.image_size,) if whole else model.sides
+
+    def predictions(
+        self,
+        images: Images,
+        defect_fractions: Fractions = None,
+        maps: bool = False,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> Iterator[Prediction]:
+        """Scores and anomaly maps of any number of images in one pass, one image after another.
+
+        Args:
+            images: one image or any number of them; paths are read batch by batch.
+            defect_fractions: average only the lowest share of the votes (see ``aggregate_votes``);
+                several come from the same votes.
+            maps: make anomaly maps, too.
+            batch_size: images at a time; by default as many as fit a modest amount of memory.
+                The results do not depend on it.
+            progress: show a progress bar.
+
+        Raises:
+            ConfigError: a fraction or the batch size is out of range.
+            ImageError: an image cannot be read (when its turn comes).
+        """
+        fractions = as_fractions(defect_fractions)
+        whole = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
+        if batch_size is not None and not (whole and batch_size >= 1):
+            raise ConfigError(f"batch_size is {batch_size!r}, but it must be a whole number >= 1.")
+        return self._predictions(images, fractions, maps, batch_size, progress)
+
+    def _predictions(
+        self,
+        images: Images,
+        fractions: Sequence[float | None],
+        maps: bool,
+        batch_size: int | None,
+        progress: bool,
+    ) -> Iterator[Prediction]:
+        counted = isinstance(images, Sequence) and not isinstance(images, str)
+        with ProgressBar.for_scoring(progress, len(images) if counted else None) as bar:
+            voters = self.voters()
+            if batch_size is None:
+                batch_size = max(1, SCORING_BYTES // max(v.bytes_per_image() for v in voters))
+            for batch, sizes in self._batches(images, batch_size):
+                # Entered for each batch: between them the caller's own code runs.
+                with reproducible(), torch.inference_mode():
+                    scored = batch_predictions(
+                        self._votes_of(batch, voters),
+                        self.model.transformations,
+                        self.sides,
+                        self.model.config.translation,
+                        fractions,
+                        sizes if maps else None,
+                    )
+                for prediction in scored:
+                    bar.advance(1)
+                    yield prediction
+
+    def votes(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """The votes (M, H - 10, H - 10) at every scale of one image (3, H, W) in [-1, 1]."""
+        batch = resize(image[None], self.model.config.image_size).to(self.device)
+        with reproducible(), torch.inference_mode():
+            return [of_scale[:, 0].cpu() for of_scale in self._votes_of(batch, self.voters())]
+
+    def voters(self) -> list[Voter]:
+        """One for each scale, made anew so that they fit the weights of now."""
+        config = self.model.config
+        if config.method == "mse":
+            return [NearestVoter(self.model.images.to(self.device))]
+        if config.method == "geom":
+            assert isinstance(self.model.classifier, WideResNet)
+            how = (self.model.transformations, config.translation, config.image_size)
+            return [GeomVoter(self.model.classifier, *how)]
+        return [self.backend.voter(scale) for scale in self.model.scales]
+
+    def _votes_of(self, batch: torch.Tensor, voters: Sequence[Voter]) -> Iterator[torch.Tensor]:
+        """The votes of (B, 3, s, s) at every scale, (M, B, H - 10, H - 10), one after another."""
+        for voter, images in zip(voters, build_pyramid(batch, self.sides), strict=True):
+            yield voter(images)
+
+    def _batches(
+        self, images: Images, batch_size: int
+    ) -> Iterator[tuple[torch.Tensor, list[tuple[int, int]]]]:
+        """Images resized to (B, 3, s, s) on the device, at most ``batch_size`` at a time.
+
+        With the height and width that they had.
+        """
+
+        def prepared(image: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+            height, width = image.shape[-2:]
+            return resize(image[None], self.model.config.image_size), (height, width)
+
+        batch: list[tuple[torch.Tensor, tuple[int, int]]] = []
+        for image in read_ahead(images, prepared):
+            batch.append(image)
+            if len(batch) == batch_size:
+                yield self._stacked(batch)
+                batch = []
+        if batch:
+            yield self._stacked(batch)
+
+    def _stacked(
+        self, batch: list[tuple[torch.Tensor, tuple[int, int]]]
+    ) -> tuple[torch.Tensor, list[tuple[int, int]]]:
+        return torch.cat([x for x, _ in batch]).to(self.device), [size for _, size in batch]
+
+
+def batch_predictions(
+    votes: Iterable[torch.Tensor],
+    transformations: Sequence[Transformation],
+    sides: Sequence[int],
+    translation: str,
+    defect_fractions: Sequence[float | None],
+    sizes: Sequence[tuple[int, int]] | None,
+) -> Iterator[Prediction]:
+    """The predictions for B images, whose votes come scale by scale.
+
+    Maps are made one by one, when asked for: at the images' own size they can be large.
+
+    Args:
+        votes: (M, B, h, h) of every scale, coarsest first.
+        transformations: T_1 .. T_M.
+        sides: of the scales, pixels.
+        translation: the mode that the copies were made with.
+        defect_fractions: F of them: see ``aggregate_votes``.
+        sizes: (H, W) of each image, to make maps of; None makes none.
+    """
+    rows, located = [], []
+    for of_scale, side in zip(votes, sides, strict=True):
+        rows.append(aggregate_votes(of_scale, defect_fractions))  # (F, B)
+        if sizes is not None:
+            located.append(pixel_votes(of_scale, transformations, side, translation))
+    normality = torch.stack(rows, -1).movedim(1, 0).cpu().double().numpy()  # (B, F, N + 1)
+    return (
+        Prediction(of_image, None if sizes is None else _map(located, i, sizes[i]))
+        for i, of_image in enumerate(normality)
+    )
+
+
+@torch.inference_mode()
+def _map(located: Sequence[torch.Tensor], i: int, size: tuple[int, int]) -> np.ndarray:
+    """The map (H, W) of image i of a batch."""
+    return anomaly_map([of_scale[i] for of_scale in located], size).cpu().numpy()
