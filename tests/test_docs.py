@@ -1,5 +1,6 @@
 """README and docs/: what they name exists, what they show runs, and nothing is left unexplained."""
 
+import ast
 import dataclasses
 import importlib
 import re
@@ -261,12 +262,65 @@ def python_blocks(page):
     return [block.replace('"tutorial"', '"tiny"') for block in blocks]
 
 
+def check_comment(value, comment):
+    """Hold a value against a comment such as ``(1, H, W) in [0, 1]``; returns the value."""
+    if shape := re.match(r"\(([\w +]+(?:, [\w +]+)*),?\)", comment):
+        sizes = shape[1].split(", ")
+        assert len(np.shape(value)) == len(sizes), comment
+        for size, stated in zip(np.shape(value), sizes, strict=True):
+            assert not stated.isdigit() or size == int(stated), comment
+    if limits := re.search(r"in \[0, (\w+)\]", comment):
+        assert np.min(value) >= 0, comment
+        assert not limits[1].isdigit() or np.max(value) <= int(limits[1]), comment
+    if "+1 normal" in comment:
+        assert set(np.ravel(value)) <= {1, -1}, comment
+    return value
+
+
+class CheckComments(ast.NodeTransformer):
+    """Has every value that stands beside a comment held against it."""
+
+    def __init__(self, source):
+        self.lines = source.splitlines()
+
+    def checked(self, node):
+        _, marked, comment = self.lines[node.end_lineno - 1].partition("  # ")
+        if marked:
+            call = ast.parse("check_comment(0, 0)", mode="eval").body
+            call.args = [node.value, ast.Constant(comment)]
+            node.value = call
+        return node
+
+    visit_Expr = visit_Assign = checked
+
+
+def run_block(source, name, names):
+    """Execute a block of Python whose variables are ``names``; comments must be true."""
+    tree = ast.fix_missing_locations(CheckComments(source).visit(ast.parse(source)))
+    names["check_comment"] = check_comment
+    exec(compile(tree, name, "exec"), names)
+
+
 def test_the_python_of_the_readme_runs(photographs):
     (block,) = python_blocks(README)
     names = {}
-    exec(compile(block, "README.md", "exec"), names)
+    run_block(block, "README.md", names)
     assert names["scores"].shape == (2,)
     assert names["maps"].shape == (1, 24, 24)
+
+
+def test_the_python_of_the_api_page_runs(photographs):
+    names = {}
+    for number, block in enumerate(python_blocks(TEXTS[ROOT / "docs" / "python_api.md"]), start=1):
+        run_block(block, f"python_api.md, block {number}", names)
+    assert len(names["search"].cv_results_["mean_test_score"]) == 2
+
+
+def test_a_wrong_comment_is_noticed():
+    for comment in ("(3,)", "(2, N + 1)", "(2,), in [0, 1]", "(2,): +1 normal, -1 anomalous"):
+        with pytest.raises(AssertionError):
+            run_block(f"[5, 1.0]  # {comment}", "a block", {})
+    run_block("[0, 1]  # (2,), in [0, 1]: higher is more", "a block", {})
 
 
 def test_the_commands_of_the_readme_run(photographs, capsys):
@@ -278,12 +332,6 @@ def test_the_commands_of_the_readme_run(photographs, capsys):
         assert main(words + ["--preset", "tiny"] * (words[0] == "train")) == 0, line
     assert (photographs / "scores.csv").read_text().count("\n") == 2
     assert "held-out images" in capsys.readouterr().out
-
-
-def test_the_python_of_the_api_page_runs(photographs):
-    names = {}
-    for number, block in enumerate(python_blocks(TEXTS[ROOT / "docs" / "python_api.md"]), start=1):
-        exec(compile(block, f"python_api.md, block {number}", "exec"), names)
 
 
 def test_the_data_set_of_the_data_sets_page_can_be_registered():
