@@ -1,22 +1,27 @@
 """Running notebooks: parameters are checked first, results are complete or absent."""
 
+import gc
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
 import threading
+import time
+from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
+from htdg.commands import cli
 from htdg.commands.cli import main
-from htdg.commands.notebooks import (
-    NOTEBOOKS,
-    NotebookError,
-    check_parameters,
-    find_notebook,
-    run_notebook,
-    summary,
-)
+from htdg.commands.notebooks import NotebookError, check_parameters, find_notebook, run_notebook
+from htdg.commands.run import summary
+from htdg.io.course_files import notebook_folder
 from htdg.io.files import OutputError
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -38,7 +43,7 @@ def notebook(tmp_path):
 
 
 WRITE_RESULT = """
-import json, pathlib
+import json, os, pathlib
 values = {"word": word, "count": count, "share": share, "flag": flag}
 pathlib.Path(out, "result.json").write_text(json.dumps(values))
 """
@@ -46,19 +51,20 @@ pathlib.Path(out, "result.json").write_text(json.dumps(values))
 
 def test_a_run_gets_its_parameters_and_leaves_notebook_page_and_result(notebook, tmp_path):
     out = tmp_path / "out"
-    given = {"count": "7", "share": "1", "flag": "True", "word": "5"}
-    result = run_notebook(notebook(WRITE_RESULT), out, given)
+    parameters = {"count": "7", "share": "1", "flag": "True", "word": "5"}
+    result = run_notebook(notebook(WRITE_RESULT + "print('page', 6 * 7)"), out, parameters)
     seconds = result.pop("total_seconds")
     assert result == {"word": "5", "count": 7, "share": 1.0, "flag": True}
     assert 0 < seconds < 60
     assert sorted(p.name for p in out.iterdir()) == ["result.json", "small.html", "small.ipynb"]
-    assert "word = &quot;5&quot;" in (out / "small.html").read_text() or "5" in summary(result, out)
+    assert "page 42" in (out / "small.html").read_text()
     executed = nbformat.read(out / "small.ipynb", 4)
     assert executed.metadata.kernelspec.name == "python3"
+    assert executed.cells[-1].outputs[0].text == "page 42\n"
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("parameters", "message"),
     [
         ({"cuont": "3"}, r"no parameter 'cuont': choose from word, count, share, flag\."),
         ({"out": "x"}, "no parameter 'out'"),
@@ -68,65 +74,166 @@ def test_a_run_gets_its_parameters_and_leaves_notebook_page_and_result(notebook,
         ({"share": "half"}, "must be of type float"),
     ],
 )
-def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, given, said):
-    before = psutil.Process().children()
-    with pytest.raises(NotebookError, match=said):
-        run_notebook(notebook(WRITE_RESULT), tmp_path / "out", given)
+def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, parameters, message):
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')"
+    with pytest.raises(NotebookError, match=message):
+        run_notebook(notebook(code), tmp_path / "out", parameters)
     assert not (tmp_path / "out").exists()
-    assert psutil.Process().children() == before  # the kernel that had been started is gone
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_missing_papermill_is_named(notebook, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    with pytest.raises(NotebookError, match=r"papermill is missing: pip install 'htdg\[notebooks"):
+        run_notebook(notebook("pass"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_failing_cell_is_named_and_leaves_no_result(notebook, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "result.json").write_text("{}")  # of an earlier run
-    with pytest.raises(NotebookError, match=r"failed in cell \d: ZeroDivisionError"):
+    with pytest.raises(
+        NotebookError, match=r"failed in cell \[3\]: ZeroDivisionError: .* \(see .*/out"
+    ):
         run_notebook(notebook("1 / 0"), out)
     assert [p.name for p in out.iterdir()] == ["small.unfinished.ipynb"]
+
+
+def test_a_notebook_without_a_result_says_so(notebook, tmp_path):
+    with pytest.raises(
+        NotebookError, match=r"small\.ipynb ran but wrote no result\.json into .*out"
+    ):
+        run_notebook(notebook("pass"), tmp_path / "out")
 
 
 def test_a_notebook_that_is_ended_from_outside_says_so(notebook, tmp_path):
     code = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
     with pytest.raises(NotebookError, match=r"small\.ipynb was ended from outside"):
         run_notebook(notebook(code), tmp_path / "out")
-    assert not (tmp_path / "out" / "result.json").exists()
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["small.unfinished.ipynb"]
 
 
-def test_the_kernel_looks_for_cycles_seldom_adds_no_names_and_ends_with_the_run(notebook, tmp_path):
+def test_a_run_keeps_out_of_the_users_history_and_ends_its_kernel(notebook, tmp_path):
     code = """
-import gc, json, os, pathlib
-found = {"threshold": gc.get_threshold(), "pid": os.getpid(), "named": "htdg" in globals()}
-found["history"] = str(get_ipython().history_manager.hist_file)
-pathlib.Path(out, "result.json").write_text(json.dumps(found))
+import json, os, pathlib
+values = {"pid": os.getpid(), "history": str(get_ipython().history_manager.hist_file)}
+pathlib.Path(out, "result.json").write_text(json.dumps(values))
 """
-    found = run_notebook(notebook(code), tmp_path / "out")
-    assert found["threshold"] == [50_000, 20, 20]
-    assert found["history"] == ":memory:"
-    assert not found["named"]
-    assert not psutil.pid_exists(found["pid"])
+    result = run_notebook(notebook(code), tmp_path / "out")
+    assert result["history"] == ":memory:"
+    assert not psutil.pid_exists(result["pid"])
 
 
-def test_runs_leave_no_threads_or_files_open(notebook, tmp_path):
-    path, process, open_after = notebook(WRITE_RESULT), psutil.Process(), []
-    for _ in range(3):
-        run_notebook(path, tmp_path / "out")
-        open_after.append((threading.active_count(), process.num_fds()))
-    assert open_after[1] == open_after[2]
+def test_a_run_leaves_this_process_as_it_was(notebook, tmp_path):
+    path, process = notebook(WRITE_RESULT), psutil.Process()
+
+    def state():
+        missing = [name for name, module in sys.modules.items() if module is None]
+        settings = (gc.get_threshold(), Path.cwd(), dict(os.environ), missing)
+        return (*settings, process.children(), threading.active_count(), process.num_fds())
+
+    before = state()
+    run_notebook(path, tmp_path / "out")  # imports, which open files
+    first = state()
+    run_notebook(path, tmp_path / "out")
+    assert state() == first
+    assert first[:5] == before[:5]
 
 
-def test_progress_reaches_the_terminal_and_the_notebook_keeps_one_line(notebook, tmp_path, capfd):
+def start(words, **options):
+    """``htdg`` in a process of its own."""
+    return subprocess.Popen([sys.executable, "-m", "htdg", *map(str, words)], **options)
+
+
+def test_in_a_pipe_a_run_says_what_it_does_in_one_line(notebook, tmp_path):
+    words = ["run", notebook(WRITE_RESULT), "--out", tmp_path / "out"]
+    process = start(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    printed, said = process.communicate()
+    unfinished = tmp_path / "out" / "small.unfinished.ipynb"
+    assert said == f"running small.ipynb; outputs so far are in {unfinished}\n"
+    assert printed.splitlines()[:2] == ["word: a", "count: 2"]
+    assert printed.splitlines()[-1] == f"look at: {tmp_path / 'out' / 'small.html'}"
+    assert process.returncode == 0
+
+
+def test_in_a_terminal_a_bar_counts_the_cells(notebook, tmp_path):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    words = ["run", notebook(WRITE_RESULT), "--out", tmp_path / "out"]
+    assert start(words, stdout=subprocess.PIPE, stderr=theirs).wait() == 0
+    lines = os.read(ours, 10_000).decode().splitlines()
+    assert "Executing: 100%" in lines[-1]
+    assert "3/3" in lines[-1]
+    assert max(map(len, lines[1:])) <= 80
+
+
+def test_ctrl_c_ends_a_run_and_its_kernel(notebook, tmp_path):
     code = """
-from htdg.runtime.progress import ProgressBar
-with ProgressBar("notebook", "work", 3) as bar:
-    for _ in range(3):
-        bar.advance(1)
+import os, pathlib, time
+pathlib.Path(out, "pid").write_text(str(os.getpid()))
+time.sleep(100)
 """
-    run_notebook(notebook(code + WRITE_RESULT), tmp_path / "out")
-    executed = nbformat.read(tmp_path / "out" / "small.ipynb", 4)
-    outputs = [o for cell in executed.cells for o in cell.get("outputs", [])]
-    (output,) = [o for o in outputs if o.output_type == "display_data"]
-    assert output.data["text/plain"].startswith("work  [####################] 3/3")
-    assert "work  [####################] 3/3" in capfd.readouterr().err
+    out, pid = tmp_path / "out", tmp_path / "out" / "pid"
+    process = start(["run", notebook(code), "--out", out], stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: pid.exists() and pid.read_text(), 60)
+    kernel = int(pid.read_text())
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert said.endswith("\nhtdg: stopped; a training goes on when started again.\n")
+    assert "Traceback" not in said
+    wait_until(lambda: not psutil.pid_exists(kernel), 5)
+    assert sorted(p.name for p in out.iterdir()) == ["pid", "small.unfinished.ipynb"]
+
+
+def wait_until(happened, seconds):
+    """Fail unless this becomes true in time."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
+MALLOC["MALLOC_TOP_PAD_"] = "268435456"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's settings")
+def test_the_command_tells_the_kernel_how_to_allocate_and_leaves_what_the_user_set(
+    notebook, tmp_path, monkeypatch
+):
+    code = f"""
+import json, os, pathlib
+values = {{name: os.environ.get(name) for name in {list(MALLOC)}}}
+pathlib.Path(out, "result.json").write_text(json.dumps(values))
+"""
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "1024")
+    words = ["run", str(notebook(code)), "--out", str(tmp_path / "out")]
+    assert start(words, stdout=subprocess.DEVNULL).wait() == 0
+    values = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert values == {**MALLOC, "MALLOC_TOP_PAD_": "1024"}
+    # Called from another program, the command line changes nothing.
+    assert main(words) == 0
+    values = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert values == {**dict.fromkeys(MALLOC), "MALLOC_TOP_PAD_": "1024"}
+
+
+@pytest.mark.parametrize("command", [command.name for command in cli.COMMANDS])
+def test_only_commands_that_compute_set_their_own_allocator(command, monkeypatch):
+    calls = []
+    monkeypatch.setattr("htdg.runtime.device.keep_freed_memory", lambda: calls.append(command))
+    monkeypatch.setattr(os, "environ", {})
+    cli.set_allocator(command)
+    computes = command in ("train", "score", "calibrate", "sample", "evaluate")
+    assert calls == [command] * computes
+
+
+def test_the_list_of_commands_comes_without_pytorch():
+    code = "import sys; from htdg.commands.cli import build_parser; build_parser([]).format_help()"
+    code += "; print('torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert printed == "False\n"
 
 
 def test_notebooks_are_found_by_name_or_path(notebook):
@@ -142,24 +249,33 @@ RUNS = ("anomaly_detection", "defect_detection")
 
 @pytest.mark.parametrize("name", RUNS)
 def test_runs_are_found_with_and_without_their_folder(name):
-    assert find_notebook(name) == find_notebook(f"runs/{name}") == NOTEBOOKS / f"runs/{name}.ipynb"
+    assert (
+        find_notebook(name)
+        == find_notebook(f"runs/{name}")
+        == notebook_folder() / f"runs/{name}.ipynb"
+    )
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_runs_have_typed_parameters(name):
     path = find_notebook(name)
-    given = {"niter": "5", "normal_class": "3", "overwrite": "True", "defect_fraction": "0.05 0.1"}
-    assert check_parameters(path, given) == {
+    parameters = {
+        "niter": "5",
+        "normal_class": "3",
+        "overwrite": "True",
+        "defect_fraction": "0.05 0.1",
+    }
+    assert check_parameters(path, parameters) == {
         "niter": 5,
         "normal_class": "3",
         "overwrite": True,
         "defect_fraction": "0.05 0.1",
     }
-    known = ("dataset", "shots", "index", "limit_per_kind", "preset", "image_size", "precision")
-    known += ("transformations", "translation", "device", "seed", "data_root", "equalise")
+    names = ("dataset", "shots", "index", "limit_per_kind", "preset", "image_size", "precision")
+    names += ("transformations", "translation", "device", "seed", "data_root", "equalise")
     texts = ("dataset", "preset", "precision", "device", "data_root", "equalise", "variant")
     texts += ("transformations", "translation")
-    numbers = {name: "7" for name in known if name not in texts}
+    numbers = {name: "7" for name in names if name not in texts}
     assert set(check_parameters(path, numbers).values()) == {7}
     words = {name: "word" for name in texts}
     assert check_parameters(path, words) == words
@@ -174,8 +290,13 @@ TINY = {"preset": "tiny", "image_size": "0", "niter": "2", "limit_per_kind": "2"
 
 def test_an_anomaly_run_reports_and_goes_on_where_it_was(tmp_path):
     out = tmp_path / "out"
-    given = {**TINY, "dataset": "digits", "normal_class": "3", "transformations": "[[0,0,0,0,0]]"}
-    result = run_notebook("anomaly_detection", out, given)
+    parameters = {
+        **TINY,
+        "dataset": "digits",
+        "normal_class": "3",
+        "transformations": "[[0,0,0,0,0]]",
+    }
+    result = run_notebook("anomaly_detection", out, parameters)
     assert result["normal_class"] == "3"
     assert result["transformations"] == 1
     assert (result["niter"], result["image_size"]) == (2, 20)
@@ -183,17 +304,17 @@ def test_an_anomaly_run_reports_and_goes_on_where_it_was(tmp_path):
     assert json.loads((out / "metrics.json").read_text())["test_images"] == 20
     # The same again draws the report only; another run may not take its place unasked.
     trained = (out / "model" / "history.json").stat().st_mtime_ns
-    again = run_notebook("runs/anomaly_detection", out, given)
+    again = run_notebook("runs/anomaly_detection", out, parameters)
     assert {**again, "total_seconds": 0} == {**result, "total_seconds": 0}
     assert (out / "model" / "history.json").stat().st_mtime_ns == trained
     with pytest.raises(NotebookError, match=r"EvaluationError: .* earlier run: choose another"):
-        run_notebook("anomaly_detection", out, {**given, "seed": "1"})
+        run_notebook("anomaly_detection", out, {**parameters, "seed": "1"})
 
 
 def test_a_defect_run_reports_maps_and_fractions(tmp_path):
     out = tmp_path / "out"
-    given = {**TINY, "normal_class": "grass", "defect_fraction": "0.1, 0.5"}
-    result = run_notebook("runs/defect_detection", out, given)
+    parameters = {**TINY, "normal_class": "grass", "defect_fraction": "0.1, 0.5"}
+    result = run_notebook("runs/defect_detection", out, parameters)
     assert (result["dataset"], result["normal_class"]) == ("textures", "grass")
     assert result["defect_fraction"] == 0.1
     assert {"image_auroc", "pixel_auroc", "aupro", "training_seconds"} <= set(result)

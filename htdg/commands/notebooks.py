@@ -72,7 +72,7 @@ def run_notebook(
         )
     except papermill.PapermillExecutionError as error:
         raise NotebookError(
-            f"{path.name} failed in cell {error.cell_index}: {error.ename}: {error.evalue} "
+            f"{path.name} failed in cell [{error.exec_count}]: {error.ename}: {error.evalue} "
             f"(see {unfinished})."
         ) from None
     except DeadKernelError:
