@@ -2,23 +2,23 @@
 
 Batch normalisation needs the statistics of the *copies*, so every position of a canvas is weighted
 by the number of windows that cover it. Normalisation and activation are one step with a gradient
-written by hand, since after sharing they would cost nearly as much as the convolutions;
-``htdg.fast.native`` compiles the four passes over memory where it can, and here they stand in PyTorch.
+written by hand, since after sharing they would cost nearly as much as the convolutions; where the
+helpers of ``htdg.fast.native`` are compiled it is theirs, and below it stands in PyTorch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from functools import reduce
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-from htdg.fast import native as kernels
+from htdg.fast import native
 from htdg.fast.canvases import CanvasPlan
-from htdg.fast.convolution import convolve
+from htdg.fast.convolution import convolve, layers_of
 from htdg.networks import SLOPE, Generator, PatchNetwork
 
 aten = torch.ops.aten
@@ -27,7 +27,7 @@ aten = torch.ops.aten
 def normalise(
     norm: nn.BatchNorm2d, xs: Sequence[torch.Tensor], plan: CanvasPlan, layer: int
 ) -> list[torch.Tensor]:
-    """Batch normalisation of what the windows show, and LeakyReLU: a (B * G, C, h, w) each sheet.
+    """Batch normalisation of what the windows show, and LeakyReLU: (B * G, C, h, w) for each sheet.
 
     ``norm`` is in training mode: its running statistics are updated as PyTorch does.
     """
@@ -38,9 +38,9 @@ def normalise(
 
 def run_normalised(network: PatchNetwork, x: torch.Tensor) -> torch.Tensor:
     """``PatchNetwork.body`` in training mode, (B, in, H, W) -> (B, out, H - 2L, W - 2L)."""
-    for block in network.blocks:
-        x = convolve(block.conv, x)
-        (x,) = _normalised(block.norm, [x], [None], [x[:, 0].numel()])
+    for convolution, norm in layers_of(network):
+        x = convolve(convolution, x)
+        (x,) = _normalised(norm, [x], [None], [x[:, 0].numel()])
     return convolve(network.tail, x)
 
 
@@ -65,15 +65,33 @@ def _normalised(
     weights: Sequence[torch.Tensor | None],
     counts: Sequence[int],
 ) -> list[torch.Tensor]:
-    """``counts``: what the ``weights`` of each sheet add up to, over all its images."""
+    """The xs (B * G, C, h, w) of all sheets, normalised together and activated.
+
+    Args:
+        norm: in training mode.
+        xs: the convolutions' outputs.
+        weights: how many windows cover each position of a sheet, as in ``Sheet.coverage``.
+        counts: what the weights of each sheet add up to, over all its images.
+    """
     return list(_CoveredNorm.apply(norm.weight, norm.bias, norm, weights, counts, *xs))
 
 
 def _update(norm: nn.BatchNorm2d, mean: torch.Tensor, var: torch.Tensor, count: int) -> None:
     """The running statistics after a batch of ``count`` positions."""
-    norm.num_batches_tracked += 1
-    norm.running_mean.lerp_(mean, norm.momentum)
-    norm.running_var.lerp_(var * (count / (count - 1)), norm.momentum)
+    assert norm.momentum is not None  # None would be the mean over all batches
+    norm.get_buffer("num_batches_tracked").add_(1)
+    norm.get_buffer("running_mean").lerp_(mean, norm.momentum)
+    norm.get_buffer("running_var").lerp_(var * (count / (count - 1)), norm.momentum)
+
+
+class _Context(FunctionCtx):
+    """What the forward pass keeps for the backward pass."""
+
+    saved_tensors: tuple[torch.Tensor, ...]
+    eps: float
+    weights: Sequence[torch.Tensor | None]
+    counts: Sequence[int]
+    shapes: list[torch.Size]
 
 
 class _CoveredNorm(torch.autograd.Function):
@@ -90,33 +108,32 @@ class _CoveredNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401
+        ctx: _Context,
         gamma: torch.Tensor,
         beta: torch.Tensor,
         norm: nn.BatchNorm2d,
-        weights: list[torch.Tensor | None],
-        counts: list[int],
+        weights: Sequence[torch.Tensor | None],
+        counts: Sequence[int],
         *xs: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         rows = [rows_of(x.contiguous(memory_format=torch.channels_last)) for x in xs]
-        how = kernels.normalise if kernels.usable(xs[0]) else _normalise
+        compute = native.normalise if native.usable(xs[0]) else _normalise
         with torch.autocast(xs[0].device.type, enabled=False):  # statistics are in float32
-            found, ys = how(rows, weights, counts, gamma, beta, norm.eps, SLOPE)
-            _update(norm, *found[:2], sum(counts))
-        ctx.eps, ctx.sheets, ctx.shapes = norm.eps, (weights, counts), [x.shape for x in xs]
-        ctx.save_for_backward(found, *rows)
+            statistics, ys = compute(rows, weights, counts, gamma, beta, norm.eps, SLOPE)
+            _update(norm, statistics[0], statistics[1], sum(counts))
+        ctx.eps, ctx.weights, ctx.counts = norm.eps, weights, counts
+        ctx.shapes = [x.shape for x in xs]
+        ctx.save_for_backward(statistics, *rows)
         return tuple(map(images_of, ys, ctx.shapes))
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any,  # noqa: ANN401
-        *gradients: torch.Tensor,
-    ) -> tuple[torch.Tensor | None, ...]:
-        found, *rows = ctx.saved_tensors
+    def backward(ctx: _Context, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        statistics, *rows = ctx.saved_tensors
         gs = [rows_of(g.contiguous(memory_format=torch.channels_last)) for g in gradients]
-        how = kernels.normalise_backward if kernels.usable(rows[0]) else _normalise_backward
-        d_gamma, d_beta, dxs = how(gs, rows, *ctx.sheets, found, ctx.eps, SLOPE)
+        compute = native.normalise_backward if native.usable(rows[0]) else _normalise_backward
+        sheets = (ctx.weights, ctx.counts)
+        d_gamma, d_beta, dxs = compute(gs, rows, *sheets, statistics, ctx.eps, SLOPE)
         return d_gamma, d_beta, None, None, None, *map(images_of, dxs, ctx.shapes)
 
 
@@ -131,12 +148,12 @@ def images_of(rows: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     return rows.view(b, h, w, -1).permute(0, 3, 1, 2)
 
 
-# --- With PyTorch's operations, as kernels.normalise and kernels.normalise_backward --------------
+# --- With PyTorch's operations, as native.normalise and native.normalise_backward ----------------
 
 
 def _normalise(
     xs: Sequence[torch.Tensor],
-    ws: Sequence[torch.Tensor | None],
+    weights: Sequence[torch.Tensor | None],
     counts: Sequence[int],
     gamma: torch.Tensor,
     beta: torch.Tensor,
@@ -144,7 +161,7 @@ def _normalise(
     slope: float,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Mean, variance, scale and shift (4, C), and the normalised, activated xs."""
-    mean, var = _moments(xs, ws, counts)
+    mean, var = _moments(xs, weights, counts)
     scale = gamma * (var + eps).rsqrt()
     shift = beta - scale * mean
     ys = [F.leaky_relu_(torch.addcmul(shift, x, scale), slope).to(x.dtype) for x in xs]
@@ -154,45 +171,49 @@ def _normalise(
 def _normalise_backward(
     gs: Sequence[torch.Tensor],
     xs: Sequence[torch.Tensor],
-    ws: Sequence[torch.Tensor | None],
+    weights: Sequence[torch.Tensor | None],
     counts: Sequence[int],
-    found: torch.Tensor,
+    statistics: torch.Tensor,
     eps: float,
     slope: float,
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     """The gradients to gamma, beta and the xs."""
-    mean, var, scale, shift = found
+    mean, var, scale, shift = statistics
     inverse = (var + eps).rsqrt()
     hs = [_before_activation(g, x, scale, shift, slope) for g, x in zip(gs, xs, strict=True)]
-    of_h = sum(h.sum(0) for h in hs)
-    d_gamma = inverse * sum((h * (x - mean)).sum(0) for h, x in zip(hs, xs, strict=True))
+    d_beta = _sum(h.sum(0) for h in hs)
+    d_gamma = inverse * _sum((h * (x - mean)).sum(0) for h, x in zip(hs, xs, strict=True))
     # -s / N * (sum(h) + x^ * sum(h x^)) = p + q x
     q = -scale / sum(counts) * inverse * d_gamma
-    p = -scale / sum(counts) * of_h - q * mean
+    p = -scale / sum(counts) * d_beta - q * mean
     dxs = []
-    for h, x, w in zip(hs, xs, ws, strict=True):
+    for h, x, w in zip(hs, xs, weights, strict=True):
         through = torch.addcmul(p, x, q)
         if w is not None:
             through = through.view(-1, len(w), len(p)).mul_(w[:, None].to(p.dtype)).view(x.shape)
         dxs.append(through.addcmul_(h, scale).to(x.dtype))
-    return d_gamma, of_h, dxs
+    return d_gamma, d_beta, dxs
 
 
 def _moments(
-    xs: Sequence[torch.Tensor], ws: Sequence[torch.Tensor | None], counts: Sequence[int]
+    xs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor | None], counts: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance (C,) of all sheets together, weighted by the coverage.
 
-    Every sheet about its own mean first, then put together (Chan, Golub and LeVeque, 1979): the
-    mean of the squares less the square of the mean would lose digits.
+    Those of every sheet first, then put together (Chan, Golub and LeVeque, 1979): the mean of the
+    squares less the square of the mean would lose digits.
     """
     parts = []
-    for x, w, count in zip(xs, ws, counts, strict=True):
+    for x, w, count in zip(xs, weights, counts, strict=True):
         rows = x.to(precise(x.dtype))
         m = _covered_sum(rows, w) / count
         parts.append((count / sum(counts), m, _covered_sum((rows - m).square_(), w) / count))
-    mean = sum(share * m for share, m, _ in parts)
-    return mean, sum(share * (v + (m - mean) ** 2) for share, m, v in parts)
+    mean = _sum(share * m for share, m, _ in parts)
+    return mean, _sum(share * (v + (m - mean) ** 2) for share, m, v in parts)
+
+
+def _sum(terms: Iterable[torch.Tensor]) -> torch.Tensor:
+    return reduce(torch.add, terms)
 
 
 def _covered_sum(rows: torch.Tensor, w: torch.Tensor | None) -> torch.Tensor:

@@ -8,7 +8,8 @@ have 2.7 times fewer pixels than the copies; in ``stretched`` mode the translate
 canvases and the others stay by themselves (1.9 times); in ``resampled`` mode every translated copy
 lies between other pixels, so nothing can be shared.
 
-The plain way is ``transformations.transform_all``; this one gives the same numbers sooner.
+The plain way is ``transformations.transform_all`` (paper section 3.2); this one gives the same
+numbers sooner.
 """
 
 from __future__ import annotations
@@ -59,14 +60,14 @@ class Canvas:
 
     def windows(self, side: int) -> list[Window]:
         """Number m, top and left of each copy in the canvas after rotation."""
-        found = []
+        windows = []
         for m, top, left in self.copies:
             height, width = self.height, self.width
             for _ in range(self.k):  # a quarter turn, counter-clockwise
                 top, left = width - (left + side), top
                 height, width = width, height
-            found.append((m, top, left))
-        return found
+            windows.append((m, top, left))
+        return windows
 
     def enlarged(self, shape: tuple[int, int]) -> Canvas:
         """The same with more of the reflected image, which no copy shows, to fill ``shape``."""
@@ -78,18 +79,18 @@ def canvases_of(
     transformations: Sequence[Transformation], side: int, translation: str
 ) -> list[Canvas]:
     """The smallest canvases that hold every copy of an image of this side."""
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[int, int, int, int, int], list[int]] = {}
     for m, t in enumerate(transformations):
         groups.setdefault((t.flip, t.k, t.grey, *t.phases(translation)), []).append(m)
     shift, canvases = shift_pixels(side), []
-    for key, members in groups.items():
+    for (flip, k, grey, phase_y, phase_x), members in groups.items():
         tops = [-transformations[m].ty * shift for m in members]
         lefts = [-transformations[m].tx * shift for m in members]
         top, left = min(tops), min(lefts)
         height, width = max(tops) - top + side, max(lefts) - left + side
         places = zip(members, tops, lefts, strict=True)
         copies = tuple((m, y - top, x - left) for m, y, x in places)
-        canvases.append(Canvas(*key, top, left, height, width, copies))
+        canvases.append(Canvas(flip, k, grey, phase_y, phase_x, top, left, height, width, copies))
     return canvases
 
 
@@ -106,11 +107,12 @@ def arranged(canvases: Sequence[Canvas], images: int = 1) -> list[list[Canvas]]:
     for shape in sorted(by_shape, key=math.prod, reverse=True):
         group = by_shape[shape]
         if groups:
-            common = tuple(map(max, groups[-1][0].shape, shape))
-            together = [c.enlarged(common) for c in groups[-1] + group]
-            added = _pixels(together) - _pixels(groups[-1]) - _pixels(group)
+            height, width = groups[-1][0].shape
+            common = max(height, shape[0]), max(width, shape[1])
+            merged = [canvas.enlarged(common) for canvas in groups[-1] + group]
+            added = _pixels(merged) - _pixels(groups[-1]) - _pixels(group)
             if added * images <= MERGED_PIXELS:
-                groups[-1] = together
+                groups[-1] = merged
                 continue
         groups.append(group)
     return groups
@@ -167,14 +169,14 @@ class CanvasPlan:
         self.transformations = tuple(transformations)
         groups = arranged(canvases_of(transformations, side, translation), images)
         self.sheets = [Sheet(tuple(g), _coverage(g, side, layers, device)) for g in groups]
-        laid = [m for group in groups for canvas in group for m, _, _ in canvas.copies]
-        self.order = torch.argsort(torch.tensor(laid)).to(device)
+        copies = [m for group in groups for canvas in group for m, _, _ in canvas.copies]
+        self.order = torch.argsort(torch.tensor(copies)).to(device)
         self.device = device
         self._sampled, places = _lookup(self.sheets, side, translation)
         self._sampled = [(flip, r.to(device), c.to(device)) for flip, r, c in self._sampled]
         self._places = [p.to(device) for p in places]
         self.windows = [_windows(sheet.canvases, side).to(device) for sheet in self.sheets]
-        self._own: dict[tuple[int, bool], list[torch.Tensor]] = {}
+        self._logit_places: dict[tuple[int, bool], list[torch.Tensor]] = {}
 
     @property
     def pixels(self) -> int:
@@ -215,24 +217,28 @@ class CanvasPlan:
         sheets = []
         for sheet, places in zip(self.sheets, self._places, strict=True):
             height, width = sheet.canvases[0].shape
-            found = _looked_up(pixels, first + places)  # (B, G * h * w, 3)
-            sheets.append(found.view(-1, height, width, channels).permute(0, 3, 1, 2))
+            shown = _looked_up(pixels, first + places)  # (B, G * h * w, 3)
+            sheets.append(shown.view(-1, height, width, channels).permute(0, 3, 1, 2))
         return sheets
 
-    def own(self, classes: int, each: bool = True) -> list[torch.Tensor]:
-        """Where each window reads the logit of its own transformation.
+    def logit_places(self, classes: int, binary: bool = False) -> list[torch.Tensor]:
+        """Where every window of a sheet reads the logits of its transformation, for each sheet.
 
-        Or, unless ``each`` has a class of its own, of class 0, which then stands for all of them.
+        Args:
+            classes: how many the network has.
+            binary: whether class 0 stands for all transformations.
 
-        For each sheet the places (windows * h * w,) in one image's part of the network's output,
-        (G, h, w, classes) in memory.
+        Returns:
+            Places (windows * h * w,) in one image's part of the network's output, which lies in
+            memory as (G, h, w, classes).
         """
-        if (classes, each) not in self._own:
-            self._own[classes, each] = [
-                _own_places(s.canvases, self.side, self.layers, classes, each).to(self.device)
+        key = (classes, binary)
+        if key not in self._logit_places:
+            self._logit_places[key] = [
+                _logit_places(s.canvases, self.side, self.layers, classes, binary).to(self.device)
                 for s in self.sheets
             ]
-        return self._own[classes, each]
+        return self._logit_places[key]
 
 
 @lru_cache(maxsize=64)
@@ -245,7 +251,7 @@ def canvas_plan(
     device: torch.device,
     images: int = 1,
 ) -> CanvasPlan:
-    """The plan, made once for all who ask for the same."""
+    """A ``CanvasPlan``, made once for all who ask for the same; its arguments are these."""
     return CanvasPlan(transformations, side, translation, layers, device, images)
 
 
@@ -253,15 +259,15 @@ def _coverage(
     canvases: Sequence[Canvas], side: int, layers: int, device: torch.device
 ) -> tuple[torch.Tensor | None, ...]:
     height, width = canvases[0].shape
-    found = []
+    coverage = []
     for border in range(0, 2 * layers + 1, 2):  # what the layers so far have cut off
         counts = torch.zeros(len(canvases), height - border, width - border)
         h = side - border
         for g, canvas in enumerate(canvases):
             for _, top, left in canvas.windows(side):
                 counts[g, top : top + h, left : left + h] += 1
-        found.append(None if bool((counts == 1).all()) else counts.flatten().to(device))
-    return tuple(found)
+        coverage.append(None if bool((counts == 1).all()) else counts.flatten().to(device))
+    return tuple(coverage)
 
 
 def _looked_up(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -270,8 +276,8 @@ def _looked_up(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         return F.embedding(places, pixels)
     # Number by number: the gradient of whole rows takes PyTorch ten times as long.
     channels = pixels.shape[1]
-    each = places[..., None] * channels + torch.arange(channels)
-    return pixels.flatten().index_select(0, each.flatten()).view(each.shape)
+    single = places[..., None] * channels + torch.arange(channels)
+    return pixels.flatten().index_select(0, single.flatten()).view(single.shape)
 
 
 #: Whether the image is mirrored, and what samples it along y (h, H) and x (w, H).
@@ -299,20 +305,20 @@ def _lookup(
         cols = sampling_matrix(side, left, right, phase_x, translation)
         if phase_y == phase_x == 0:  # they only pick pixels of the image, here their numbers
             mirrored = image.flip(-1) if flip else image
-            found = rows.double() @ mirrored @ cols.double().T
+            numbered = rows.double() @ mirrored @ cols.double().T
         else:
             sampled.append((flip, rows, cols))
-            found = count + torch.arange(len(rows) * len(cols)).view(len(rows), -1)
-            count += found.numel()
-        numbers[key] = (found.long(), top, left)
+            numbered = count + torch.arange(len(rows) * len(cols)).view(len(rows), -1)
+            count += numbered.numel()
+        numbers[key] = (numbered.long(), top, left)
     places = []
     for sheet in sheets:
         shown = []
         for c in sheet.canvases:
-            found, top, left = numbers[_sampling(c)]
+            numbered, top, left = numbers[_sampling(c)]
             y, x = c.top - top, c.left - left
-            own = torch.rot90(found[y : y + c.height, x : x + c.width], c.k)
-            shown.append((own + c.grey * count).flatten())
+            turned = torch.rot90(numbered[y : y + c.height, x : x + c.width], c.k)
+            shown.append((turned + c.grey * count).flatten())
         places.append(torch.cat(shown))
     return sampled, places
 
@@ -327,8 +333,8 @@ def _windows(canvases: Sequence[Canvas], side: int) -> torch.Tensor:
     )
 
 
-def _own_places(
-    canvases: Sequence[Canvas], side: int, layers: int, classes: int, each: bool
+def _logit_places(
+    canvases: Sequence[Canvas], side: int, layers: int, classes: int, binary: bool
 ) -> torch.Tensor:
     height, width = (n - 2 * layers for n in canvases[0].shape)
     patch = torch.arange(side - 2 * layers)
@@ -336,5 +342,5 @@ def _own_places(
     for g, canvas in enumerate(canvases):
         for m, top, left in canvas.windows(side):
             rows = g * height + top + patch[:, None]  # (h, 1)
-            places.append(((rows * width + left + patch) * classes + m * each).flatten())
+            places.append(((rows * width + left + patch) * classes + m * (not binary)).flatten())
     return torch.cat(places)

@@ -5,9 +5,9 @@ the next. A CUDA graph holds them all and one call starts them. It repeats what 
 same addresses, so what changes from step to step lies in tensors that stay where they are, and for
 anything else that changes the step is recorded anew.
 
-A recording is believed only after it has done a step as the step itself does it; where one cannot
-be made, or does something else, steps run one operation after another as before, in all the rest of
-the process. ``HTDG_GRAPHS=0`` turns recordings off.
+A recording is trusted only after it has done a step as the step itself does it; where one cannot be
+made, or does something else, steps run one operation after another for the rest of the process.
+``HTDG_GRAPHS=0`` turns recordings off.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE  # what names the memory of a graph
 
 Losses = dict[str, torch.Tensor]
 #: (noise, previous or None) -> losses.
@@ -52,10 +55,10 @@ class Recorded:
     play: Callable[[], None] = lambda: None
     losses: Losses = field(default_factory=dict)
 
-    def give(self, noise: torch.Tensor, previous: torch.Tensor | None) -> None:
-        """Lay what it is to be played with where it looks for it."""
+    def set_inputs(self, noise: torch.Tensor, previous: torch.Tensor | None) -> None:
+        """Copy what it is to be played with to where it looks for it."""
         self.noise.copy_(noise)
-        if previous is not None:
+        if previous is not None and self.previous is not None:
             self.previous.copy_(previous)
 
 
@@ -71,7 +74,7 @@ class Recordings:
         self.device, self.failed = device, ""
         self._calls: dict[str, int] = {}
         self._recorded: dict[str, Recorded] = {}
-        self._pool: Any = None
+        self._pool: _POOL_HANDLE | None = None
 
     def run(
         self,
@@ -87,7 +90,7 @@ class Recordings:
         Args:
             kind: what kind of step this is; ``step`` is always the same for it.
             step: changes tensors in place and needs no number from the device.
-            noise, previous: what the step is given.
+            noise, previous: the inputs of the step.
             changing: the groups of tensors that it changes, once ``WARM_UP`` steps are done: first
                 the weights.
             fixed: whatever else it depends on (learning rates): another one is recorded anew.
@@ -104,7 +107,7 @@ class Recordings:
         if recorded is None or recorded.fixed != fixed:
             self._recorded.pop(kind, None)  # its memory goes to the new one
             return self._record(kind, step, noise, previous, changing(), fixed)
-        recorded.give(noise, previous)
+        recorded.set_inputs(noise, previous)
         recorded.play()
         return recorded.losses
 
@@ -136,11 +139,11 @@ class Recordings:
         try:
             where = (self.device, self._pool)
             recorded.play, recorded.losses = record(step, recorded.noise, recorded.previous, *where)
-            recorded.give(noise, previous)
+            recorded.set_inputs(noise, previous)
             recorded.play()
             _check(groups, recorded.losses, before, after, losses)
             self._recorded[kind] = recorded
-        except Exception as error:  # whatever it is, the step can do without
+        except Exception as error:  # whatever it is, the step can do without a recording
             self._give_up(error)
         finally:
             _restore(groups, after)
@@ -153,7 +156,8 @@ class Recordings:
         _failures.append(self.failed)
         warnings.warn(
             f"A training step could not be recorded as a CUDA graph ({self.failed}), so operations "
-            "run one by one: the same result, later. HTDG_GRAPHS=0 does not try.",
+            "run one by one: more slowly, and with results that may differ by rounding, which "
+            "training amplifies. HTDG_GRAPHS=0 does not try.",
             stacklevel=2,
         )
 
@@ -161,7 +165,10 @@ class Recordings:
 def on_side_stream(
     device: torch.device, step: Step, noise: torch.Tensor, previous: torch.Tensor | None
 ) -> Losses:
-    """The step, on the stream that is recorded: gradients are added up on the one they began on."""
+    """Do the step on the stream that is recorded.
+
+    Gradients are added up on the stream on which they were added up first.
+    """
     if device.type != "cuda":
         return step(noise, previous)
     now, stream = torch.cuda.current_stream(device), _side_stream(device)
@@ -177,9 +184,9 @@ def record(
     noise: torch.Tensor,
     previous: torch.Tensor | None,
     device: torch.device,
-    pool: Any,  # noqa: ANN401
+    pool: _POOL_HANDLE | None,
 ) -> tuple[Callable[[], None], Losses]:
-    """What plays the step back, and where the losses lie then. Nothing is computed yet."""
+    """Record a step: what plays it back, and where the losses lie then. Nothing is computed yet."""
     graph, stream = torch.cuda.CUDAGraph(), _side_stream(device)
     # The outer context gives the stream back where the inner one cannot end its recording.
     with torch.cuda.stream(stream), torch.cuda.graph(graph, pool=pool, stream=stream):
@@ -206,15 +213,18 @@ def _check(groups: Groups, losses: Losses, before: Groups, after: Groups, expect
     """
     limits = [TOLERANCE_OF_WEIGHTS, *[TOLERANCE] * (len(groups) - 1)]
     for limit, played, start, end in zip(limits, groups, before, after, strict=True):
-        if not _apart(played, end, start) <= limit:
+        if not _relative_difference(played, end, start) <= limit:
             raise RuntimeError("the recording does something else than the step")
     zero = [torch.zeros_like(loss) for loss in expected.values()]
     same = losses.keys() == expected.keys()
-    if not same or not _apart([*losses.values()], [*expected.values()], zero) <= TOLERANCE:
+    if (
+        not same
+        or not _relative_difference([*losses.values()], [*expected.values()], zero) <= TOLERANCE
+    ):
         raise RuntimeError("the recording finds other losses than the step")
 
 
-def _apart(
+def _relative_difference(
     played: Sequence[torch.Tensor], after: Sequence[torch.Tensor], before: Sequence[torch.Tensor]
 ) -> float:
     """How far two ways of changing a group of tensors differ, as a part of how far they came."""
@@ -224,10 +234,10 @@ def _apart(
         torch.cat([tensor.detach().double().flatten() for tensor in group])
         for group in (played, after, before)
     )
-    apart, came = float((one - other).norm()), float((other - start).norm())
-    if came == 0:
-        return math.inf if apart else 0.0
-    return apart / came
+    difference, change = float((one - other).norm()), float((other - start).norm())
+    if change == 0:
+        return math.inf if difference else 0.0
+    return difference / change
 
 
 def _copies(groups: Groups) -> list[list[torch.Tensor]]:

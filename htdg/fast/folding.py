@@ -1,7 +1,7 @@
 """Trained networks made faster: batch normalisation folded into the convolutions before it.
 
 With fixed statistics, gamma * (W x + b - mean) / sqrt(var + eps) + beta is again a convolution. The
-results are those of evaluation mode; nothing is left to train.
+results are those of evaluation mode but for rounding; nothing is left to train.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from htdg.fast.convolution import convolve
+from htdg.fast.convolution import convolve, layers_of
 from htdg.networks import SLOPE, Discriminator, Generator, PatchNetwork
 from htdg.sampling import Scale
 
@@ -22,15 +23,16 @@ from htdg.sampling import Scale
 def folded_convolutions(network: PatchNetwork) -> list[nn.Conv2d]:
     """The convolutions of a network in evaluation mode, normalisation folded in.
 
-    Between them belongs LeakyReLU. Weights lie channels last, as they are used.
+    LeakyReLU belongs between them: ``run_folded``. Weights lie channels last, as they are used.
     """
-    folded = [fuse_conv_bn_eval(block.conv, block.norm) for block in network.blocks]
-    return [_ready(c) for c in [*folded, copy.deepcopy(network.tail)]]
+    folded = [fuse_conv_bn_eval(convolution, norm) for convolution, norm in layers_of(network)]
+    return [_ready(convolution) for convolution in [*folded, copy.deepcopy(network.tail)]]
 
 
 def voting_convolutions(d: Discriminator) -> list[nn.Conv2d]:
-    """Those of a discriminator, the last one without the class "generated", which has no vote."""
+    """``folded_convolutions`` of D, without the class "generated", which has no vote."""
     *hidden, tail = folded_convolutions(d)
+    assert tail.bias is not None
     tail.weight = nn.Parameter(tail.weight[:-1].clone())
     tail.bias = nn.Parameter(tail.bias[:-1].clone())
     tail.out_channels -= 1
@@ -60,7 +62,8 @@ class FoldedGenerator(Generator):
 
     def body(self, x: torch.Tensor) -> torch.Tensor:
         """The convolutions: (B, 4, H, W) -> (B, 3, H - 2L, W - 2L)."""
-        return run_folded(self.convolutions, x.contiguous(memory_format=torch.channels_last))
+        convolutions = cast(list[nn.Conv2d], list(self.convolutions))
+        return run_folded(convolutions, x.contiguous(memory_format=torch.channels_last))
 
 
 def _ready(convolution: nn.Conv2d) -> nn.Conv2d:

@@ -1,6 +1,6 @@
 /* Normalisation, activation and softmax of channels-last activations, in as few passes over memory as
- * there can be. `normalisation.py` has the same with PyTorch's operations, and uses these instead where
- * `kernels.py` could compile them. Rows are positions, columns channels.
+ * there can be. `batch_norm.py` has the same with PyTorch's operations, and uses these instead where
+ * they could be compiled (`compiling.py`). Rows are positions, columns channels.
  *
  *   x, g, y, dx   (rows, channels) float or bfloat16
  *   w             (period,) coverage of row r at r % period, or NULL for ones
@@ -159,14 +159,14 @@ static void together(const double *parts, ptrdiff_t sheets, ptrdiff_t channels, 
 
 /* All sheets of canvases together: sheet s has xs[s], ws[s], which add up to counts[s] over all rows,
  * rows[s] and periods[s].
- * found (4, channels): mean, variance, scale and shift. */
+ * statistics (4, channels): mean, variance, scale and shift. */
 #define NORMALISATION(T)                                                                        \
   /* y = LeakyReLU(scale x + shift), which normalises. 1 if memory is short. */                 \
   int normalise_##T(ptrdiff_t sheets, const T *const *xs, const float *const *ws,               \
                     const ptrdiff_t *counts, const ptrdiff_t *rows, const ptrdiff_t *periods,   \
                     ptrdiff_t channels, const float *gamma, const float *beta, float eps, float slope, \
-                    T *const *ys, float *found) {                                               \
-    float *mean = found, *var = mean + channels, *scale = var + channels;                       \
+                    T *const *ys, float *statistics) {                                          \
+    float *mean = statistics, *var = mean + channels, *scale = var + channels;                  \
     float *shift = scale + channels;                                                            \
     double *parts = malloc((size_t)sheets * (1 + 2 * channels) * sizeof *parts);                \
     int failed = !parts;                                                                        \
@@ -195,10 +195,10 @@ static void together(const double *parts, ptrdiff_t sheets, ptrdiff_t channels, 
   /* Its gradients, from gs, those to ys. 1 if memory is short. */                              \
   int normalise_backward_##T(ptrdiff_t sheets, const T *const *gs, const T *const *xs,          \
                              const float *const *ws, const ptrdiff_t *counts, const ptrdiff_t *rows, \
-                             const ptrdiff_t *periods, ptrdiff_t channels, const float *found,  \
+                             const ptrdiff_t *periods, ptrdiff_t channels, const float *statistics, \
                              float eps, float slope, T *const *dxs, float *d_gamma,             \
                              float *d_beta) {                                                   \
-    const float *mean = found, *var = mean + channels, *scale = var + channels;                 \
+    const float *mean = statistics, *var = mean + channels, *scale = var + channels;            \
     const float *shift = scale + channels;                                                      \
     float *p = malloc((size_t)2 * channels * sizeof *p), *q = p + channels;                     \
     double *sums = calloc((size_t)4 * channels, sizeof *sums), *all = sums + 2 * channels;      \
@@ -236,17 +236,17 @@ static inline float exp_of_negative(float x) {
   int32_t bits;
   memcpy(&bits, &series, sizeof bits);
   bits += (int32_t)n * (1 << 23);
-  float found;
-  memcpy(&found, &bits, sizeof found);
-  return found;
+  float power;
+  memcpy(&power, &bits, sizeof power);
+  return power;
 }
 
 #define SOFTMAX(T)                                                                              \
-  /* log_sums = log(sum of exp(x)) of each row, and unless p is NULL p = over * w * exp(x - that). \
+  /* log_sums = log(sum of exp(x)) of each row, and unless p is NULL p = factor * w * exp(x - that). \
    * LANES rows at a time, side by side, so that nothing is added across a vector. 2 if there are \
    * more classes than WIDEST. */                                                               \
   int softmax_##T(const T *x, const float *w, ptrdiff_t rows, ptrdiff_t period, ptrdiff_t classes, \
-                  float over, float *log_sums, T *p) {                                          \
+                  float factor, float *log_sums, T *p) {                                        \
     if (classes > WIDEST) return 2;                                                             \
     _Pragma("omp parallel for schedule(static)")                                                \
     for (ptrdiff_t start = 0; start < rows; start += LANES) {                                   \
@@ -266,7 +266,7 @@ static inline float exp_of_negative(float x) {
         }                                                                                       \
       for (ptrdiff_t i = 0; i < here; i++) {                                                    \
         log_sums[start + i] = most[i] + logf(sum[i]);                                           \
-        share[i] = over * (w ? w[(start + i) % period] : 1.0f) / sum[i];                        \
+        share[i] = factor * (w ? w[(start + i) % period] : 1.0f) / sum[i];                      \
       }                                                                                         \
       for (ptrdiff_t i = 0; p && i < here; i++)                                                 \
         for (ptrdiff_t j = 0; j < classes; j++)                                                 \
@@ -282,20 +282,20 @@ typedef struct {
 
 #define VOTES(T)                                                                                \
   /* votes (m, images, side, side) = exp(x[class m] - log_sums) at the places of each window, or of class \
-   * 0 unless `each` has its own; x (images, canvases, height, width, classes), log_sums without classes. */ \
+   * 0 unless `by_window`; x (images, canvases, height, width, classes), log_sums without classes. */ \
   int votes_##T(const T *x, const float *log_sums, ptrdiff_t images, ptrdiff_t canvases,        \
                 ptrdiff_t height, ptrdiff_t width, ptrdiff_t classes, const Window *windows,    \
-                ptrdiff_t count, ptrdiff_t each, ptrdiff_t side, float *votes) {                \
+                ptrdiff_t count, ptrdiff_t by_window, ptrdiff_t side, float *votes) {           \
     _Pragma("omp parallel for collapse(2) schedule(static)")                                    \
     for (ptrdiff_t n = 0; n < count; n++)                                                       \
       for (ptrdiff_t image = 0; image < images; image++) {                                      \
         const Window at = windows[n];                                                           \
-        const ptrdiff_t canvas = image * canvases + at.canvas, own = each ? at.m : 0;           \
+        const ptrdiff_t canvas = image * canvases + at.canvas, class = by_window ? at.m : 0;    \
         for (ptrdiff_t y = 0; y < side; y++) {                                                  \
           const ptrdiff_t row = (canvas * height + at.top + y) * width + at.left;               \
           float *to = votes + ((at.m * images + image) * side + y) * side;                      \
           for (ptrdiff_t i = 0; i < side; i++) {                                                \
-            const float below = from_##T(x[(row + i) * classes + own]) - log_sums[row + i];     \
+            const float below = from_##T(x[(row + i) * classes + class]) - log_sums[row + i];   \
             to[i] = exp_of_negative(below > 0 ? 0 : below);                                     \
           }                                                                                     \
         }                                                                                       \

@@ -1,24 +1,25 @@
 """A discriminator on shared canvases: every position counts as often as windows cover it.
 
-The plain way runs D over the M copies; here it runs over the canvases that the copies are windows
-of (``htdg.fast.canvases``) and gives the same losses, gradients, running statistics and votes. Two
-things differ from running a network over images: batch normalisation weights each position
-(``htdg.fast.batch_norm``), and the losses read the logits through the windows.
+The plain way (``htdg.losses``) runs D over the M copies; here it runs over the canvases that the
+copies are windows of (``htdg.fast.canvases``) and gives the same losses, gradients, running
+statistics and votes, but for rounding. Two things differ from running a network over images: batch
+normalisation weights each position (``htdg.fast.batch_norm``), and the losses read the logits
+through the windows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
-from htdg.fast import native as kernels
+from htdg.fast import native
 from htdg.fast.batch_norm import images_of, normalise, precise, rows_of
 from htdg.fast.canvases import CanvasPlan
-from htdg.fast.convolution import convolve_all
+from htdg.fast.convolution import convolve_all, layers_of
 from htdg.fast.folding import run_folded
 from htdg.networks import Discriminator
 
@@ -26,14 +27,14 @@ from htdg.networks import Discriminator
 
 
 def real_loss(d: Discriminator, sheets: Sequence[torch.Tensor], plan: CanvasPlan) -> torch.Tensor:
-    """``training.real_loss``, from the canvases ``plan.draw(images)``."""
+    """``htdg.losses.real_loss``, from the canvases ``plan.draw(images)``."""
     return _CoveredCrossEntropy.apply(plan, True, *discriminate(d, sheets, plan))
 
 
 def generated_loss(
     d: Discriminator, sheets: Sequence[torch.Tensor], plan: CanvasPlan
 ) -> torch.Tensor:
-    """``training.generated_loss``, from the canvases ``plan.draw(images)``."""
+    """``htdg.losses.generated_loss``, from the canvases ``plan.draw(images)``."""
     return _CoveredCrossEntropy.apply(plan, False, *discriminate(d, sheets, plan))
 
 
@@ -42,8 +43,8 @@ def discriminate(
 ) -> list[torch.Tensor]:
     """D in training mode over the canvases: logits (B * G, M + 1, h, w) for each sheet."""
     xs = list(sheets)
-    for layer, block in enumerate(d.blocks, start=1):
-        xs = normalise(block.norm, convolve_all(block.conv, xs), plan, layer)
+    for layer, (convolution, norm) in enumerate(layers_of(d), start=1):
+        xs = normalise(norm, convolve_all(convolution, xs), plan, layer)
     return convolve_all(d.tail, xs)
 
 
@@ -53,27 +54,31 @@ def canvas_votes(
     plan: CanvasPlan,
     binary: bool = False,
 ) -> torch.Tensor:
-    """``votes.votes_from_logits`` from the canvases of B images: (M, B, h, w).
+    """``votes.votes_from_logits`` from the canvases of B images: (M, B, h, w) float32, in [0, 1].
 
-    ``convolutions`` are D with its normalisation folded in (``htdg.fast.folding``), the last one without
-    the class "generated", which has no vote. ``binary``: with both classes, where D has but one for
-    all that is real (``votes.binary_votes``).
+    Args:
+        convolutions: D with its normalisation folded in (``htdg.fast.folding``), the last one
+            without the class "generated", which has no vote.
+        sheets: the canvases ``plan.draw(images)``, in the type of the convolutions.
+        plan: what drew them.
+        binary: whether D has but one class for all that is real; then the convolutions have both
+            classes, and the votes are those of ``votes.binary_votes``.
     """
     h, images = plan.side - 2 * plan.layers, plan.images(sheets)
     classes = convolutions[-1].out_channels
-    if kernels.usable(sheets[0]) and classes <= kernels.MOST_CLASSES:
-        votes = torch.empty(len(plan.transformations), images, h, h)
+    if native.usable(sheets[0]) and classes <= native.MOST_CLASSES:
+        votes = torch.empty(len(plan.transformations), images, h, h, dtype=torch.float32)
         for x, windows in zip(sheets, plan.windows, strict=True):
             logits = run_folded(convolutions, x).permute(0, 2, 3, 1)  # (B * G, h', w', M)
-            kernels.votes(logits.unflatten(0, (images, -1)), windows, not binary, h, votes)
+            native.votes(logits.unflatten(0, (images, -1)), windows, binary, h, votes)
         return votes
-    found = []
-    for x, own in zip(sheets, plan.own(classes, each=not binary), strict=True):
+    parts = []
+    for x, places in zip(sheets, plan.logit_places(classes, binary), strict=True):
         rows = rows_of(run_folded(convolutions, x))  # (B * G * h' * w', M)
-        logits = rows.view(images, -1)[:, own].to(precise(rows.dtype))  # (B, windows * h * w)
-        sums = _log_sums(rows).view(images, -1)[:, own // classes]
-        found.append((logits - sums).exp_().view(images, -1, h, h))  # (B, windows, h, w)
-    return torch.cat(found, 1)[:, plan.order].movedim(1, 0).float()
+        logits = rows.view(images, -1)[:, places].to(precise(rows.dtype))  # (B, windows * h * w)
+        sums = _log_sums(rows).view(images, -1)[:, places // classes]
+        parts.append((logits - sums).exp_().view(images, -1, h, h))  # (B, windows, h, w)
+    return torch.cat(parts, 1)[:, plan.order].movedim(1, 0).float()
 
 
 def _log_sums(rows: torch.Tensor) -> torch.Tensor:
@@ -84,6 +89,13 @@ def _log_sums(rows: torch.Tensor) -> torch.Tensor:
 # --- Cross-entropy ------------------------------------------------------------------------------
 
 
+class _Context(FunctionCtx):
+    """What the forward pass keeps for the backward pass."""
+
+    saved_tensors: tuple[torch.Tensor, ...]
+    shapes: list[torch.Size]
+
+
 class _CoveredCrossEntropy(torch.autograd.Function):
     """The cross-entropy of every patch of every copy, from the logits of the canvases.
 
@@ -92,54 +104,48 @@ class _CoveredCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ANN401
-        plan: CanvasPlan,
-        real: bool,
-        *logits: torch.Tensor,
-    ) -> torch.Tensor:
+    def forward(ctx: _Context, plan: CanvasPlan, real: bool, *logits: torch.Tensor) -> torch.Tensor:
         images, classes = plan.images(logits), logits[0].shape[1]
         count = images * plan.patches(plan.layers)
-        loss, gradients = 0.0, []
-        each = classes > len(plan.transformations)
-        places = plan.own(classes, each=each)
-        for x, sheet, own in zip(logits, plan.sheets, places, strict=True):
-            rows, w = rows_of(x), sheet.coverage[plan.layers]  # (B * G * h * w, M + 1)
+        terms, gradients = [], []
+        binary = classes <= len(plan.transformations)
+        all_places = plan.logit_places(classes, binary)
+        for x, sheet, places in zip(logits, plan.sheets, all_places, strict=True):
+            rows, coverage = rows_of(x), sheet.coverage[plan.layers]  # (B * G * h * w, M + 1)
             # -log p of a class is log(sum(exp(logits))), here for all windows, less its logit.
-            sums, gradient = _softmax(rows, w, 1 / count)
-            w = sums.new_ones(()) if w is None else w.to(sums).repeat(images)
-            loss = loss + (w * sums).sum() / count
+            sums, gradient = _softmax(rows, coverage, 1 / count)
+            w = sums.new_ones(()) if coverage is None else coverage.to(sums).repeat(images)
+            terms.append((w * sums).sum() / count)
             if real:
-                loss = loss - rows.view(images, -1)[:, own].to(sums).sum() / count
-                if each:
-                    gradient.view(images, -1)[:, own] -= 1 / count
-                else:  # windows that overlap have places in common
+                terms.append(-(rows.view(images, -1)[:, places].to(sums).sum() / count))
+                if binary:  # windows that overlap have places in common
                     gradient[:, 0] -= w / count
+                else:
+                    gradient.view(images, -1)[:, places] -= 1 / count
             else:
-                loss = loss - (w * rows[:, -1]).sum() / count
+                terms.append(-((w * rows[:, -1]).sum() / count))
                 gradient[:, -1] -= w / count
             gradients.append(gradient)
         ctx.save_for_backward(*gradients)
         ctx.shapes = [x.shape for x in logits]
-        return loss
+        return cast(torch.Tensor, sum(terms))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
-        found = []
-        for gradient, shape in zip(ctx.saved_tensors, ctx.shapes, strict=True):
-            found.append(images_of(gradient * g.to(gradient.dtype), shape))
-        return None, None, *found
+    def backward(ctx: _Context, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradients = zip(ctx.saved_tensors, ctx.shapes, strict=True)
+        to_logits = [images_of(rows * g.to(rows.dtype), shape) for rows, shape in gradients]
+        return None, None, *to_logits
 
 
 def _softmax(
-    rows: torch.Tensor, w: torch.Tensor | None, over: float
+    rows: torch.Tensor, w: torch.Tensor | None, factor: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``_log_sums``, and over * w * softmax of each row in the type of ``rows``."""
-    if kernels.usable(rows) and rows.shape[1] <= kernels.MOST_CLASSES:
-        return kernels.softmax(rows, w, over)
+    """``_log_sums``, and factor * w * softmax of each row in the type of ``rows``."""
+    if native.usable(rows) and rows.shape[1] <= native.MOST_CLASSES:
+        return native.softmax(rows, w, factor)
     sums = _log_sums(rows)
-    p = (rows - sums[:, None]).exp_().mul_(over)
+    p = (rows - sums[:, None]).exp_().mul_(factor)
     if w is not None:
         p.view(-1, len(w), rows.shape[1]).mul_(w[:, None].to(p))
     return sums, p.to(rows.dtype)

@@ -1,33 +1,31 @@
 """Compiled helpers for the CPU: ``kernels.c`` and ``winograd.c``, built once with a C compiler.
 
 With PyTorch's operations, normalising and activating a canvas, forward and backward, reads and
-writes it some twenty times, with these helpers eight times; ``htdg.fast.convolution`` calls those for
-convolutions. Nothing here is needed, it only saves time: without a compiler, on other systems than
-Linux and on other devices there is PyTorch alone.
+writes it some twenty times, with these helpers eight times; ``htdg.fast.convolution`` calls those
+for convolutions. Nothing here is needed, it only saves time: without a compiler, on other systems
+than Linux and on other devices PyTorch's operations do the same but for rounding.
+
+``HTDG_KERNELS=0`` turns the helpers off. ``HTDG_MARCH`` names the processor that they are built for
+as the compiler's ``-march`` does (default ``native``): ``haswell`` stands for AVX2, ``x86-64`` for
+plain C.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
-import platform
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "winograd.c"))
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
+from htdg.fast.compiling import compiled_helpers, share_openmp
+
 #: What the functions for each type of activations are called.
-NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
-Pair = tuple[torch.Tensor, torch.Tensor]
+TYPE_NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
 #: Of each function: p is an array or None, n a whole number, f another.
 ARGUMENTS = {
     "normalise": "npppppnppffpp",
@@ -40,116 +38,171 @@ ARGUMENTS = {
     "winograd_backward_weights": "pppnnnnnn",
     "winograd_fold_gradient": "pnnnpp",
 }
-#: Classes that ``softmax`` knows at most.
+#: The most classes that ``softmax`` and ``votes`` have room for, as in kernels.c.
 MOST_CLASSES = 1024
+
+
+# --- Finding and loading them --------------------------------------------------------------------
 
 
 def library() -> ctypes.CDLL | None:
     """The compiled helpers; None where they cannot be had, or HTDG_KERNELS is 0."""
-    found = _library()
-    return None if isinstance(found, str) else found
+    loaded = _library()
+    return None if isinstance(loaded, str) else loaded
+
+
+def missing() -> str:
+    """Why the helpers cannot be had here; empty if they can, or if nobody wants them here."""
+    loaded = _library()
+    return loaded if isinstance(loaded, str) else ""
 
 
 @cache
-def tell_missing() -> None:
+def warn_if_missing() -> None:
     """Say on standard error, once, why the helpers cannot be had here, if that can be mended.
 
     It cannot where they are turned off, or on a system that they are not for.
     """
-    why = _library()
-    if isinstance(why, str) and why:
+    if reason := missing():
         print(
-            f"htdg: {why}, so training goes without the compiled helpers, the same but slower "
-            "(HTDG_KERNELS=0 does not try).",
+            f"htdg: {reason}, so training runs on PyTorch's operations alone: more slowly, and "
+            "with other results than with the compiled helpers, as training amplifies differences "
+            "in rounding (HTDG_KERNELS=0 turns this message off).",
             file=sys.stderr,
         )
 
 
 @cache
 def _library() -> ctypes.CDLL | str:
-    """The compiled helpers, or why there are none: "" where none are wanted."""
+    """The compiled helpers, or why there are none; that is empty where nobody wants any."""
     if os.environ.get("HTDG_KERNELS") == "0" or not sys.platform.startswith("linux"):
         return ""
     try:
-        # PyTorch's own OpenMP, so that both share one set of threads instead of competing.
-        for runtime in (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"):
-            ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
-        found = ctypes.CDLL(str(_compiled()))
-        _declare(found)
+        share_openmp()
+        loaded = ctypes.CDLL(str(compiled_helpers()))
+        _declare(loaded)
     except subprocess.SubprocessError:
         return "the C compiler fails"
     except (OSError, RuntimeError) as error:
-        named = getattr(error, "filename", None)  # the system's own errors
-        return f"{named}: {error.strerror}" if named else str(error)
-    return found
+        if isinstance(error, OSError) and error.filename:  # the system's own errors
+            return f"{error.filename}: {error.strerror}"
+        return str(error)
+    return loaded
 
 
 def _declare(library: ctypes.CDLL) -> None:
-    """Tell the types of all arguments, so that numbers arrive in full length."""
-    kinds = {"p": ctypes.c_void_p, "n": ctypes.c_ssize_t, "f": ctypes.c_float}
+    """Declare the types of all arguments, so that numbers arrive in full length."""
+    types = {"p": ctypes.c_void_p, "n": ctypes.c_ssize_t, "f": ctypes.c_float}
     for name, letters in ARGUMENTS.items():
-        for kind in NAMES.values():
-            # Of convolutions there may be none for this processor: see winograd.c.
-            if not name.startswith("winograd") or getattr(library, f"winograd_lanes_{kind}")():
-                getattr(library, f"{name}_{kind}").argtypes = [kinds[letter] for letter in letters]
-
-
-def _compiled() -> Path:
-    """Where the compiled helpers are kept; compiles them if they are not. OSError if it cannot."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        raise OSError("there is no C compiler")
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    made_of = [version, _processor(), *(flag.encode() for flag in FLAGS)]
-    made_of += [source.read_bytes() for source in SOURCES]
-    digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
-    cache_home = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not cache_home.is_absolute():
-        cache_home = Path.home() / ".cache"
-    folder = cache_home / "htdg"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    about = folder.stat()
-    if about.st_uid != os.getuid() or about.st_mode & 0o022:
-        raise OSError(f"others may write into {folder}")  # and what is loaded from it is run
-    target = folder / f"kernels-{digest}.so"
-    if target.is_file():
-        return target
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        made = [str(Path(name) / f"{source.stem}.o") for source in SOURCES]
-        linked = Path(name) / "kernels.so"
-        for words in (
-            *(
-                [compiler, *FLAGS, "-c", str(s), "-o", o]
-                for s, o in zip(SOURCES, made, strict=True)
-            ),
-            # Linked without OpenMP, so that PyTorch's is found when it is loaded.
-            [compiler, "-shared", *made, "-o", str(linked)],
-        ):
-            subprocess.run(words, capture_output=True, check=True, timeout=120)
-        linked.replace(target)
-    return target
-
-
-def _processor() -> bytes:
-    """What ``-march=native`` depends on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    kept = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
-    return "\n".join([platform.machine(), *kept[:2]]).encode()
+        for type_name in TYPE_NAMES.values():
+            if name.startswith("winograd") and not _lanes(library, type_name):
+                continue  # there are no convolutions for this processor: see winograd.c
+            declared = getattr(library, f"{name}_{type_name}")
+            declared.argtypes = [types[letter] for letter in letters]
+            declared.restype = ctypes.c_ssize_t if name == "winograd_sums" else ctypes.c_int
 
 
 def usable(x: torch.Tensor) -> bool:
     """Whether the helpers can be used for activations like ``x``."""
-    return x.device.type == "cpu" and x.dtype in NAMES and library() is not None
+    return x.device.type == "cpu" and x.dtype in TYPE_NAMES and library() is not None
 
 
-# x, y, g and dx below are (rows, C), contiguous; w is None or (period,), rows a multiple of it, and
-# over all rows adds up to the count. Lists have one for each sheet of canvases.
+def lanes(dtype: torch.dtype) -> int:
+    """Floats in a register that the convolutions for this type use; 0 if there are none."""
+    loaded = library()
+    if loaded is None or dtype not in TYPE_NAMES:
+        return 0
+    return _lanes(loaded, TYPE_NAMES[dtype])
+
+
+def _lanes(library: ctypes.CDLL, type_name: str) -> int:
+    return getattr(library, f"winograd_lanes_{type_name}")()
+
+
+# --- Calling them --------------------------------------------------------------------------------
+
+#: What a compiled function can be handed: a number, or where an array lies.
+Argument = int | float | ctypes.Array[Any] | None
+
+
+def call(name: str, dtype: torch.dtype, *arguments: Argument) -> None:
+    """Call the compiled function for activations of this type.
+
+    Arrays come as ``address``, ``addresses`` or ``numbers`` give them.
+
+    Raises:
+        MemoryError: it ran out of memory.
+    """
+    if function(name, dtype)(*arguments) != 0:
+        raise MemoryError(f"There is no memory left for {name}.")
+
+
+def function(name: str, dtype: torch.dtype) -> Callable[..., int]:
+    """The compiled function for activations of this type."""
+    return getattr(library(), f"{name}_{TYPE_NAMES[dtype]}")
+
+
+def address(
+    name: str,
+    tensor: torch.Tensor,
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+    order: torch.memory_format = torch.contiguous_format,
+) -> int:
+    """Where the numbers of a tensor lie, if it is what the compiled function takes it for.
+
+    The function gets the address alone: of another tensor it would read or write what is not its.
+
+    Args:
+        name: what the tensor is called in errors.
+        tensor: the array to be read or written.
+        shape, dtype: what it must have.
+        order: how it must lie in memory; ``torch.preserve_format`` is any way.
+
+    Raises:
+        TypeError: it has another type, or lies on another device than the CPU.
+        ValueError: it has another shape, or another order in memory.
+    """
+    if tensor.device.type != "cpu":
+        raise TypeError(f"{name} lies on {tensor.device}, but compiled helpers need it on the CPU.")
+    if tensor.dtype != dtype:
+        raise TypeError(f"{name} is of {tensor.dtype}, but compiled helpers need {dtype}.")
+    if tensor.shape != shape:
+        raise ValueError(f"{name} is of shape {tuple(tensor.shape)}, but must be of {shape}.")
+    if order != torch.preserve_format and not tensor.is_contiguous(memory_format=order):
+        layout = "channels last" if order == torch.channels_last else "row by row"
+        raise ValueError(f"{name} must lie {layout} in memory, without gaps.")
+    return tensor.data_ptr()
+
+
+def addresses(
+    name: str,
+    tensors: Sequence[torch.Tensor | None],
+    shapes: Iterable[tuple[int, ...]],
+    dtype: torch.dtype = torch.float32,
+) -> ctypes.Array[ctypes.c_void_p]:
+    """An array of the addresses of some tensors, each of its own shape; NULL for None."""
+    places = [
+        None if tensor is None else address(name, tensor, shape, dtype)
+        for tensor, shape in zip(tensors, shapes, strict=True)
+    ]
+    return (ctypes.c_void_p * len(places))(*places)
+
+
+def numbers(values: Sequence[int]) -> ctypes.Array[ctypes.c_ssize_t]:
+    """An array of whole numbers."""
+    return (ctypes.c_ssize_t * len(values))(*values)
+
+
+# --- Normalisation, softmax and votes ------------------------------------------------------------
+
+# Below, xs, ys, gs and dxs have an entry (rows, C) for each sheet of canvases. So have the weights,
+# None or (period,): that of row r stands at r % period, and over all rows they add up to the count.
 
 
 def normalise(
     xs: Sequence[torch.Tensor],
-    ws: Sequence[torch.Tensor | None],
+    weights: Sequence[torch.Tensor | None],
     counts: Sequence[int],
     gamma: torch.Tensor,
     beta: torch.Tensor,
@@ -158,95 +211,142 @@ def normalise(
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Mean, variance, scale and shift (4, C), and the normalised, activated ys, like ``xs``.
 
-    scale and shift are what normalises: gamma / sqrt(variance + eps), beta - scale * mean.
+    Scale and shift are what normalises: gamma / sqrt(variance + eps) and beta - scale * mean.
     """
-    ys, found = [torch.empty_like(x) for x in xs], torch.empty(4, xs[0].shape[1])
-    sheets = _sheets(xs, ws, counts)
-    fixed = (gamma, beta, eps, slope)
-    call_for("normalise", xs[0], len(xs), xs, *sheets, *fixed, ys, found)
-    return found, ys
+    dtype, (channels, shapes, sheets) = xs[0].dtype, _sheets(xs, weights, counts)
+    ys, statistics = [torch.empty_like(x) for x in xs], _floats(4, channels)
+    call(
+        "normalise",
+        dtype,
+        len(xs),
+        addresses("x", xs, shapes, dtype),
+        *sheets,
+        address("gamma", gamma, (channels,)),
+        address("beta", beta, (channels,)),
+        eps,
+        slope,
+        addresses("y", ys, shapes, dtype),
+        address("statistics", statistics, (4, channels)),
+    )
+    return statistics, ys
 
 
 def normalise_backward(
     gs: Sequence[torch.Tensor],
     xs: Sequence[torch.Tensor],
-    ws: Sequence[torch.Tensor | None],
+    weights: Sequence[torch.Tensor | None],
     counts: Sequence[int],
-    found: torch.Tensor,
+    statistics: torch.Tensor,
     eps: float,
     slope: float,
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """The gradients to gamma and beta (C,) and to ``xs``; ``found`` as ``normalise`` found it."""
+    """The gradients to gamma and beta (C,) and to ``xs``, from those to the ys, ``gs``.
+
+    ``statistics`` are those that ``normalise`` returned.
+    """
+    dtype, (channels, shapes, sheets) = xs[0].dtype, _sheets(xs, weights, counts)
     dxs = [torch.empty_like(x) for x in xs]
-    d_gamma, d_beta = torch.empty(2, xs[0].shape[1])
-    fixed = (found, eps, slope)
-    sheets = _sheets(xs, ws, counts)
-    call_for("normalise_backward", xs[0], len(xs), gs, xs, *sheets, *fixed, dxs, d_gamma, d_beta)
+    d_gamma, d_beta = _floats(2, channels)
+    call(
+        "normalise_backward",
+        dtype,
+        len(xs),
+        addresses("the gradient", gs, shapes, dtype),
+        addresses("x", xs, shapes, dtype),
+        *sheets,
+        address("statistics", statistics, (4, channels)),
+        eps,
+        slope,
+        addresses("dx", dxs, shapes, dtype),
+        address("d_gamma", d_gamma, (channels,)),
+        address("d_beta", d_beta, (channels,)),
+    )
     return d_gamma, d_beta, dxs
 
 
 def _sheets(
-    xs: Sequence[torch.Tensor], ws: Sequence[torch.Tensor | None], counts: Sequence[int]
-) -> tuple[Any, ...]:
-    """Coverage, its sum, rows and period of each, and the channels."""
-    rows = [len(x) for x in xs]
-    periods = [1 if w is None else len(w) for w in ws]
-    return ws, counts, rows, periods, xs[0].shape[1]
+    xs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor | None], counts: Sequence[int]
+) -> tuple[int, list[tuple[int, ...]], tuple[Argument, ...]]:
+    """The channels, the shape of each x, and as arguments weights, counts, rows and periods."""
+    channels, rows = xs[0].shape[1], [len(x) for x in xs]
+    periods = [_period(w, n) for w, n in zip(weights, rows, strict=True)]
+    weighting = addresses("weights", weights, [(period,) for period in periods])
+    sizes = [numbers(sizes) for sizes in (counts, rows, periods)]
+    return channels, [(n, channels) for n in rows], (weighting, *sizes, channels)
+
+
+def _period(w: torch.Tensor | None, rows: int) -> int:
+    """After how many rows the weights begin anew."""
+    period = 1 if w is None else len(w)
+    if rows % period:
+        raise ValueError(f"weights are for {period} rows, but x has {rows}, not a multiple of it.")
+    return period
+
+
+def _floats(*shape: int) -> torch.Tensor:
+    """Room for results of float32, whatever PyTorch's default type and device are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 def log_sums(x: torch.Tensor) -> torch.Tensor:
     """log(sum(exp(x))) (rows,) of each row, in float32."""
-    found = torch.empty(len(x))
-    call_for("softmax", x, x, None, len(x), 1, x.shape[1], 1.0, found, None)
-    return found
+    return _softmax(x, None, 1.0, None)
 
 
-def softmax(x: torch.Tensor, w: torch.Tensor | None, over: float) -> Pair:
-    """``log_sums``, and over * w * softmax of each row in the type of ``x``."""
-    found, p = torch.empty(len(x)), torch.empty_like(x)
-    call_for("softmax", x, x, w, *_lengths(x, w), x.shape[1], over, found, p)
-    return found, p
+def softmax(
+    x: torch.Tensor, w: torch.Tensor | None, factor: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``log_sums``, and factor * w * softmax of each row in the type of ``x``."""
+    p = torch.empty_like(x)
+    return _softmax(x, w, factor, p), p
+
+
+def _softmax(
+    x: torch.Tensor, w: torch.Tensor | None, factor: float, p: torch.Tensor | None
+) -> torch.Tensor:
+    """The logarithms of the sums; the softmax goes to ``p`` unless that is None."""
+    rows, classes = shape = (len(x), x.shape[1])
+    if classes > MOST_CLASSES:
+        raise ValueError(f"x has {classes} classes, but compiled helpers take {MOST_CLASSES}.")
+    sums, period = _floats(rows), _period(w, rows)
+    call(
+        "softmax",
+        x.dtype,
+        address("x", x, shape, x.dtype),
+        None if w is None else address("w", w, (period,)),
+        rows,
+        period,
+        classes,
+        factor,
+        address("sums", sums, (rows,)),
+        None if p is None else address("p", p, shape, x.dtype),
+    )
+    return sums
 
 
 def votes(
-    x: torch.Tensor, windows: torch.Tensor, each: bool, side: int, found: torch.Tensor
+    x: torch.Tensor, windows: torch.Tensor, binary: bool, side: int, result: torch.Tensor
 ) -> None:
-    """Write the votes of the ``windows`` into ``found`` (M, B, side, side) float32.
+    """Write the votes of the ``windows`` into ``result``.
 
     Args:
         x: logits (B, G, h, w, classes) of the canvases.
         windows: (W, 4) int64, of each the number m, canvas, top and left.
-        each: whether each has a class of its own, m, or all have class 0.
-        side: of the votes.
-        found: where they go, row m each.
+        binary: whether class 0 votes for every window, or for each the class m of its own.
+        side: of the votes, pixels.
+        result: (M, B, side, side) float32; row m is where the votes of window m go.
     """
-    sums = log_sums(x.view(-1, x.shape[-1]))
-    call_for("votes", x, x, sums, *x.shape, windows, len(windows), int(each), side, found)
-
-
-def _lengths(x: torch.Tensor, w: torch.Tensor | None) -> tuple[int, int]:
-    return len(x), 1 if w is None else len(w)
-
-
-def call_for(name: str, like: torch.Tensor, *arguments: Any) -> None:  # noqa: ANN401
-    """Call the compiled function for the type of ``like``; MemoryError if it ran out of memory.
-
-    The arguments are numbers, tensors, None, and sequences of either, which become arrays.
-    """
-    if function_for(name, like)(*map(_plain, arguments)) != 0:
-        raise MemoryError(f"There is no memory left for {name}.")
-
-
-def function_for(name: str, like: torch.Tensor) -> Any:  # noqa: ANN401
-    """The compiled function for the type of ``like``."""
-    return getattr(library(), f"{name}_{NAMES[like.dtype]}")
-
-
-def _plain(argument: Any) -> Any:  # noqa: ANN401
-    if argument is None or isinstance(argument, (int, float)):
-        return argument
-    if isinstance(argument, torch.Tensor):
-        return argument.data_ptr()
-    entries = [_plain(entry) for entry in argument]
-    kind = ctypes.c_ssize_t if isinstance(argument[0], int) else ctypes.c_void_p
-    return (kind * len(entries))(*entries)
+    images, _, _, _, classes = x.shape
+    sums = log_sums(x.view(-1, classes))
+    call(
+        "votes",
+        x.dtype,
+        address("x", x, tuple(x.shape), x.dtype),
+        address("sums", sums, (len(sums),)),
+        *x.shape,
+        address("windows", windows, (len(windows), 4), torch.int64),
+        len(windows),
+        int(not binary),
+        side,
+        address("result", result, (len(result), images, side, side)),
+    )

@@ -20,7 +20,7 @@
  * Sums are always float; bfloat16 rounds what is multiplied. Each function that `half` or `side`, which
  * is m + 2, is handed to is inlined where they are constants, so there is one for each type in the end.
  *
- * `winograd.py` calls these where `kernels.py` could compile them for a processor that has AVX2 or
+ * `convolution.py` calls these where `compiling.py` could compile them for a processor that has AVX2 or
  * AVX-512 (for bfloat16 its extension for that type); elsewhere PyTorch's convolutions are used.
  */
 #include <omp.h>
@@ -146,9 +146,10 @@ typedef struct {
 
 INLINE Range range_of(const Grid *g, int side) {
   const ptrdiff_t tiles = g->images * g->rows * g->columns, threads = omp_get_num_threads();
-  const ptrdiff_t each = (tiles + threads - 1) / threads, blocks = (each + TILES(side) - 1) / TILES(side);
-  const ptrdiff_t start = each * omp_get_thread_num(), stop = start + each;
-  const ptrdiff_t block = (each + blocks - 1) / blocks;
+  if (!tiles) return (Range){0, 0, ROWS}; /* no images */
+  const ptrdiff_t share = (tiles + threads - 1) / threads, blocks = (share + TILES(side) - 1) / TILES(side);
+  const ptrdiff_t start = share * omp_get_thread_num(), stop = start + share;
+  const ptrdiff_t block = (share + blocks - 1) / blocks;
   return (Range){start, stop < tiles ? stop : tiles, (block + ROWS - 1) / ROWS * ROWS};
 }
 
@@ -236,14 +237,14 @@ INLINE void by_g_turned(const vec *x, vec *y, int side) {
 /* y (to, to) = W x W' from x (from, from), W being a matrix of the above. */
 typedef void Matrix(const vec *x, vec *y, int side);
 INLINE void both_sides(Matrix w, const vec *x, int from, vec *y, int to, int side) {
-  vec column[SIDE], found[SIDE], half[SIDE][SIDE];
+  vec column[SIDE], product[SIDE], half[SIDE][SIDE];
 #pragma GCC unroll 6
   for (int j = 0; j < from; j++) {
 #pragma GCC unroll 6
     for (int i = 0; i < from; i++) column[i] = x[i * from + j];
-    w(column, found, side);
+    w(column, product, side);
 #pragma GCC unroll 6
-    for (int i = 0; i < to; i++) half[i][j] = found[i];
+    for (int i = 0; i < to; i++) half[i][j] = product[i];
   }
 #pragma GCC unroll 6
   for (int i = 0; i < to; i++) w(half[i], y + i * to, side);
@@ -366,7 +367,7 @@ INLINE int weights(const float *g, ptrdiff_t by_output, ptrdiff_t by_input, ptrd
                    ptrdiff_t by_x, ptrdiff_t outputs, ptrdiff_t inputs, ptrdiff_t turned, float *v,
                    int half, int side) {
   const ptrdiff_t in = padded(inputs), out = padded(outputs), places = side * side;
-  float *taps = scratch((9 + 2 * places) * out), *found = taps + 9 * out; /* found: of two inputs */
+  float *taps = scratch((9 + 2 * places) * out), *transformed = taps + 9 * out; /* G g G' of two inputs */
   if (!taps) return 1;
   memset(taps, 0, 9 * out * sizeof *taps);
   for (ptrdiff_t pair = omp_get_thread_num(); 2 * pair < in; pair += omp_get_num_threads()) {
@@ -382,11 +383,11 @@ INLINE int weights(const float *g, ptrdiff_t by_output, ptrdiff_t by_input, ptrd
         vec x[9], y[PLACES];
         for (int tap = 0; tap < 9; tap++) x[tap] = load(taps + tap * out + o);
         both_sides(by_g, x, 3, y, side, side);
-        for (int e = 0; e < places; e++) store(found + (second * places + e) * out + o, y[e]);
+        for (int e = 0; e < places; e++) store(transformed + (second * places + e) * out + o, y[e]);
       }
     }
     for (int e = 0; e < places; e++) {
-      const float *first = found + e * out, *second = first + places * out;
+      const float *first = transformed + e * out, *second = first + places * out;
       if (half) {
         pair_up(first, second, out, v + (e * in / 2 + pair) * out);
       } else {
