@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -20,8 +21,46 @@ def test_environment_yml_installs_what_pyproject_asks_for():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip = environment["dependencies"][0], environment["dependencies"][-1]
     assert pip == {"pip": ["-e .[notebooks,tests]"]}
-    assert set(project["optional-dependencies"]) == {"browser", "notebooks", "tests"}
+    extras = project["optional-dependencies"]
+    assert set(extras) == {"browser", "datasets", "notebooks", "tests"}
+    for extra in ("notebooks", "tests"):  # neither lacks what another one brings
+        assert "htdg[datasets]" in extras[extra]
     assert python.removeprefix("python=") == project["requires-python"].removeprefix(">=")
+
+
+#: Packages that are imported by another name than they are installed by.
+DISTRIBUTIONS = {
+    "IPython": "ipykernel",
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+}
+
+
+def imported_packages(nodes):
+    """The packages that imports among these nodes of a syntax tree need, without Python's own."""
+    modules = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+    modules |= {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module}
+    packages = {module.split(".")[0] for module in modules} - {"htdg"} - sys.stdlib_module_names
+    return {DISTRIBUTIONS.get(package, package) for package in packages}
+
+
+def test_dependencies_are_what_is_imported():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    required, optional = (
+        {re.match(r"[\w-]+", line)[0] for line in lines}
+        for lines in (project["dependencies"], [*extras["datasets"], *extras["notebooks"]])
+    )
+    everywhere = set()
+    for path in (ROOT / "htdg").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        everywhere |= (anywhere := imported_packages(list(ast.walk(tree))))
+        assert anywhere <= required | optional, path
+        if path.parent.name != "course":  # needs the notebooks' packages, and belongs to them
+            assert imported_packages(tree.body) <= required, path
+    assert required <= everywhere
 
 
 def test_versions_agree():
