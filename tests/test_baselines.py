@@ -6,8 +6,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from htdg.ablations import geom
-from htdg.ablations.geom import WideResNet, epoch_order, load_geom, train_geom, transformed_batch
-from htdg.ablations.nearest_image import GeomVoter, NearestVoter
+from htdg.ablations.geom import (
+    GeomVoter,
+    WideResNet,
+    epoch_order,
+    load_geom,
+    train_geom,
+    transformed_batch,
+)
+from htdg.ablations.nearest_image import NearestVoter
 from htdg.io.model_directory import ModelError, read_directory
 from htdg.transformations import CATALOGUE, transform_all, transformations_named
 from htdg.votes import aggregate_votes
@@ -175,14 +182,13 @@ def test_a_batch_holds_the_copies_of_its_pairs(translation):
     copies, classes = transformed_batch(samples, pairs, MIXED, translation)
     expected = sorted((p % 8, p // 8) for p in pairs.tolist())
     assert classes.tolist() == [m for m, _ in expected]
-    found = {
+    labelled_copies = {
         (m, tuple(c.flatten().tolist())) for m, c in zip(classes.tolist(), copies, strict=True)
     }
-    wanted = {
+    assert labelled_copies == {
         (m, tuple(MIXED[m].apply(samples[n : n + 1], translation).flatten().tolist()))
         for m, n in expected
     }
-    assert found == wanted
 
 
 def test_every_copy_is_seen_exactly_once_an_epoch(monkeypatch):
@@ -194,17 +200,17 @@ def test_every_copy_is_seen_exactly_once_an_epoch(monkeypatch):
         return forward(self, images)
 
     monkeypatch.setattr(WideResNet, "forward", recorded)
-    told = []
+    counts = []
     train_geom(
         *(samples, MIXED, "pixel", 0),
         epochs=2,
         batch_size=12,
-        callback=lambda *count: told.append(count),
+        callback=lambda *count: counts.append(count),
         widen=1,
     )
     # 40 copies in as few equal parts of at most 12 as there can be: 4 of 10.
     assert [len(images) for images in seen] == [10] * 8
-    assert told == [(i, 8) for i in range(1, 9)]
+    assert counts == [(i, 8) for i in range(1, 9)]
     all_copies = transform_all(samples, MIXED, "pixel").flatten(0, 1).flatten(1)  # (40, 192)
     wanted = sorted(all_copies.tolist())
     first, second = torch.cat(seen[:4]).flatten(1).tolist(), torch.cat(seen[4:]).flatten(1).tolist()
@@ -303,12 +309,12 @@ def test_a_killed_training_goes_on_to_the_same_weights(samples, tmp_path, batch)
         short(samples, checkpoint=tmp_path / "geom", callback=kill_at(batch))
     epochs_done = (batch - 1) // 2
     assert read_directory(tmp_path / "geom")[1]["epoch"] == epochs_done
-    told = []
+    counts = []
     torch.manual_seed(batch)
     resumed = short(
-        samples, checkpoint=tmp_path / "geom", callback=lambda *count: told.append(count)
+        samples, checkpoint=tmp_path / "geom", callback=lambda *count: counts.append(count)
     )
-    assert told == [(i, 6) for i in range(2 * epochs_done + 1, 7)]
+    assert counts == [(i, 6) for i in range(2 * epochs_done + 1, 7)]
     assert same(resumed, short(samples))
     assert not resumed.training
 

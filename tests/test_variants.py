@@ -9,8 +9,12 @@ import torch
 from htdg import ConfigError, EvaluationError, HTDGConfig, HTDGDetector, Task, evaluate
 from htdg.ablations.geom import WideResNet
 from htdg.ablations.variants import VARIANTS, as_variant, variant_named
+from htdg.backend import PlainBackend
 from htdg.commands.cli import main
+from htdg.detector import choose_backend
+from htdg.fast.backend import FastBackend
 from htdg.pyramid import resize
+from htdg.sampler import Sampler
 from htdg.training import ScaleTraining, start_scale
 from htdg.votes import binary_votes
 
@@ -74,17 +78,17 @@ def test_a_trains_no_generator_and_calls_nothing_generated(brick, monkeypatch):
     def fail(*args):
         raise AssertionError("a generated image was asked for")
 
-    for name in ("generated_loss", "g_step", "draw_previous"):
+    for name in ("g_step", "draw_previous"):
         monkeypatch.setattr(ScaleTraining, name, fail)
+    for backend in (PlainBackend, FastBackend):
+        monkeypatch.setattr(backend, "generated_loss", fail)
     detector = fitted("a", brick[0][0])
-    assert set(detector.history[0]) == {"side", "seconds", "lr_d", "lr_g", "d_real"}
-    assert all(value > 0 for scale in detector.history for value in scale["d_real"])
+    assert set(detector.history_[0]) == {"side", "seconds", "lr_d", "lr_g", "d_real"}
+    assert all(value > 0 for scale in detector.history_ for value in scale["d_real"])
     assert 0 < detector.anomaly_score(brick[1][0])[0] < 1
-    for make in (detector.sample, detector.reconstruct):
+    for draw in (detector.sample, detector.reconstruct, lambda: detector.calibrate("generated")):
         with pytest.raises(ConfigError, match="method no_generator, which trains no generator"):
-            make()
-    with pytest.raises(ConfigError, match=r"trains no generator, .* give normal images"):
-        detector.calibrate()
+            draw()
     detector.calibrate(brick[1][:2])  # held-out images do
 
 
@@ -99,10 +103,10 @@ def test_binary_votes_are_the_probability_of_being_real():
 def test_b_and_c_vote_with_the_probability_of_being_real(brick, letter, fast):
     detector = fitted(letter, brick[0][0], fast=fast, transformations="rotations")
     m = 1 if letter == "b" else 4
-    assert len(detector.transformations) == m
+    assert len(detector.transformations_) == m
     image = torch.from_numpy(brick[1][0].copy()).float()[None, None].expand(1, 3, -1, -1)
     square = resize(image / 127.5 - 1, 20)
-    for scale, votes in zip(detector.scales, detector.votes(brick[1][0]), strict=True):
+    for scale, votes in zip(detector.scales_, detector.votes(brick[1][0]), strict=True):
         assert scale.discriminator.tail.out_channels == 2
         x = resize(square, scale.side)
         for k in range(m):
@@ -118,44 +122,47 @@ def test_their_real_loss_asks_for_the_one_real_class(fast, m):
     transformations = config.resolve_transformations(True)
     torch.manual_seed(0)
     real = torch.rand(1, 3, 16, 16) * 2 - 1
-    training = start_scale(config, transformations, [], real)
-    found = float(training.real_loss(training.real_copies).detach())
+    backend = choose_backend(config, transformations, real.device)
+    training = start_scale(config, transformations, [], real, backend)
     d = training.scale.discriminator
+    on_real = float(backend.real_loss(d, training.real_copies[0]).detach())
     copies = torch.cat([t.apply(real, config.translation) for t in transformations])
     log_p = d(copies).log_softmax(1)  # (4, 2, 6, 6)
     total = float(-log_p[:, 0].mean().detach())
-    assert found == pytest.approx(total, rel=1e-5)
-    on_fake = float(training.generated_loss(training.transformed(real)).detach())
+    assert on_real == pytest.approx(total, rel=1e-5)
+    on_fake = float(backend.generated_loss(d, backend.copies(real)).detach())
     assert on_fake == pytest.approx(float(-log_p[:, 1].mean().detach()), rel=1e-5)
 
 
 def test_f_is_the_mean_squared_error_to_the_nearest_training_image(brick):
     detector = fitted("f", brick[0][:2])
-    assert detector.scales == []
+    assert detector.scales_ == ()
     square = [
         resize(torch.from_numpy(i.copy()).float()[None, None] / 127.5 - 1, 20)[0, 0].numpy()
         for i in (*brick[0][:2], brick[1][1])
     ]
-    errors = [((one - square[2]) ** 2).mean() for one in square[:2]]
+    errors = [((trained - square[2]) ** 2).mean() for trained in square[:2]]
     assert detector.anomaly_score(brick[1][1])[0] == pytest.approx(min(errors) / 4, abs=1e-6)
     # The pixels that differ most are what the map shows.
     nearest = square[int(np.argmin(errors))]
     x = resize(torch.from_numpy(square[2])[None, None], 20)
     image = ((x[0, 0].numpy() + 1) / 2).clip(0, 1)
-    found = detector.anomaly_map(image)[0]
-    np.testing.assert_allclose(found, (nearest - square[2]) ** 2 / 4, atol=1e-5)
+    anomaly_map = detector.anomaly_map(image)[0]
+    np.testing.assert_allclose(anomaly_map, (nearest - square[2]) ** 2 / 4, atol=1e-5)
     assert detector.anomaly_score(brick[0][1])[0] == pytest.approx(0, abs=1e-9)
 
 
 def test_g_trains_a_classifier_on_samples(brick, tmp_path):
     detector = fitted("g", brick[0][0])
-    assert isinstance(detector.geom, WideResNet)
-    assert len(detector.scales) == 4  # HTDG itself, which made the samples
+    assert isinstance(detector.model_.classifier, WideResNet)
+    assert len(detector.scales_) == 4  # HTDG itself, which made the samples
     image = brick[1][0]
     x = torch.from_numpy(image.copy()).float()[None, None].expand(1, 3, -1, -1) / 127.5 - 1
     x = resize(x, 20)
     with torch.no_grad():
-        p = [detector.geom(torch.rot90(x, k, (2, 3))).softmax(1)[0, k] for k in range(4)]
+        p = [
+            detector.model_.classifier(torch.rot90(x, k, (2, 3))).softmax(1)[0, k] for k in range(4)
+        ]
     assert detector.anomaly_score(image)[0] == pytest.approx(1 - float(sum(p)) / 4, abs=1e-5)
     detector.save(tmp_path / "model")
     again = HTDGDetector.load(tmp_path / "model", device="cpu")
@@ -169,7 +176,7 @@ def test_each_is_saved_and_loaded(brick, tmp_path, letter):
     detector = fitted(letter, brick[0][0], **options)
     detector.save(tmp_path / "model")
     again = HTDGDetector.load(tmp_path / "model", device="cpu")
-    assert again.sides == detector.sides
+    assert again.sides_ == detector.sides_
     images = brick[1][:2]
     np.testing.assert_array_equal(again.anomaly_score(images), detector.anomaly_score(images))
     maps = again.anomaly_map(images)
@@ -202,20 +209,18 @@ def test_a_stopped_one_goes_on_to_the_same_result(brick, tmp_path, letter):
         if (state.scale, state.iteration) == (2, 1):
             raise KeyboardInterrupt
 
-    how = {"progress": False, "checkpoint": tmp_path / "begun", "checkpoint_seconds": 0.0}
+    options = {"progress": False, "checkpoint": tmp_path / "begun", "checkpoint_seconds": 0.0}
     with pytest.raises(KeyboardInterrupt):
-        HTDGDetector(config).fit(brick[0][0], callback=stop, **how)
-    resumed = HTDGDetector(config).fit(brick[0][0], **how)
+        HTDGDetector(config).fit(brick[0][0], callback=stop, **options)
+    resumed = HTDGDetector(config).fit(brick[0][0], **options)
     assert resumed.anomaly_score(brick[1][0])[0] == straight.anomaly_score(brick[1][0])[0]
 
 
 def test_thresholds_of_g_are_not_from_what_it_was_trained_on(brick, monkeypatch):
     drawn = []
-    draw = HTDGDetector._sample
-    monkeypatch.setattr(
-        HTDGDetector, "_sample", lambda *args: drawn.append(draw(*args)) or drawn[-1]
-    )
-    fitted("g", brick[0][0]).calibrate(n_generated=3)
+    draw = Sampler.sample
+    monkeypatch.setattr(Sampler, "sample", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+    fitted("g", brick[0][0]).calibrate("generated", n_generated=3)
     trained, calibrating = drawn
     assert (trained[:, None] - calibrating[None]).abs().amax((2, 3, 4)).min() > 1e-3
 

@@ -1,8 +1,9 @@
-"""GEOM's classifier of whole images: which of the M transformations did an image go through?
+"""GEOM, a classifier of whole images that names which of the M transformations one went through.
 
 Golan and El-Yaniv, "Deep Anomaly Detection Using Geometric Transformations" (2018). It needs many
-normal images, so the paper's ablation (Table 6, g) trains it on images that the HTDG generator
-makes from a few. ``htdg.ablations.nearest_image.GeomVoter`` scores with it.
+normal images, so row g of the paper's ablations (Table 6) trains it on images that HTDG's
+generators make from a few. The network comes first, then its training data, its training, and the
+votes that it scores with.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from htdg.io.model_directory import ModelError, digest, read_directory, write_di
 from htdg.training import chunks_of
 from htdg.transformations import Transformation, as_rows
 
-LEARNING_RATE = 1e-3  # GEOM takes Adam as Keras has it
-#: Called after every batch with how many are done and how many there will be, in all epochs.
+#: GEOM trains with the defaults of Adam in Keras.
+LEARNING_RATE = 1e-3
+#: Called after every batch with the number of batches done and their number in all epochs.
 GeomCallback = Callable[[int, int], None]
 
 
@@ -34,7 +36,7 @@ GeomCallback = Callable[[int, int], None]
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions, each after batch normalisation and ReLU, added to the input.
 
-    Where the number of channels changes, a 1 x 1 convolution brings the (normalised) input to it.
+    Where the number of channels changes, a 1 x 1 convolution of the normalised input is added.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -58,8 +60,9 @@ class ResidualBlock(nn.Module):
 class WideResNet(nn.Module):
     """Images -> a logit for each class: a wide residual network (Zagoruyko and Komodakis, 2016).
 
-    GEOM's choice for images of 32 x 32 pixels is WRN-10-4, depth 10 and 4 times as wide as a plain
-    one. The mean over all places at the end makes it fit images of any side from 8 pixels on.
+    For images of 32 x 32 pixels GEOM takes WRN-10-4: depth 10, and 4 times as wide as a plain
+    residual network. Since it averages over all places at the end, images may have any side from 8
+    pixels on.
 
     Attributes:
         width: channels of the first group, whose activations are the largest.
@@ -73,7 +76,8 @@ class WideResNet(nn.Module):
         n_blocks = (depth - 4) // 6
         self.width = 16 * widen
         self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        blocks, channels = [], 16
+        blocks: list[ResidualBlock] = []
+        channels = 16
         for width, stride in ((16 * widen, 1), (32 * widen, 2), (64 * widen, 2)):
             for i in range(n_blocks):
                 blocks.append(ResidualBlock(channels, width, stride if i == 0 else 1))
@@ -89,10 +93,10 @@ class WideResNet(nn.Module):
 
 
 def initialise_classifier(network: WideResNet, generator: torch.Generator) -> None:
-    """Set fresh weights from ``generator``, on the CPU, so that every device starts alike.
+    """Draw fresh weights from ``generator``, on the CPU, so that every device starts alike.
 
-    As GEOM does: convolutions from N(0, 2 / fan in) (He), the last layer uniform within
-    1 / sqrt(fan in) and its biases 0; batch normalisation starts as the identity.
+    As in GEOM, convolutions are from N(0, 2 / fan in) (He), the last layer is uniform within
+    1 / sqrt(fan in) with biases 0, and batch normalisation starts as the identity.
     """
     with torch.no_grad():
         for module in network.modules():
@@ -117,15 +121,15 @@ def load_geom(
     """The trained classifier on ``device``, from the tensors ``geom.*`` of a model.
 
     Raises:
-        ValueError: one is missing, too many or of another shape.
+        ValueError: a tensor is missing, superfluous or of another shape.
     """
-    found = {k.removeprefix("geom."): v for k, v in tensors.items() if k.startswith("geom.")}
+    stored = {k.removeprefix("geom."): v for k, v in tensors.items() if k.startswith("geom.")}
     network = _empty_classifier(n_classes, depth, widen)
-    wanted = network.state_dict()
-    for key in sorted(wanted.keys() | found.keys()):
-        if key not in wanted or key not in found or wanted[key].shape != found[key].shape:
+    expected = network.state_dict()
+    for key in sorted(expected.keys() | stored.keys()):
+        if key not in expected or key not in stored or expected[key].shape != stored[key].shape:
             raise ValueError(f"tensor geom.{key} does not follow from its options")
-    network.load_state_dict(found)
+    network.load_state_dict(stored)
     return _finished(network.to(device))
 
 
@@ -141,14 +145,14 @@ def _finished(network: WideResNet) -> WideResNet:
     return network.eval().requires_grad_(False)
 
 
-# --- What it learns from ------------------------------------------------------------------------
+# --- Training data ------------------------------------------------------------------------------
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> torch.Tensor:
-    """The order in which epoch 1, 2 ... goes through the pairs 0 .. count - 1.
+    """The order of the pairs 0 .. count - 1 in an epoch, counted from 1.
 
-    It depends on nothing else, so that a training can go on with any epoch. Pair p stands for
-    sample p // M under transformation p % M.
+    Pair p is sample p // M under transformation p % M. The order depends on nothing but the
+    arguments, so that an interrupted training can go on with any epoch.
     """
     return torch.randperm(count, generator=_stream(seed, epoch))
 
@@ -175,8 +179,8 @@ def transformed_batch(
         translation: the mode that the copies are made with.
 
     Returns:
-        (b, 3, s, s) and (b,), on the samples' device, ordered by transformation: all copies under
-        one are made in one go, and the order within a batch makes no difference to its loss.
+        (b, 3, s, s) and (b,), on the samples' device, ordered by transformation: all copies of one
+        transformation are made together, and the loss of a batch does not depend on its order.
     """
     m = len(transformations)
     copies, classes = [], []
@@ -203,7 +207,7 @@ def train_geom(
     depth: int = 10,
     widen: int = 4,
 ) -> WideResNet:
-    """Train the classifier: Adam on the cross-entropy, every copy of every sample once an epoch.
+    """Train the classifier with Adam on the cross-entropy; an epoch sees every copy once.
 
     GEOM's weight decay is left out.
 
@@ -213,14 +217,14 @@ def train_geom(
         translation: the mode that the copies are made with.
         seed: of the weights and of the order of the copies; the process's random state is neither
             used nor changed.
-        epochs: how often each copy is seen.
-        batch_size: copies in a step at most; an epoch is cut into equal parts.
-        callback: called after every batch with how many are done and how many there will be.
+        epochs: how often every copy is seen.
+        batch_size: the most copies in a step; an epoch is cut into parts of about equal size.
+        callback: called after every batch; see ``GeomCallback``.
         checkpoint: directory that keeps the state after every epoch. If it is there already, the
-            training goes on from it, to the same weights as without the interruption (on a GPU
-            where cuDNN is told to be deterministic, as the detector does).
+            training goes on from it, to the same weights as without the interruption (on a GPU only
+            with cuDNN's deterministic algorithms, which the detector switches on).
         depth: of the network.
-        widen: how many times as wide as a plain one it is.
+        widen: see ``WideResNet``.
 
     Returns:
         The classifier on the samples' device, in evaluation mode and with fixed weights.
@@ -260,25 +264,25 @@ def _fingerprint(options: Sequence[object], samples: torch.Tensor) -> str:
 
 @dataclass(frozen=True)
 class GeomCheckpoint:
-    """Where the training of the classifier stands: a directory as in ``htdg.io.model_directory``.
+    """The state of the training after an epoch: a directory as in ``htdg.io.model_directory``.
 
     Attributes:
         folder: the directory.
-        fingerprint: identifies options and samples.
+        fingerprint: identifies the options and samples.
     """
 
     folder: Path
     fingerprint: str
 
     def write(self, network: WideResNet, adam: torch.optim.Adam, epoch: int) -> None:
-        """Save everything after an epoch, in one step."""
+        """Save the state after an epoch, in one step."""
         tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
         tensors |= adam_tensors("adam", adam)
         described = {"fingerprint": self.fingerprint, "epoch": epoch}
         write_directory(self.folder, tensors, described, [])
 
     def restore(self, network: WideResNet, adam: torch.optim.Adam) -> int:
-        """Bring both to where they stood; returns how many epochs are done, 0 if none is."""
+        """Restore the state of both; returns the number of finished epochs."""
         if not self.folder.exists():
             return 0
         tensors, described, _ = read_directory(self.folder)
@@ -287,7 +291,45 @@ class GeomCheckpoint:
                 f"{self.folder} is an unfinished GEOM classifier with other options or samples: "
                 "train with those to finish it, or delete it."
             )
-        trained = {key: tensors[f"network.{key}"] for key in network.state_dict()}
-        network.load_state_dict(trained)
+        network.load_state_dict({key: tensors[f"network.{key}"] for key in network.state_dict()})
         restore_adam("adam", adam, tensors)
         return described["epoch"]
+
+
+# --- Scoring ------------------------------------------------------------------------------------
+
+
+class GeomVoter:
+    """The whole image votes under T_m with the probability that the classifier names its copy T_m.
+
+    The mean of the votes over m is GEOM's simplified score. The full score weights the
+    log-probabilities of all classes by a Dirichlet distribution that is fitted to the training
+    images; it is left out here.
+    """
+
+    def __init__(
+        self,
+        classifier: WideResNet,
+        transformations: Sequence[Transformation],
+        translation: str,
+        side: int = 128,
+    ) -> None:
+        """Vote with a trained classifier in evaluation mode, whose class m stands for T_m.
+
+        ``side``, in pixels, is that of the images; only ``bytes_per_image`` depends on it.
+        """
+        self.classifier, self.transformations = classifier, tuple(transformations)
+        self.translation, self.side = translation, side
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """The votes (M, B, 1, 1), in [0, 1], of images (B, 3, s, s)."""
+        votes = []
+        for m, t in enumerate(self.transformations):  # one copy at a time, to save memory
+            logits = self.classifier(t.apply(images, self.translation))  # (B, M)
+            votes.append(logits.softmax(1)[:, m])  # (B,)
+        return torch.stack(votes)[..., None, None]  # (M, B, 1, 1)
+
+    def bytes_per_image(self) -> int:
+        """The memory that an image takes: four layers' activations of one copy."""
+        return 4 * 4 * self.classifier.width * self.side**2

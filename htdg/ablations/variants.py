@@ -1,6 +1,6 @@
-"""The ablations of the paper's Table 6: what each part of the method is worth.
+"""The ablations of the paper's Table 6, which show what every part of the method contributes.
 
-They are configurations of the same code. Each has a letter, as in the paper, and a name in words.
+They are configurations of the same code. Every one has its letter in the table, and a name.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from htdg.config import ConfigError, HTDGConfig
 
@@ -21,18 +20,18 @@ class Variant:
 
     Attributes:
         letter: ``a`` to ``g``, as in Table 6.
-        name: in words.
-        what: a sentence on what is different.
-        options: of ``HTDGConfig``, to be changed for it.
+        name: a few words.
+        difference: from the whole method, in words.
+        options: of ``HTDGConfig``, with the values that make the ablation.
     """
 
     letter: str
     name: str
-    what: str
-    options: Mapping[str, Any]
+    difference: str
+    options: Mapping[str, object]
 
 
-def _single_scale(side: int) -> dict[str, Any]:
+def _single_scale(side: int) -> dict[str, object]:
     return {"image_size": side, "min_size": side, "max_size": side}
 
 
@@ -41,7 +40,7 @@ VARIANTS = (
     Variant(
         "a",
         "no generator",
-        "D learns to tell the transformations of real patches only",
+        "D learns to name the transformations of real patches only",
         {"method": "no_generator"},
     ),
     Variant(
@@ -89,16 +88,16 @@ def variant_named(name: str) -> Variant:
     Raises:
         ConfigError: there is none.
     """
-    wanted = _plain(str(name))
+    plain_name = _plain(str(name))
     for variant in VARIANTS:
-        if wanted in (variant.letter, _plain(variant.name)):
+        if plain_name in (variant.letter, _plain(variant.name)):
             return variant
-    known = ", ".join(f"{v.letter} ({v.name})" for v in VARIANTS)
-    raise ConfigError(f"There is no variant {name!r}: choose from {known}.")
+    choices = ", ".join(f"{v.letter} ({v.name})" for v in VARIANTS)
+    raise ConfigError(f"There is no variant {name!r}: choose from {choices}.")
 
 
 def as_variant(config: HTDGConfig, name: str) -> HTDGConfig:
-    """The configuration changed into that variant; ConfigError if there is none."""
+    """The configuration with the options of that variant; ConfigError if there is no such one."""
     return config.with_options(**variant_named(name).options)
 
 
