@@ -57,11 +57,11 @@ def notebook(monkeypatch):
     shown = []
 
     class Handle:
-        def update(self, content, **how):
-            shown.append(("update", content, how))
+        def update(self, content, **options):
+            shown.append(("update", content, options))
 
-    def display(content, **how):
-        shown.append(("display", content, how))
+    def display(content, **options):
+        shown.append(("display", content, options))
         return Handle()
 
     ipython = types.ModuleType("IPython")
@@ -225,8 +225,10 @@ def test_a_notebook_shows_one_output_and_replaces_it(now, notebook):
     assert texts == ["25/100  0:09 left", "50/100  0:09 left", *["75/100  0:09 left"] * 2]
     assert [kind for kind, _, _ in notebook] == ["display", "update", "update", "update"]
     assert notebook[0][2]["display_id"] is True
-    # ``notebook_run`` knows progress lines by this mark.
-    assert all(how["metadata"] == {PROGRESS_MARK: True} and how["raw"] for _, _, how in notebook)
+    # ``htdg run`` recognises progress lines by this mark.
+    for _, _, options in notebook:
+        assert options["metadata"] == {PROGRESS_MARK: True}
+        assert options["raw"]
 
 
 def test_where_it_is_shown_decides_the_look(terminal, monkeypatch):

@@ -1,8 +1,8 @@
 """A progress bar that reads well wherever it is shown.
 
-In a terminal it is one line that moves; in a notebook one line that is replaced, so that the saved
-notebook keeps only the last; in a pipe or a log file a fresh line now and then. (tqdm, the usual
-choice, fills logs with carriage returns, and its notebook widget stays at 0 % in a saved page.)
+In a terminal it is one line that is redrawn; in a notebook one output that is replaced, so that a
+saved notebook keeps only the last; in a pipe or a log file a new line now and then, without
+carriage returns.
 """
 
 from __future__ import annotations
@@ -12,36 +12,47 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
 
 if TYPE_CHECKING:
     from htdg.training import TrainingProgress
 
-#: Metadata key that marks a notebook output as a progress line (see ``notebook_run``).
+#: Where a bar is shown: a terminal, a notebook, a file or pipe ("lines"), or nowhere.
+Look: TypeAlias = Literal["terminal", "notebook", "lines", "silent"]
+#: Metadata key that marks a notebook output as a progress line, for programs that run notebooks.
 PROGRESS_MARK = "htdg_progress"
-_SECONDS_BETWEEN = {"terminal": 0.1, "notebook": 0.3, "lines": 10.0}
+_SECONDS_BETWEEN: dict[Look, float] = {"terminal": 0.1, "notebook": 0.3, "lines": 10.0}
+
+
+class _DisplayHandle(Protocol):
+    """IPython's handle of an output that can be replaced."""
+
+    def update(self, content: object, **options: object) -> None: ...
 
 
 class ProgressBar:
-    """One line of text, redrawn. Use as a context manager, so that its last state stays.
+    """One line of text that is redrawn. Use it as a context manager, so that its last state stays.
 
     Attributes:
-        look: ``"terminal"``, ``"notebook"``, ``"lines"`` or ``"silent"``.
+        look: where it is shown; see ``Look``.
+        label: what is in progress.
+        total: number of steps; None if it is unknown.
+        done: number of steps done so far.
     """
 
-    def __init__(self, look: str, label: str = "", total: int | None = None) -> None:
-        """A bar of ``total`` steps (None when unknown) called ``label``."""
+    def __init__(self, look: Look, label: str = "", total: int | None = None) -> None:
+        """A bar of ``total`` steps (None if unknown) called ``label``."""
         self.look, self.label, self.total = look, label, total
         self.done = 0
         self._started = time.monotonic()
         self._last_shown = self._started if look == "lines" else 0.0
         self._text = ""
         self._width = 0
-        self._handle: Any = None
+        self._handle: _DisplayHandle | None = None
 
     @classmethod
     def for_scoring(cls, progress: bool, total: int | None) -> ProgressBar:
-        """The bar of a scoring run over ``total`` images."""
+        """A bar for scoring ``total`` images (None if unknown); silent without ``progress``."""
         return cls(suitable_look() if progress else "silent", "scoring", total)
 
     def __enter__(self) -> ProgressBar:
@@ -55,14 +66,14 @@ class ProgressBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Show the last state, finished or not, and leave the line."""
+        """Show the last state, finished or not, and end the line."""
         if self._text:
             self._emit(self._text)
             if self.look == "terminal":
                 sys.stderr.write("\n")
 
     def advance(self, steps: int) -> None:
-        """``steps`` more are done."""
+        """Count ``steps`` more steps, 1 or more, as done."""
         self.done += steps
         seconds = time.monotonic() - self._started
         if self.total is None:
@@ -71,16 +82,16 @@ class ProgressBar:
             return
         left = seconds / self.done * (self.total - self.done)
         last = self.done >= self.total
-        tail = f"{clock(seconds)}" if last else f"{clock(left)} left"
+        tail = clock(seconds) if last else f"{clock(left)} left"
         bar = draw_bar(self.done, self.total)
         self._update(f"{self.label}  {bar} {self.done}/{self.total}  {tail}", last)
 
     def say(self, text: str) -> None:
-        """Show a line made elsewhere."""
+        """Show ``text`` instead of a bar."""
         self._update(text, last=False)
 
     def show(self, state: TrainingProgress) -> None:
-        """Show where a training stands: scale, iteration, time left."""
+        """Show the progress of a training: scale, iteration, time left."""
         bar = draw_bar(state.iteration, state.niter)
         last = state.iteration == state.niter
         text = (
@@ -116,27 +127,28 @@ class ProgressBar:
         from IPython.display import display
 
         content = {"text/plain": text}
-        marks = {PROGRESS_MARK: True}
+        metadata = {PROGRESS_MARK: True}
         if self._handle is None:
-            self._handle = display(content, raw=True, display_id=True, metadata=marks)
+            handle = display(content, raw=True, display_id=True, metadata=metadata)
+            self._handle = cast(_DisplayHandle, handle)
         else:
-            self._handle.update(content, raw=True, metadata=marks)
+            self._handle.update(content, raw=True, metadata=metadata)
 
 
 def name_skipped(paths: Iterable[Path]) -> None:
-    """Say on standard error which files were passed over because they are no images."""
+    """Name on standard error the files that were passed over because they are no images."""
     for path in paths:
         print(f"htdg: {path} is no image: skipped.", file=sys.stderr)
 
 
 def training_bar(progress: bool | ProgressBar) -> ProgressBar:
-    """The bar of a training: one that suits the place for True, a silent one, or the one given."""
+    """A bar for a training: by True or False a suitable or a silent one, or ``progress`` itself."""
     if isinstance(progress, ProgressBar):
         return progress
     return ProgressBar(suitable_look() if progress else "silent")
 
 
-def suitable_look() -> str:
+def suitable_look() -> Look:
     """``notebook`` in a Jupyter kernel, ``terminal`` on a terminal, else ``lines``."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
@@ -146,7 +158,7 @@ def suitable_look() -> str:
 
 
 def draw_bar(done: int, total: int, width: int = 20) -> str:
-    """``[########............]``, plain characters so that every terminal and log shows it."""
+    """``[########............]``, in plain characters, which every terminal and log can show."""
     filled = width * done // max(total, 1)
     return "[" + "#" * filled + "." * (width - filled) + "]"
 
