@@ -200,10 +200,10 @@ def test_mvtec_says_where_to_get_it(tmp_path):
 @pytest.mark.parametrize("suffix", [".tar.xz", ".tar.gz", ".tar", ".zip"])
 @pytest.mark.parametrize("whole", [True, False])
 def test_mvtec_is_unpacked_from_an_archive(tmp_path, suffix, whole):
-    made = small_sets.make_category(tmp_path / "made" / "mvtec_anomaly_detection")
+    category = small_sets.make_category(tmp_path / "made" / "mvtec_anomaly_detection")
     if whole:
-        small_sets.make_category(made.parent, "cable")
-    folder = made.parent if whole else made
+        small_sets.make_category(category.parent, "cable")
+    folder = category.parent if whole else category
     small_sets.pack(folder, tmp_path / "data" / "mvtec" / f"{folder.name}{suffix}")
     data = load_dataset("mvtec", tmp_path / "data")
     images, names = data.training_images("bottle", 1)
@@ -219,8 +219,8 @@ def test_mvtec_is_unpacked_from_an_archive(tmp_path, suffix, whole):
 
 
 def test_mvtec_archive_named_by_its_path(tmp_path):
-    made = small_sets.make_category(tmp_path / "made")
-    archive = small_sets.pack(made, tmp_path / "downloads" / "my.zip")
+    category = small_sets.make_category(tmp_path / "made")
+    archive = small_sets.pack(category, tmp_path / "downloads" / "my.zip")
     data = load_dataset("mvtec", tmp_path / "data", archive=archive)
     assert len(data.test_set("bottle")) == 7
     with pytest.raises(DatasetError, match="carpet is not in"):
@@ -259,10 +259,10 @@ def test_paris_tests_all_others(paris):
     assert labels["paris_louvre_000004"] == 1  # no list has it
     assert labels["paris_general_000002"] == 1
     assert "paris_general_000001" not in labels
-    found = {entry.name: entry.kind for entry in tested.entries}
-    assert found["paris_louvre_000004"] == "louvre (unlisted)"
-    assert found["paris_eiffel_000001"] == "eiffel"
-    assert found["paris_general_000002"] == "general"
+    kinds = {entry.name: entry.kind for entry in tested.entries}
+    assert kinds["paris_louvre_000004"] == "louvre (unlisted)"
+    assert kinds["paris_eiffel_000001"] == "eiffel"
+    assert kinds["paris_general_000002"] == "general"
     names = [entry.name for entry in tested.entries]
     assert names == sorted(names)
     tested = data.test_set("eiffel")

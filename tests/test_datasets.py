@@ -160,6 +160,19 @@ def test_a_seed_takes_the_start_of_a_permutation():
     assert len({tuple(choose(pool, 2, seed=seed)) for seed in range(20)}) > 10
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint8])
+def test_whole_numbers_of_numpy_are_whole_numbers(kind, tmp_path):
+    pool = list("abcdefgh")
+    assert choose(pool, kind(3), index=kind(2)) == ["d", "e", "f"]
+    assert choose(pool, kind(2), seed=kind(7)) == choose(pool, 2, seed=7)
+    data = load_dataset("mnist", small_sets.make_mnist(tmp_path, LABELS, LABELS))
+    limited = data.test_set(kind(1), limit=kind(3), limit_per_kind=kind(1))
+    assert limited.entries == data.test_set(1, limit=3, limit_per_kind=1).entries
+    assert limited[kind(0)].name == limited[0].name
+    with pytest.raises(DatasetError, match=r"shots is .*2\.0"):
+        choose(pool, np.float64(2))
+
+
 def test_a_class_without_images_is_named(tmp_path):
     labels = [i for i in LABELS if i != 4]
     data = load_dataset("mnist", small_sets.make_mnist(tmp_path, labels, labels))
@@ -175,15 +188,15 @@ def test_limits(tmp_path):
     data = load_dataset("mnist", small_sets.make_mnist(tmp_path, LABELS, [1, 1, 0, 1, 0, 2, 1]))
     names = [f"test/{i:05d}" for i in range(7)]
 
-    def found(**limits: int) -> list[str]:
+    def names_within(**limits: int) -> list[str]:
         return [entry.name for entry in data.test_set("1", **limits).entries]
 
-    assert found() == names
-    assert found(limit=3) == names[:3]
-    assert found(limit=100) == names
-    assert found(limit_per_kind=1) == [names[0], names[2], names[5]]
-    assert found(limit_per_kind=2) == [names[i] for i in (0, 1, 2, 4, 5)]
-    assert found(limit_per_kind=2, limit=2) == names[:2]
+    assert names_within() == names
+    assert names_within(limit=3) == names[:3]
+    assert names_within(limit=100) == names
+    assert names_within(limit_per_kind=1) == [names[0], names[2], names[5]]
+    assert names_within(limit_per_kind=2) == [names[i] for i in (0, 1, 2, 4, 5)]
+    assert names_within(limit_per_kind=2, limit=2) == names[:2]
     labels = [entry.label for entry in data.test_set("1").entries]
     assert labels == [0, 0, 1, 0, 1, 1, 0]
 

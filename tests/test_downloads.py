@@ -263,8 +263,8 @@ def test_archives_cut_short_leave_nothing(tmp_path, suffix):
     archive = small_sets.pack(folder, tmp_path / "archives" / f"bottle{suffix}")
     unpack(archive, tmp_path / "whole")
     unpacked = sorted((tmp_path / "whole").rglob("*.*"))
-    made = sorted((tmp_path / "made").rglob("*.*"))
-    assert [p.read_bytes() for p in unpacked] == [p.read_bytes() for p in made]
+    originals = sorted((tmp_path / "made").rglob("*.*"))
+    assert [p.read_bytes() for p in unpacked] == [p.read_bytes() for p in originals]
     assert len(unpacked) == 17
     content = archive.read_bytes()
     for share in (0, 0.3, 0.7):
