@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -17,7 +16,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from htdg.fast.convolution import convolve, layers_of
 from htdg.networks import SLOPE, Discriminator, Generator, PatchNetwork
-from htdg.sampling import Scale
 
 
 def folded_convolutions(network: PatchNetwork) -> list[nn.Conv2d]:
@@ -37,11 +35,6 @@ def voting_convolutions(d: Discriminator) -> list[nn.Conv2d]:
     tail.bias = nn.Parameter(tail.bias[:-1].clone())
     tail.out_channels -= 1
     return [*hidden, _ready(tail)]
-
-
-def folded_generator(scale: Scale) -> Scale:
-    """The scale with a generator that gives the same images sooner."""
-    return replace(scale, generator=FoldedGenerator(scale.generator))
 
 
 def run_folded(convolutions: Sequence[nn.Conv2d], x: torch.Tensor) -> torch.Tensor:

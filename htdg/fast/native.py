@@ -163,7 +163,7 @@ def address(
         TypeError: it has another type, or lies on another device than the CPU.
         ValueError: it has another shape, or another order in memory.
     """
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         raise TypeError(f"{name} lies on {tensor.device}, but compiled helpers need it on the CPU.")
     if tensor.dtype != dtype:
         raise TypeError(f"{name} is of {tensor.dtype}, but compiled helpers need {dtype}.")
