@@ -13,6 +13,7 @@ from PIL import Image
 
 import htdg
 from htdg import HTDGConfig
+from htdg.backend import Backend
 from htdg.commands.cli import COMMANDS, build_parser, main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -235,6 +236,14 @@ def test_every_symbol_of_the_paper_is_where_the_architecture_says():
         module = file.strip("`").removesuffix(".py").replace("/", ".")
         for name in re.findall(r"`([\w.]+)`", names):
             resolve(f"{module}.{name}")
+
+
+def test_every_method_of_a_backend_is_explained():
+    text = TEXTS[ROOT / "docs" / "architecture.md"].partition("## The Backend interface")[2]
+    rows = table_rows(text.partition("\n## ")[0])[2:]
+    explained = {row[0].strip("`").partition("(")[0] for row in rows}
+    methods = {name for name in vars(Backend) if not name.startswith("_")}
+    assert explained == methods
 
 
 # --- What the pages show ------------------------------------------------------------------------
