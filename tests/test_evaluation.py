@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from htdg import (
 )
 from htdg.commands.cli import main
 from htdg.datasets import dataset_names, load_dataset
+from htdg.datasets.folder import Folder
 from htdg.datasets.samples import texture_set
-from htdg.evaluation.run import default_equalise
+from htdg.evaluation.run import TestImages, default_equalise
 from tests import small_sets
 
 TINY = HTDGConfig.preset("tiny", niter=1)
@@ -92,7 +94,7 @@ def test_evaluate_runs_on_every_data_set_and_never_tests_what_trains(name, run, 
     assert len(rows) == metrics["test_images"]
     assert {row["label"] for row in rows} == {"0", "1"}
     assert not {row["image"] for row in rows} & set(metrics["training_images"])
-    assert metrics["training_images"] == HTDGDetector.load(out / "model").image_names
+    assert metrics["training_images"] == HTDGDetector.load(out / "model").image_names_
     scores = [float(row["anomaly_score"]) for row in rows]
     labels = [int(row["label"]) for row in rows]
     assert metrics["image_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
@@ -134,6 +136,36 @@ def test_images_without_labels_are_scored(run, tmp_path):
     assert (out / "scores.csv").read_text().startswith("image,anomaly_score,scale_0")
 
 
+def test_images_without_labels_among_others_are_left_out_of_the_metrics(run, tmp_path, monkeypatch):
+    make_folder(tmp_path / "data")
+    labelled = Folder.test_entries
+
+    def some_unlabelled(self, normal_class):
+        entries = labelled(self, normal_class)
+        return [replace(e, label=None) if e.name.endswith("0.png") else e for e in entries]
+
+    monkeypatch.setattr(Folder, "test_entries", some_unlabelled)
+    metrics, out = run("folder")
+    with (out / "scores.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if not row["image"].endswith("0.png")]
+    labels = ["good" not in row["image"] for row in rows]
+    scores = [float(row["anomaly_score"]) for row in rows]
+    assert len(rows) == 4
+    assert metrics["test_images"] == 6
+    assert metrics["image_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
+    assert (out / "roc.png").exists()
+    assert not (out / "histogram.png").exists()
+
+
+def test_images_of_a_test_set_by_number_and_slice():
+    samples = load_dataset("textures").test_set("brick", limit=4)
+    images = TestImages(samples, equalised=False)
+    assert len(images) == 4
+    for part, numbers in ((images[1:3], (1, 2)), (images[::-2], (3, 1)), (list(images), range(4))):
+        for image, number in zip(part, numbers, strict=True):
+            assert np.array_equal(image, samples[number].image)
+
+
 def test_a_trained_model_can_be_used_and_its_images_do_not_test(run, tmp_path):
     first, out = run("faces", limit=110)
     again = evaluate(
@@ -156,15 +188,15 @@ def test_results_are_not_overwritten_unasked(run, tmp_path):
 
 
 def test_a_run_that_failed_half_way_has_no_metrics_and_goes_on(run, monkeypatch):
-    scoring = HTDGDetector.judge
+    scoring = HTDGDetector.predictions
 
     def fail(*args, **kwargs):
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(HTDGDetector, "judge", fail)
+    monkeypatch.setattr(HTDGDetector, "predictions", fail)
     with pytest.raises(RuntimeError, match="power cut"):
         run("textures", "brick", limit=3)
-    monkeypatch.setattr(HTDGDetector, "judge", scoring)
+    monkeypatch.setattr(HTDGDetector, "predictions", scoring)
     monkeypatch.setattr(HTDGDetector, "fit", fail)  # the trained model is there already
     metrics, out = run("textures", "brick", limit=3)
     assert metrics["test_images"] == 3
@@ -177,7 +209,7 @@ def test_a_model_of_another_run_in_the_folder_is_refused(run):
     with pytest.raises(EvaluationError, match="model of another run"):
         run("textures", "grass", limit=3)
     evaluate(Task("textures", "grass", limit=3), out, TINY, overwrite=True, progress=False)
-    assert HTDGDetector.load(out / "model").image_names == ["grass/train/good/000"]
+    assert HTDGDetector.load(out / "model").image_names_ == ["grass/train/good/000"]
 
 
 def test_a_model_of_images_equalised_otherwise_is_not_gone_on_with(run, tmp_path):
@@ -223,17 +255,17 @@ def test_equalising(tmp_path):
     small_sets.make_cifar10(tmp_path)
     dataset = load_dataset("cifar10", tmp_path)
     seen = {}
-    for how in ("none", "train", "both"):
-        task = Task("cifar10", "car", limit_per_kind=1, data_root=tmp_path, equalise=how)
-        evaluate(task, tmp_path / how, TINY, progress=False)
-        model = HTDGDetector.load(tmp_path / how / "model")
-        rows = (tmp_path / how / "scores.csv").read_text().splitlines()[1:]
-        seen[how] = model.images, [float(row.split(",")[2]) for row in rows], model
+    for mode in ("none", "train", "both"):
+        task = Task("cifar10", "car", limit_per_kind=1, data_root=tmp_path, equalise=mode)
+        evaluate(task, tmp_path / mode, TINY, progress=False)
+        model = HTDGDetector.load(tmp_path / mode / "model")
+        rows = (tmp_path / mode / "scores.csv").read_text().splitlines()[1:]
+        seen[mode] = model.images_, [float(row.split(",")[2]) for row in rows], model
     assert not np.array_equal(seen["none"][0], seen["train"][0])
     assert np.array_equal(seen["train"][0], seen["both"][0])
     # One model, so that only the equalisation of the test images differs between these two.
     assert seen["train"][1] != seen["both"][1]
-    first = dataset.test_set("car", seen["train"][2].image_names)[0].image
+    first = dataset.test_set("car", seen["train"][2].image_names_)[0].image
     assert seen["train"][2].anomaly_score(first)[0] == pytest.approx(seen["train"][1][0], abs=1e-6)
 
 

@@ -92,19 +92,19 @@ def random_case(rng):
 @given(st.integers(0, 2**32 - 1))
 def test_agrees_with_brute_force(seed):
     maps, masks = random_case(np.random.default_rng(seed))
-    found = pixel_metrics(maps, masks)
+    metrics = pixel_metrics(maps, masks)
     auroc, aupro, regions = by_brute_force(maps, masks)
-    assert found["defect_regions"] == regions
+    assert metrics["defect_regions"] == regions
     if auroc is None:
-        assert found["pixel_auroc"] is None
-        assert found["aupro"] is None
-        assert found["pixel_undefined_because"]
+        assert metrics["pixel_auroc"] is None
+        assert metrics["aupro"] is None
+        assert metrics["pixel_undefined_because"]
     else:
-        assert found["pixel_auroc"] == pytest.approx(auroc, abs=1e-9)
-        assert found["aupro"] == pytest.approx(aupro, abs=1e-9)
-        assert 0 <= found["pixel_auroc"] <= 1
-        assert 0 <= found["aupro"] <= 1
-        assert found["pixel_undefined_because"] is None
+        assert metrics["pixel_auroc"] == pytest.approx(auroc, abs=1e-9)
+        assert metrics["aupro"] == pytest.approx(aupro, abs=1e-9)
+        assert 0 <= metrics["pixel_auroc"] <= 1
+        assert 0 <= metrics["aupro"] <= 1
+        assert metrics["pixel_undefined_because"] is None
 
 
 def test_auroc_is_that_of_scikit_learn():
@@ -135,10 +135,10 @@ def test_worked_example():
     # AUROC: 0.1 * 0.3 + 0.1 * 0.5 + 0.2 * 0.6 + 0.6 * 1 = 0.8.
     # AUPRO: 0.1 * 0.5625 + 0.1 * 0.6875 + 0.1 * 0.75 = 0.2, over 0.3: the limit lies half way along
     # the step from 0.2 to 0.4.
-    found = pixel_metrics([first, second], masks)
-    assert found["pixel_auroc"] == pytest.approx(0.8, abs=1e-12)
-    assert found["aupro"] == pytest.approx(2 / 3, abs=1e-12)
-    assert found["defect_regions"] == 2
+    metrics = pixel_metrics([first, second], masks)
+    assert metrics["pixel_auroc"] == pytest.approx(0.8, abs=1e-12)
+    assert metrics["aupro"] == pytest.approx(2 / 3, abs=1e-12)
+    assert metrics["defect_regions"] == 2
 
 
 def test_slanted_segment_is_cut_at_the_limit():
@@ -146,18 +146,18 @@ def test_slanted_segment_is_cut_at_the_limit():
     # Overlap goes from 0.5 at 0 straight to 1 at 1, so it is 0.65 at 0.3: mean height 0.575.
     values = np.array([[1, 0, 0, 0, 0, 0]], dtype=float)
     mask = np.array([[True, True, False, False, False, False]])
-    found = pixel_metrics([values], [mask])
-    assert found["aupro"] == pytest.approx(0.575, abs=1e-12)
-    assert found["pixel_auroc"] == pytest.approx(0.75, abs=1e-12)
+    metrics = pixel_metrics([values], [mask])
+    assert metrics["aupro"] == pytest.approx(0.575, abs=1e-12)
+    assert metrics["pixel_auroc"] == pytest.approx(0.75, abs=1e-12)
 
 
 @pytest.mark.parametrize("defect", [0.3, 0.5, 0.7])
 def test_what_rises_at_the_limit_itself_comes_too_late(defect):
     # 3 of 10 normal pixels lie above the whole defect: overlap jumps from 0 to 1 at exactly 0.3.
     values = np.array([[0.9, 0.8, 0.75] + [0.1] * 7 + [defect]])
-    found = pixel_metrics([values], [values == defect])
-    assert found["aupro"] == pytest.approx(0, abs=1e-12)
-    assert found["pixel_auroc"] == pytest.approx(0.7, abs=1e-12)
+    metrics = pixel_metrics([values], [values == defect])
+    assert metrics["aupro"] == pytest.approx(0, abs=1e-12)
+    assert metrics["pixel_auroc"] == pytest.approx(0.7, abs=1e-12)
 
 
 def spotted():
@@ -171,29 +171,29 @@ def test_perfect_map_gets_exactly_one_and_an_inverted_one_zero():
     masks = spotted()
     maps = [0.499 * rng.random((20, 20) if m is None else m.shape) for m in masks]
     maps = [v if m is None else v + 0.501 * m for v, m in zip(maps, masks, strict=True)]
-    found = pixel_metrics(maps, masks)
-    assert (found["pixel_auroc"], found["aupro"]) == (1, 1)
-    found = pixel_metrics([1 - v for v in maps], masks)
-    assert (found["pixel_auroc"], found["aupro"]) == (0, 0)
+    metrics = pixel_metrics(maps, masks)
+    assert (metrics["pixel_auroc"], metrics["aupro"]) == (1, 1)
+    metrics = pixel_metrics([1 - v for v in maps], masks)
+    assert (metrics["pixel_auroc"], metrics["aupro"]) == (0, 0)
 
 
 @pytest.mark.parametrize("value", [0, 0.3, 1])
 def test_constant_map_is_chance(value):
     masks = spotted()
     maps = [np.full((9, 9) if m is None else m.shape, value) for m in masks]
-    found = pixel_metrics(maps, masks)
-    assert found["pixel_auroc"] == pytest.approx(0.5, abs=1e-12)
-    assert found["aupro"] == pytest.approx(FPR_LIMIT / 2, abs=1e-12)
+    metrics = pixel_metrics(maps, masks)
+    assert metrics["pixel_auroc"] == pytest.approx(0.5, abs=1e-12)
+    assert metrics["aupro"] == pytest.approx(FPR_LIMIT / 2, abs=1e-12)
 
 
 def test_random_map_is_chance():
     rng = np.random.default_rng(5)
     mask = np.zeros((400, 400), bool)
     mask[::8, ::4] = mask[::8, 1::4] = True  # 5000 regions of two pixels
-    found = pixel_metrics([rng.random(mask.shape)], [mask])
-    assert found["defect_regions"] == 5000
-    assert found["pixel_auroc"] == pytest.approx(0.5, abs=0.01)
-    assert found["aupro"] == pytest.approx(0.15, abs=0.01)
+    metrics = pixel_metrics([rng.random(mask.shape)], [mask])
+    assert metrics["defect_regions"] == 5000
+    assert metrics["pixel_auroc"] == pytest.approx(0.5, abs=0.01)
+    assert metrics["aupro"] == pytest.approx(0.15, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -207,10 +207,10 @@ def test_every_region_counts_alike(found_region, auroc, aupro):
     small[15, 15] = True
     values = np.full((20, 20), 0.5)
     values[large], values[small] = (1, 0) if found_region == "large" else (0, 1)
-    found = pixel_metrics([values], [large | small])
-    assert found["defect_regions"] == 2
-    assert found["pixel_auroc"] == pytest.approx(auroc, abs=1e-12)
-    assert found["aupro"] == pytest.approx(aupro, abs=1e-12)
+    metrics = pixel_metrics([values], [large | small])
+    assert metrics["defect_regions"] == 2
+    assert metrics["pixel_auroc"] == pytest.approx(auroc, abs=1e-12)
+    assert metrics["aupro"] == pytest.approx(aupro, abs=1e-12)
 
 
 def test_pixels_that_touch_at_a_corner_are_one_region():
@@ -219,18 +219,18 @@ def test_pixels_that_touch_at_a_corner_are_one_region():
     values[0, 0] = values[5, 0] = 1
     mask = np.zeros((6, 6), bool)
     mask[range(4), range(4)] = mask[5, 0] = True
-    found = pixel_metrics([values], [mask])
-    assert found["defect_regions"] == 2
+    metrics = pixel_metrics([values], [mask])
+    assert metrics["defect_regions"] == 2
     # Overlap (1/4 + 1) / 2 = 0.625 at 0, from there straight to 1 at 1: 0.625 + 0.375 * 0.15.
-    assert found["aupro"] == pytest.approx(0.68125, abs=1e-12)
+    assert metrics["aupro"] == pytest.approx(0.68125, abs=1e-12)
 
 
 def test_regions_of_two_images_are_two():
     mask = np.array([[False, True], [False, True]])
-    found = pixel_metrics([mask * 1.0, 1.0 - mask], [mask, mask])
-    assert found["defect_regions"] == 2
+    metrics = pixel_metrics([mask * 1.0, 1.0 - mask], [mask, mask])
+    assert metrics["defect_regions"] == 2
     # One found, one not; half the normal pixels flagged with it. (0, 0), (0.5, 0.5), (1, 1).
-    assert found["aupro"] == pytest.approx(0.15, abs=1e-12)
+    assert metrics["aupro"] == pytest.approx(0.15, abs=1e-12)
 
 
 def test_normal_images_count_as_normal_pixels():
@@ -239,10 +239,10 @@ def test_normal_images_count_as_normal_pixels():
     normal = np.array([[0.9, 0.9], [0.1, 0.1]])
     assert pixel_metrics([values], [mask])["pixel_auroc"] == 1
     for no_defect in (None, np.zeros((2, 2), bool)):
-        found = pixel_metrics([values, normal], [mask, no_defect])
-        assert found["pixel_auroc"] == pytest.approx(0.6, abs=1e-12)  # above 3 of 5
-        assert found["aupro"] == 0  # 2 of 5 are flagged before it: past the limit
-        assert found["defect_regions"] == 1
+        metrics = pixel_metrics([values, normal], [mask, no_defect])
+        assert metrics["pixel_auroc"] == pytest.approx(0.6, abs=1e-12)  # above 3 of 5
+        assert metrics["aupro"] == 0  # 2 of 5 are flagged before it: past the limit
+        assert metrics["defect_regions"] == 1
 
 
 def test_order_does_not_matter_and_results_may_be_taken_between():
@@ -277,8 +277,8 @@ def test_values_of_one_level_tie_and_of_neighbouring_levels_do_not():
 
 @pytest.mark.parametrize("base", [0, 0.1, 0.3333333, 0.5, 0.998])
 def test_two_millionths_are_told_apart(base):
-    found = pixel_metrics([np.array([[base + 2e-6, base]])], [np.array([[True, False]])])
-    assert found["pixel_auroc"] == 1
+    metrics = pixel_metrics([np.array([[base + 2e-6, base]])], [np.array([[True, False]])])
+    assert metrics["pixel_auroc"] == 1
 
 
 def test_half_precision_maps_do_not_overflow():
@@ -315,9 +315,9 @@ def test_undefined_cases():
 
 
 def test_results_are_plain_json():
-    found = pixel_metrics([np.float32([[0.5, 0.2, 0.7]])], [np.array([[True, False, False]])])
-    assert json.loads(json.dumps(found)) == found
-    assert [type(v) for v in found.values()] == [float, float, int, type(None)]
+    metrics = pixel_metrics([np.float32([[0.5, 0.2, 0.7]])], [np.array([[True, False, False]])])
+    assert json.loads(json.dumps(metrics)) == metrics
+    assert [type(v) for v in metrics.values()] == [float, float, int, type(None)]
 
 
 GOOD = np.array([[0.5, 0.2]])

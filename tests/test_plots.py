@@ -48,11 +48,11 @@ def test_the_roc_curve_and_its_area():
 
 
 def test_losses_are_drawn_scale_by_scale(tiny):
-    axes = plots.plot_losses(tiny.history).axes
+    axes = plots.plot_losses(tiny.history_).axes
     assert [ax.get_title() for ax in axes] == [
-        f"scale {n}, {side} px" for n, side in enumerate(tiny.config.sides)
+        f"scale {n}, {side} px" for n, side in enumerate(tiny.config_.sides)
     ]
-    for ax, scale in zip(axes, tiny.history, strict=True):
+    for ax, scale in zip(axes, tiny.history_, strict=True):
         assert list(ax.lines[0].get_ydata()) == scale["d_real"]
 
 
@@ -94,3 +94,12 @@ def test_a_figure_that_cannot_be_drawn_leaves_no_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         plots.save_figure(figure, tmp_path / "roc.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_image_in_a_row_can_be_drawn():
+    image = np.full((3, 3, 3), 7, np.uint8)
+    figure = plots.plot_gallery({"a group": [(image, "a caption")]}, count=1)
+    (ax,) = figure.axes
+    assert ax.get_title() == "a caption"
+    figure = plots.plot_ranking([image] * 2, ["good", "hole"], [0, 1], [0.1, 0.9], count=1)
+    assert [ax.get_title() for ax in figure.axes] == ["! hole\n0.900", "good\n0.100"]

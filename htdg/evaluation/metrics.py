@@ -1,4 +1,7 @@
-"""How well anomaly scores tell normal from anomalous images. Higher scores are more anomalous."""
+"""How well anomaly scores separate normal from anomalous images: AUROC, average precision, F1.
+
+The paper's tables (section 4) report the AUROC. Higher scores are more anomalous.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ def image_metrics(
     anomaly_scores: Sequence[float] | np.ndarray,
     scale_scores: Sequence[Sequence[float]] | np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """The metrics of the paper's tables, and what few-shot work reports beside them.
+    """The AUROC of the paper's tables, and other metrics that few-shot work reports.
 
     Args:
         labels: (B,) 0 normal, 1 anomalous.
         anomaly_scores: (B,) of any range, higher is more anomalous.
-        scale_scores: (B, N + 1) the same for each scale, coarsest first; None leaves out what
-            needs them.
+        scale_scores: (B, N + 1) the same for each scale, coarsest first; None leaves out the
+            metrics that need them.
 
     Returns:
         Plain JSON values:
@@ -31,49 +34,57 @@ def image_metrics(
           ``f1_max_threshold``: images that score at least this are flagged. Among equally good
           thresholds the highest, which flags fewest.
         - ``auroc_per_scale``: a list, coarsest first.
-        - ``image_auroc_scale_normalised``: AUROC of the mean over scales after each scale's scores
-          went from their minimum to maximum over *all images given* onto [0, 1], as the official
-          code does. It uses the test set as a whole and cannot be had for one image: report it
-          beside the plain figure, never instead. A scale that scores all images alike counts 0.
-        - ``undefined_because``: None, or one sentence if all metrics are None, because the labels
-          are all normal or all anomalous: nothing is there to tell apart.
+        - ``image_auroc_scale_normalised``: AUROC of the mean over scales after the scores of every
+          scale were mapped linearly onto [0, 1], their minimum over *all these images* to 0 and
+          their maximum to 1, as the official code does. It depends on the whole test set and does
+          not exist for a single image: report it beside the plain figure, never instead. A scale
+          that scores all images alike counts 0.
+        - ``undefined_because``: None, or one sentence if all metrics are None because the labels
+          are all normal or all anomalous.
 
     Raises:
         ValueError: lengths differ, there are no images, labels are not 0 or 1, or scores are not
             finite.
     """
-    truth = np.asarray(labels)
-    scores = _finite("anomaly_scores", anomaly_scores, truth, axes=1)
-    if not np.isin(truth, (0, 1)).all():
+    labels = np.asarray(labels)
+    scores = _finite("anomaly_scores", anomaly_scores, labels, axes=1)
+    if not np.isin(labels, (0, 1)).all():
         raise ValueError("labels must be 0 (normal) or 1 (anomalous).")
     scales = None
     if scale_scores is not None:
-        scales = _finite("scale_scores", scale_scores, truth, axes=2)
+        scales = _finite("scale_scores", scale_scores, labels, axes=2)
 
-    found: dict[str, Any] = dict.fromkeys(
-        ("image_auroc", "average_precision", "f1_max", "f1_max_threshold")
-    )
-    found["auroc_per_scale"] = found["image_auroc_scale_normalised"] = None
-    found["undefined_because"] = None
-    if truth.min() == truth.max():
-        kind = "anomalous" if truth.min() else "normal"
-        found["undefined_because"] = (
-            f"All {len(truth)} images are {kind}, but the metrics need both kinds."
+    metrics: dict[str, Any] = {
+        "image_auroc": None,
+        "average_precision": None,
+        "f1_max": None,
+        "f1_max_threshold": None,
+        "auroc_per_scale": None,
+        "image_auroc_scale_normalised": None,
+        "undefined_because": None,
+    }
+    if labels.min() == labels.max():
+        kind = "anomalous" if labels.min() else "normal"
+        metrics["undefined_because"] = (
+            f"All {len(labels)} images are {kind}, but the metrics need both kinds."
         )
-        return found
+        return metrics
 
-    found["image_auroc"] = float(roc_auc_score(truth, scores))
-    found["average_precision"] = float(average_precision_score(truth, scores))
-    found["f1_max"], found["f1_max_threshold"] = best_f1(truth, scores)
+    metrics["image_auroc"] = float(roc_auc_score(labels, scores))
+    metrics["average_precision"] = float(average_precision_score(labels, scores))
+    metrics["f1_max"], metrics["f1_max_threshold"] = best_f1(labels, scores)
     if scales is not None:
-        found["auroc_per_scale"] = [float(roc_auc_score(truth, column)) for column in scales.T]
+        metrics["auroc_per_scale"] = [float(roc_auc_score(labels, column)) for column in scales.T]
         normalised = normalise_per_scale(scales).mean(1)
-        found["image_auroc_scale_normalised"] = float(roc_auc_score(truth, normalised))
-    return found
+        metrics["image_auroc_scale_normalised"] = float(roc_auc_score(labels, normalised))
+    return metrics
 
 
 def best_f1(labels: np.ndarray, anomaly_scores: np.ndarray) -> tuple[float, float]:
-    """The best F1 and the highest threshold that reaches it: see ``image_metrics``."""
+    """The best F1 of any threshold, and the highest threshold that reaches it.
+
+    Both are explained in ``image_metrics``.
+    """
     precision, recall, thresholds = precision_recall_curve(labels, anomaly_scores)
     precision, recall = precision[:-1], recall[:-1]  # the last point has no threshold
     total = precision + recall
@@ -83,7 +94,7 @@ def best_f1(labels: np.ndarray, anomaly_scores: np.ndarray) -> tuple[float, floa
 
 
 def normalise_per_scale(scale_scores: np.ndarray) -> np.ndarray:
-    """Each column of (B, N + 1) from its minimum and maximum onto [0, 1]; constant columns to 0."""
+    """Map every column of (B, N + 1) linearly onto [0, 1]; a constant column becomes 0."""
     low, high = scale_scores.min(0), scale_scores.max(0)
     span = np.where(high > low, high - low, 1.0)
     return (scale_scores - low) / span

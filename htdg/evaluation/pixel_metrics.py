@@ -1,15 +1,15 @@
-"""How well anomaly maps find the defect: pixel AUROC and AUPRO. Higher values are more anomalous.
+"""How well anomaly maps locate defects: pixel AUROC and AUPRO. Higher values are more anomalous.
 
-Design.md section 7, after MVTec AD (Bergmann et al. 2019, 2021). A threshold flags the pixels that
-reach it. As it falls, two figures rise: the false positive rate, which is the flagged part of all
-normal pixels of all images, and either
+They measure the maps of paper section 3.3, in the way of MVTec AD (Bergmann et al. 2019, 2021). A
+threshold flags the pixels that reach it. As it falls, two figures rise: the false positive rate,
+which is the flagged part of all normal pixels of all images, and either
 
-- the true positive rate, the flagged part of all anomalous pixels: its area is the pixel AUROC, in
-  which one large defect outweighs many small ones; or
-- the per-region overlap (PRO), the flagged part of each defect region, averaged over all regions of
-  all images: its area is the AUPRO, in which every region counts alike.
+- the true positive rate, the flagged part of all anomalous pixels: the area under it is the pixel
+  AUROC, in which one large defect outweighs many small ones; or
+- the per-region overlap (PRO), the flagged part of a defect region, averaged over all regions of
+  all images: the area under it is the AUPRO, in which every region has the same weight.
 
-The AUPRO only looks at false positive rates up to 0.3: with more of the normal pixels flagged, the
+The AUPRO takes only false positive rates up to 0.3: with more of the normal pixels flagged, a
 defect no longer stands out.
 """
 
@@ -28,23 +28,23 @@ FPR_LIMIT = 0.3
 
 
 class PixelMetrics:
-    """Pixel AUROC and AUPRO of any number of maps of any size, one at a time.
+    """Pixel AUROC and AUPRO of any number of maps of any size, added one at a time.
 
-    Only three histograms are kept, 24 MB, and no map. A value v in [0, 1] falls into the level
-    round(v * (LEVELS - 1)); values of one level are ties. So two values that are closer than a
-    millionth count as ties, but for the rare two on either side of a level's border.
+    Three histograms are kept, 24 MB, and no map. A value v in [0, 1] falls into the level
+    round(v * (LEVELS - 1)), and values of one level are ties: two values less than a millionth
+    apart nearly always count as ties.
     """
 
     def __init__(self) -> None:
         """Nothing counted yet."""
         self._normal = np.zeros(LEVELS, dtype=np.int64)
         self._anomalous = np.zeros(LEVELS, dtype=np.int64)
-        # Every pixel of a region counts 1 / (pixels of the region), so a region counts 1 in all.
+        # A pixel of a region of n pixels counts 1 / n, so that the region counts 1.
         self._regions = np.zeros(LEVELS)
         self._defect_regions = 0
 
     def add(self, anomaly_map: np.ndarray, mask: np.ndarray | None) -> None:
-        """Counts one image. The order of images does not matter.
+        """Count one image. The order of images does not matter.
 
         Args:
             anomaly_map: (H, W) in [0, 1], higher is more anomalous.
@@ -75,21 +75,21 @@ class PixelMetrics:
             - ``aupro``: area under the mean per-region overlap over the false positive rate up to
               ``FPR_LIMIT``, divided by it, in [0, 1]. 0.15 is chance, not 0.5.
             - ``defect_regions``: how many regions, the 8-connected parts of the masks.
-            - ``pixel_undefined_because``: None, or one sentence if both metrics are None, because
-              there is no anomalous pixel or no normal one: nothing is there to tell apart.
+            - ``pixel_undefined_because``: None, or one sentence if both metrics are None because
+              there is no anomalous pixel or no normal one.
         """
-        found: dict[str, Any] = {
+        metrics: dict[str, Any] = {
             "pixel_auroc": None,
             "aupro": None,
             "defect_regions": self._defect_regions,
             "pixel_undefined_because": self._undefined_because(),
         }
-        if found["pixel_undefined_because"] is None:
+        if metrics["pixel_undefined_because"] is None:
             false_positives, true_positives, overlap = self._curves()
             normal = false_positives[-1]
-            found["pixel_auroc"] = mean_height(false_positives, true_positives, normal)
-            found["aupro"] = mean_height(false_positives, overlap, FPR_LIMIT * normal)
-        return found
+            metrics["pixel_auroc"] = mean_height(false_positives, true_positives, normal)
+            metrics["aupro"] = mean_height(false_positives, overlap, FPR_LIMIT * normal)
+        return metrics
 
     def _undefined_because(self) -> str | None:
         if not self._normal.any() and not self._anomalous.any():
@@ -106,18 +106,18 @@ class PixelMetrics:
             np.concatenate(([0], np.cumsum(counts[occupied])))
             for counts in (self._normal, self._anomalous, self._regions)
         ]
-        # Divided by its own last value, rounding included, a rate ends at exactly 1.
+        # Divided by its last value, which includes the rounding errors, a rate ends at exactly 1.
         return flagged[0], flagged[1] / flagged[1][-1], flagged[2] / flagged[2][-1]
 
 
 def pixel_metrics(
     anomaly_maps: Iterable[np.ndarray], masks: Iterable[np.ndarray | None]
 ) -> dict[str, Any]:
-    """``PixelMetrics.result`` of maps and masks that go together, each taken up once, in turn.
+    """The metrics of ``PixelMetrics.result`` for maps and their masks.
 
     Args:
-        anomaly_maps: (H, W) each, see ``PixelMetrics.add``; sizes may differ.
-        masks: the same number of (H, W) masks, or None for a normal image.
+        anomaly_maps: of shape (H, W), as in ``PixelMetrics.add``; sizes may differ.
+        masks: a mask (H, W) for every map, or None for a normal image.
 
     Raises:
         ValueError: there are not as many masks as maps, or what ``PixelMetrics.add`` refuses.
@@ -129,9 +129,12 @@ def pixel_metrics(
 
 
 def region_weights(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """One over the size of its region, for each True pixel of (H, W) in order; how many regions.
+    """For every True pixel of (H, W), row by row, one over the size of its region.
 
     Regions are the 8-connected parts of the mask: pixels that touch at a corner belong together.
+
+    Returns:
+        The weights, one for a True pixel, and the number of regions.
     """
     regions, count = ndimage.label(mask, np.ones((3, 3)))  # 1 .. count, 0 off the mask
     return 1 / np.bincount(regions.ravel())[regions[mask]], count
@@ -141,8 +144,8 @@ def mean_height(x: np.ndarray, y: np.ndarray, limit: float) -> float:
     """The area under the line through the points from 0 to ``limit``, divided by ``limit``.
 
     Args:
-        x: (P,) counts, rising from 0 to at least ``limit``; several points may share one. Counts
-            and not rates, because sums of them are exact: a perfect map gets exactly 1.
+        x: (P,) counts, rising from 0 to at least ``limit``; several points may share one. Sums of
+            counts are exact where sums of rates are not, so a perfect map gets exactly 1.
         y: (P,) in [0, 1], rising.
         limit: above 0. The segment that crosses it is cut off there.
 

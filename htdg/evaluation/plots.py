@@ -1,7 +1,8 @@
-"""The figures, in one style. Every function returns a new figure and shows nothing by itself.
+"""Figures of training, scores, maps and samples, in one style.
 
-Blue is normal, vermillion anomalous (Okabe and Ito's palette, told apart by colour-blind readers
-too); shape or position always says the same as the colour.
+Every function returns a new figure and displays nothing by itself. Blue is normal, vermillion
+anomalous, from Okabe and Ito's palette, which colour-blind readers can read too; shape or position
+always says the same as the colour.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from htdg.io.files import write_bytes
 
 NORMAL, ANOMALOUS, GREY = "#0072B2", "#D55E00", "#666666"
 OTHERS = ("#009E73", "#CC79A7")
-#: Inches: wider figures are shrunk by a notebook's page, and their words with them.
+#: Width of a notebook's page in inches: a wider figure is shrunk, and its text with it.
 PAGE = 8.4
-#: Pixels an inch, of the files and of what a notebook shows at ``SHOWN_DPI``.
+#: Pixels an inch: of PNG files, and of a figure as a notebook shows it.
 DPI, SHOWN_DPI = 120, 100
 
 
@@ -36,10 +37,10 @@ class Figure(MatplotlibFigure):
     _drawn = b""
 
     def png(self) -> bytes:
-        """The figure as a PNG file, drawn anew only after a change that Matplotlib notices.
+        """The figure as a PNG file, drawn again only after a change that Matplotlib notices.
 
-        It does not notice when the text of an axis label or of the figure's legend is changed by
-        itself (``ax.set_xlabel`` it does): then set ``figure.stale = True``.
+        It does not notice a change to the text object of an axis label or of the figure's legend
+        (it does notice ``ax.set_xlabel``): after such a change set ``figure.stale = True``.
         """
         if self.stale or not self._drawn:
             self._drawn = figure_png(self, DPI)
@@ -51,7 +52,7 @@ class Figure(MatplotlibFigure):
 
 
 def show_image(ax: Axes, image: np.ndarray, title: str = "", colour: str | None = None) -> None:
-    """Draw an image (H, W) or (H, W, 3), uint8, in pixels as they are, framed in ``colour``."""
+    """Draw an image (H, W) or (H, W, 3), uint8, without smoothing, framed in ``colour``."""
     ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([])
@@ -75,7 +76,7 @@ def plot_samples(
 
 
 def plot_losses(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """The losses of every scale over the iterations; the history is ``HTDGDetector.history``."""
+    """The losses of every scale over the iterations, from ``HTDGDetector.history_``."""
     figure = Figure(figsize=(min(2.1 * len(history) + 1, PAGE), 2.6), layout="constrained")
     axes = figure.subplots(1, len(history), sharey=True, squeeze=False)[0]
     lines = (
@@ -96,8 +97,10 @@ def plot_losses(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def plot_histogram(labels: Sequence[int], scores: Sequence[float]) -> Figure:
-    """How the anomaly scores of normal (0) and anomalous (1) images are distributed."""
+def plot_histogram(
+    labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray
+) -> Figure:
+    """Histograms of the anomaly scores of normal (label 0) and anomalous (label 1) images."""
     labels, scores = np.asarray(labels), np.asarray(scores)
     figure = Figure(figsize=(5.5, 2.8), layout="constrained")
     ax = figure.subplots()
@@ -106,19 +109,18 @@ def plot_histogram(labels: Sequence[int], scores: Sequence[float]) -> Figure:
         (0, "normal", NORMAL, None),
         (1, "anomalous", ANOMALOUS, "///"),
     ):
-        mine = scores[labels == label]
-        ax.hist(
-            mine, edges, color=colour, alpha=0.55, hatch=hatch, label=f"{name} ({len(mine)} images)"
-        )
+        members = scores[labels == label]
+        legend = f"{name} ({len(members)} images)"
+        ax.hist(members, list(edges), color=colour, alpha=0.55, hatch=hatch, label=legend)
     ax.set_xlabel("anomaly score (0 normal, 1 anomalous)")
     ax.set_ylabel("images")
     ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend above the bars
-    ax.legend(frameon=False, loc="upper right")  # the best place takes long to find
+    ax.legend(frameon=False, loc="upper right")  # loc="best" takes long to compute
     return figure
 
 
-def plot_roc(labels: Sequence[int], scores: Sequence[float]) -> Figure:
-    """The ROC curve: which share of anomalous images is found at which share of false alarms."""
+def plot_roc(labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> Figure:
+    """The ROC curve: the share of anomalous images detected, over that of false alarms."""
     false_positives, true_positives, _ = roc_curve(labels, scores)
     auroc = roc_auc_score(labels, scores)
     figure = Figure(figsize=(4.2, 3.8), layout="constrained")
@@ -136,35 +138,36 @@ def plot_roc(labels: Sequence[int], scores: Sequence[float]) -> Figure:
 def plot_ranking(
     images: Sequence[np.ndarray],
     kinds: Sequence[str],
-    labels: Sequence[int],
-    scores: Sequence[float],
+    labels: Sequence[int] | np.ndarray,
+    scores: Sequence[float] | np.ndarray,
     count: int = 8,
 ) -> Figure:
     """The ``count`` most anomalous images above, the least anomalous below, with their scores.
 
-    Frames tell the truth: vermillion and "!" for anomalous images, blue for normal ones, so a blue
-    frame above is a false alarm and a vermillion one below a miss.
+    Frames show the labels: vermillion and "!" for anomalous images, blue for normal ones. So a blue
+    frame in the upper row is a false alarm, and a vermillion one in the lower row a miss.
     """
     order = np.argsort(-np.asarray(scores), kind="stable")
     rows = (("most anomalous", order[:count]), ("least anomalous", order[::-1][:count]))
     figure = Figure(figsize=(PAGE, 2 * PAGE / count + 0.9), layout="constrained")
-    for (name, chosen), band in zip(rows, figure.subfigures(2, 1), strict=True):
+    bands = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    for (name, chosen), band in zip(rows, bands, strict=True):
         band.suptitle(name, fontsize=9, x=0.01, ha="left")
-        for ax, i in zip(band.subplots(1, count), chosen, strict=False):
-            wrong = labels[i] == 1
-            title = f"{'! ' if wrong else ''}{kinds[i]}\n{scores[i]:.3f}"
-            show_image(ax, images[i], title, ANOMALOUS if wrong else NORMAL)
+        for ax, i in zip(band.subplots(1, count, squeeze=False)[0], chosen, strict=False):
+            anomalous = labels[i] == 1
+            title = f"{'! ' if anomalous else ''}{kinds[i]}\n{scores[i]:.3f}"
+            show_image(ax, images[i], title, ANOMALOUS if anomalous else NORMAL)
     return figure
 
 
 def plot_gallery(groups: Mapping[str, Sequence[tuple[np.ndarray, str]]], count: int) -> Figure:
-    """Rows of up to ``count`` images (uint8) with captions, one row a group, its name above."""
+    """Groups of up to ``count`` images (uint8) with captions: one row a group, its name above."""
     width = min(1.3 * count, PAGE)
     figure = Figure(figsize=(width, 1.6 * len(groups)), layout="constrained")
-    bands = figure.subfigures(len(groups), 1)
+    bands = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     for (name, images), band in zip(groups.items(), bands, strict=True):
         band.suptitle(name, fontsize=9, x=0.01, ha="left")
-        for i, ax in enumerate(band.subplots(1, count)):
+        for i, ax in enumerate(band.subplots(1, count, squeeze=False)[0]):
             if i < len(images):
                 show_image(ax, *images[i])
             else:
@@ -178,9 +181,9 @@ def plot_maps(
     masks: Sequence[np.ndarray | None],
     kinds: Sequence[str],
 ) -> Figure:
-    """Images (uint8), true regions outlined in red, above their anomaly maps (H, W) in [0, 1].
+    """Images (uint8) above their anomaly maps (H, W) in [0, 1]; masks are outlined in red.
 
-    All maps are on one scale, from the least to the greatest value among them.
+    All maps share one colour scale, from the lowest to the highest value in any of them.
     """
     count = len(images)
     side = min(1.4, (PAGE - 0.9) / count)
@@ -189,12 +192,13 @@ def plot_maps(
     low, high = min(m.min() for m in maps), max(m.max() for m in maps)
     for i in range(count):
         show_image(axes[0, i], images[i], kinds[i])
-        if masks[i] is not None:
-            outline(axes[0, i], masks[i])
-        shown = axes[1, i].imshow(maps[i], cmap="viridis", vmin=low, vmax=high)
+        mask = masks[i]
+        if mask is not None:
+            outline(axes[0, i], mask)
+        drawn = axes[1, i].imshow(maps[i], cmap="viridis", vmin=low, vmax=high)
         axes[1, i].set_axis_off()
         axes[1, i].set_title(f"highest {maps[i].max():.2f}", fontsize=8)
-    figure.colorbar(shown, ax=axes[1], label="anomaly (0 to 1)", fraction=0.05)
+    figure.colorbar(drawn, ax=axes[1], label="anomaly (0 to 1)", fraction=0.05)
     return figure
 
 
@@ -207,7 +211,7 @@ def outline(ax: Axes, mask: np.ndarray, colour: str = "red") -> None:
 
 
 def plot_sample_grid(rows: Mapping[str, np.ndarray]) -> Figure:
-    """Rows of images (n, H, W, 3) uint8, each with its name on the left."""
+    """Rows of images (n, H, W, 3) uint8, with the name of the row on the left."""
     count = max(len(images) for images in rows.values())
     height, width = next(iter(rows.values())).shape[1:3]
     figure = Figure(
@@ -231,20 +235,20 @@ def overlay(
 
     Args:
         image: (H, W, 3) uint8.
-        anomaly_map: (H, W) in [0, 1]. From its median to its maximum, or to the threshold if that
-            is higher, the image turns vermillion.
-        threshold: pixels above it are surrounded by a line; None draws none.
+        anomaly_map: (H, W) in [0, 1]. The image turns vermillion between the map's median and its
+            maximum, or the threshold where that is higher.
+        threshold: pixels above it are surrounded by a white line; None draws none.
 
     Returns:
         (H, W, 3) uint8.
     """
     low, high = np.median(anomaly_map), max(anomaly_map.max(), threshold or 0.0)
     strength = np.clip((anomaly_map - low) / max(high - low, 1e-9), 0, 1)[..., None]
-    red = np.array(to_rgb(ANOMALOUS)) * 255
-    shown = image * (1 - 0.6 * strength) + red * 0.6 * strength
+    vermillion = np.array(to_rgb(ANOMALOUS)) * 255
+    blended = image * (1 - 0.6 * strength) + vermillion * 0.6 * strength
     if threshold is not None:
-        shown[find_boundaries(anomaly_map > threshold, mode="inner")] = 255
-    return shown.round().astype(np.uint8)
+        blended[find_boundaries(anomaly_map > threshold, mode="inner")] = 255
+    return blended.round().astype(np.uint8)
 
 
 def png_bytes(array: np.ndarray) -> bytes:
@@ -255,7 +259,7 @@ def png_bytes(array: np.ndarray) -> bytes:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG: see ``htdg.io.files.write_bytes``."""
+    """Write a figure as a PNG file, as ``htdg.io.files.write_bytes`` does."""
     write_bytes(path, figure.png())
 
 

@@ -1,4 +1,7 @@
-"""Train on a data set's normal images, score its test images, and report how well that went."""
+"""Train on a data set's normal images, score its test images, and report how well that works.
+
+The experiments of paper section 4, one at a time: a data set, its normal class, and K images of it.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,15 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 import torch
-
-try:
-    import resource
-except ImportError:  # on Windows
-    resource = None
 
 from htdg.ablations.variants import as_variant, variant_named
 from htdg.config import ConfigError, HTDGConfig
@@ -35,7 +35,7 @@ from htdg.io.images import load_image, to_uint8
 from htdg.pyramid import resize
 from htdg.runtime.progress import name_skipped
 from htdg.version import __version__
-from htdg.votes import as_fractions
+from htdg.votes import Fractions, as_fractions
 
 EQUALISE = ("train", "both", "none")
 #: What an evaluation leaves in its folder besides the model.
@@ -57,23 +57,24 @@ class EvaluationError(UserError):
 
 @dataclass(frozen=True)
 class Task:
-    """What is evaluated: which images train, which test.
+    """An experiment: the images to train on, and those to test.
 
     Attributes:
         dataset: name of the data set.
         normal_class: name or number of its normal class; None if it has only one.
-        shots: training images K.
-        index: which block of K in file order, counted from 1 (the first if neither is given).
-        draw: instead of that, the seed to draw them with.
-        limit: test only on the first images of the set.
-        limit_per_kind: test only on the first of each class or defect.
-        data_root: folder that the data sets lie in.
+        shots: number of training images, K.
+        index: which block of K images in file order, counted from 1; by default the first.
+        draw: instead of ``index``, the seed to draw the K images with.
+        limit: test only so many images, the first of the set.
+        limit_per_kind: test only so many images of each class or defect, the first of the set.
+        data_root: folder that holds the data sets.
         options: of the data set, such as ``train`` and ``test`` of ``folder``.
         equalise: contrast equalisation (CLAHE) of colour images: of the ``train`` images as in the
             official code, of ``both`` training and test images, or ``none``.
-        defect_fraction: average only the lowest share of the votes. Of several, which all come
-            from one pass, the first makes the scores and metrics, and the others are set beside it.
-        variant: an ablation of the paper's Table 6, by letter or name (see ``htdg.ablations.variants``).
+        defect_fraction: average only the lowest share of the votes (see ``aggregate_votes``). Of
+            several, the first makes the scores and metrics; the others, which come from the same
+            votes, are reported beside it.
+        variant: an ablation of the paper's Table 6, by letter or name; None is the whole method.
     """
 
     dataset: str
@@ -84,13 +85,13 @@ class Task:
     limit: int | None = None
     limit_per_kind: int | None = None
     data_root: str | Path = "data"
-    options: dict[str, Any] | None = None
+    options: Mapping[str, object] | None = None
     equalise: str = "none"
-    defect_fraction: float | Sequence[float] | None = None
+    defect_fraction: Fractions = None
     variant: str | None = None
 
     def __post_init__(self) -> None:
-        """Check what the data set cannot."""
+        """Check the attributes that the data set does not check."""
         if self.equalise not in EQUALISE:
             raise EvaluationError(
                 f"equalise is {self.equalise!r}, but it must be one of {', '.join(EQUALISE)}."
@@ -109,12 +110,12 @@ class Task:
 
 
 def default_equalise(preset: str, config: HTDGConfig) -> str:
-    """What the official code does if ``preset`` is the paper's for colour images, else ``none``.
+    """The ``equalise`` of the official code for the preset ``paper_rgb``; ``none`` for others.
 
-    It equalises the training images, but not for the four rotations.
+    The official code equalises the training images, but not with the four rotations.
     """
-    paper = preset == "paper_rgb" and config.transformations != "rotations"
-    return "train" if paper else "none"
+    equalises = preset == "paper_rgb" and config.transformations != "rotations"
+    return "train" if equalises else "none"
 
 
 def evaluate(
@@ -124,15 +125,15 @@ def evaluate(
     model: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
-    **options: Any,  # noqa: ANN401
+    **options: object,
 ) -> dict[str, Any]:
-    """Train, score a data set's test images, and write everything into a folder.
+    """Train, score a data set's test images, and write all results into a folder.
 
-    A run that was stopped goes on where it was when started again with the same arguments.
+    A run that was stopped goes on where it was when it is started again with the same arguments.
 
     Args:
         task: what to evaluate, or the name of a data set, with the other attributes of ``Task``
-            as ``options``; ``equalise`` then follows the preset (see ``default_equalise``).
+            as ``options``; ``equalise`` is then by default that of ``default_equalise``.
         out: folder for ``model/``, ``scores.csv``, ``config.json``, figures, and, when all is
             done, ``metrics.json``.
         config: options of the method, or the name of a preset.
@@ -141,7 +142,7 @@ def evaluate(
         progress: show progress bars.
 
     Returns:
-        What ``metrics.json`` holds; its keys are explained in the README.
+        What ``metrics.json`` holds; ``docs/data_sets.md`` explains its keys.
 
     Raises:
         EvaluationError, DatasetError, ConfigError, ImageError, ModelError: one sentence each.
@@ -149,113 +150,136 @@ def evaluate(
     preset = config if isinstance(config, str) else ""
     config = HTDGConfig.preset(config) if isinstance(config, str) else config
     if isinstance(task, str):
-        task = Task(task, **{"equalise": default_equalise(preset, config), **options})
+        make_task: Callable[..., Task] = Task
+        task = make_task(task, **{"equalise": default_equalise(preset, config), **options})
     if task.variant is not None:
         if model is not None:
-            raise EvaluationError("A trained model is what it is: leave out either it or variant.")
+            raise EvaluationError(
+                "A trained model cannot become a variant: leave out either it or variant."
+            )
         config = as_variant(config, task.variant)
     out = Path(out)
-    finished = _check_place(out, overwrite)
+    has_results = _check_output(out, overwrite)
     dataset = load_dataset(task.dataset, task.data_root, **(task.options or {}))
-    detector, images, names = None, [], []
     if model is None:
-        chosen = (task.normal_class, task.shots, task.index, task.draw)
-        images, names = dataset.training_images(*chosen)
+        images, names = dataset.training_images(
+            task.normal_class, task.shots, task.index, task.draw
+        )
     else:
         detector = HTDGDetector.load(model, device=config.device)
-        names = detector.image_names
-    # Before the training, so that a mistake in the test set is found at once.
-    test = dataset.test_set(task.normal_class, names, task.limit, task.limit_per_kind)
+        names = detector.image_names_
+    # Before the training, so that a mistake in the test set shows at once.
+    samples = dataset.test_set(task.normal_class, names, task.limit, task.limit_per_kind)
     if progress:
         name_skipped(dataset.skipped)
-        _foresee(test)
-    if finished:
+        _warn_of_undefined_metrics(samples)
+    if has_results:
         _clear(out)
-    if detector is None:
+    if model is None:
         if task.equalise != "none" and dataset.colour:
             size = None if dataset.equalise_full_size else config.image_size
             images = [equalise(image, size) for image in images]
-        detector = _trained(images, names, config, out, overwrite, progress)
+        detector = _trained_detector(images, names, config, out, overwrite, progress)
     started = time.perf_counter()
-    shown = TestImages(test, equalised=task.equalise == "both" and dataset.colour)
-    rows, located = _judged(detector, test, shown, task.fractions, progress)
+    test_images = TestImages(samples, equalised=task.equalise == "both" and dataset.colour)
+    normality, localisation = _scored(detector, test_images, task.fractions, progress)
     seconds = time.perf_counter() - started
     metrics = {
-        **_described(dataset, task, detector),
-        **_measured(test, rows, task.fractions, len(detector.transformations)),
-        **located,
-        "training_seconds": round(detector.training_seconds, 2),
-        "scoring_ms_per_image": round(1000 * seconds / len(test), 3),
-        "peak_memory_mib": peak_memory(detector.device),
+        **_description(dataset, task, detector),
+        **_detection_metrics(samples, normality, task.fractions, len(detector.transformations_)),
+        **localisation,
+        "training_seconds": round(detector.training_seconds_, 2),
+        "scoring_ms_per_image": round(1000 * seconds / len(samples), 3),
+        "peak_memory_mib": peak_memory(detector.device_),
     }
-    _write(out, metrics, shown, rows, task.fractions, detector)
+    _write_results(out, metrics, test_images, normality, task.fractions, detector)
     return metrics
 
 
-def _judged(
+def _scored(
     detector: HTDGDetector,
-    test: SampleSequence,
-    shown: TestImages,
+    test_images: TestImages,
     fractions: Sequence[float | None],
     progress: bool,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Normality (F, B, N + 1) of the test images, and how well their defects were located.
+    """Normality (F, B, N + 1) of the test images, and the metrics of their anomaly maps.
 
-    Maps are made if any defect is marked. Images of unknown kind, and anomalous ones that nobody
-    marked, say nothing about where a defect is.
+    Maps are made if any defect is marked. Images without a label, and anomalous ones without a
+    mask, are left out of these metrics: they do not say where a defect is.
     """
+    samples = test_images.samples
     pixels = PixelMetrics()
-    marked = any(test.mask(i) is not None for i, e in enumerate(test.entries) if e.label == 1)
-    rows, used = [], 0
-    for i, verdict in enumerate(detector.judge(shown, fractions, maps=marked, progress=progress)):
-        rows.append(verdict.normality)
-        mask = shown.masks.pop(i)  # read with the image
-        if not marked or test.entries[i].label is None:
+    entries = samples.entries
+    marked = any(samples.mask(i) is not None for i, e in enumerate(entries) if e.label == 1)
+    predictions = detector.predictions(test_images, fractions, maps=marked, progress=progress)
+    normality, n_mapped = [], 0
+    for i, prediction in enumerate(predictions):
+        normality.append(prediction.normality)
+        mask = test_images.masks.pop(i)  # was read with the image
+        if prediction.anomaly_map is None or entries[i].label is None:
             continue
-        mask = mask if test.entries[i].label == 1 else None
-        if test.entries[i].label == 0 or mask is not None:
-            pixels.add(verdict.anomaly_map, mask)
-            used += 1
-    located = {**pixels.result(), "pixel_images": used} if marked else {}
-    return np.stack(rows, 1), located
+        if entries[i].label == 0 or mask is not None:
+            pixels.add(prediction.anomaly_map, mask if entries[i].label == 1 else None)
+            n_mapped += 1
+    localisation = {**pixels.result(), "pixel_images": n_mapped} if marked else {}
+    return np.stack(normality, 1), localisation
 
 
 class TestImages(Sequence[np.ndarray]):
-    """The images of a test set, read one by one, equalised if the training images were too."""
+    """The images of a test set, read one by one, and equalised if asked for.
 
-    __test__ = False  # not a test, whatever its name makes pytest think
+    Attributes:
+        samples: the test set.
+        equalised: whether the images are equalised.
+        masks: by the number of the image, those of the images that were read.
+    """
+
+    __test__ = False  # pytest takes it for a test because of its name
 
     def __init__(self, samples: SampleSequence, equalised: bool) -> None:
-        """The images of ``samples``; ``masks`` keeps those of the images read, by number."""
+        """The images of ``samples``, equalised or as they are."""
         self.samples, self.equalised = samples, equalised
         self.masks: dict[int, np.ndarray | None] = {}
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of images."""
         return len(self.samples)
 
-    def __getitem__(self, i: Any) -> Any:  # noqa: ANN401
-        """Image i."""
+    @overload
+    def __getitem__(self, i: SupportsIndex) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[np.ndarray]: ...
+
+    def __getitem__(self, i: SupportsIndex | slice) -> np.ndarray | list[np.ndarray]:
+        """Read image i, an array as ``Sample.image``; of a slice, a list of images."""
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
         sample = self.samples[i]
-        self.masks[i] = sample.mask
+        self.masks[index(i)] = sample.mask
         return equalise(sample.image) if self.equalised else sample.image
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """All, in order."""
+        """All images, in order."""
         return (self[i] for i in range(len(self)))
 
 
-def _check_place(out: Path, overwrite: bool) -> bool:
-    """Whether a finished run is in the folder; an error if it may not be replaced."""
+def _check_output(out: Path, overwrite: bool) -> bool:
+    """Whether the folder holds results, which may be replaced.
+
+    Raises:
+        EvaluationError: they may not be, or it is no folder.
+        OutputError: it cannot be written to.
+    """
     if out.exists() and not out.is_dir():
         raise EvaluationError(f"{out} is a file: choose another output folder.")
     check_writable(out / "metrics.json")
-    finished = (out / "metrics.json").exists()
-    if finished and not overwrite:
+    has_results = (out / "metrics.json").exists()
+    if has_results and not overwrite:
         raise EvaluationError(
             f"{out} holds the results of an earlier run: choose another folder or overwrite it."
         )
-    return finished
+    return has_results
 
 
 def _clear(out: Path) -> None:
@@ -265,19 +289,19 @@ def _clear(out: Path) -> None:
     shutil.rmtree(out / "model", ignore_errors=True)
 
 
-def _foresee(test: SampleSequence) -> None:
-    """Say before a long training that its metrics will be undefined."""
-    labels = {entry.label for entry in test.entries}
+def _warn_of_undefined_metrics(samples: SampleSequence) -> None:
+    """Say on standard error, before a long training, that its metrics will be undefined."""
+    labels = {entry.label for entry in samples.entries}
     if labels in ({0}, {1}):
         kind = "anomalous" if labels == {1} else "normal"
         print(
-            f"htdg: all {len(test)} test images are {kind}, so there will be no metrics: "
+            f"htdg: all {len(samples)} test images are {kind}, so there will be no metrics: "
             "set limit_per_kind, or no limit.",
             file=sys.stderr,
         )
 
 
-def _trained(
+def _trained_detector(
     images: list[np.ndarray],
     names: list[str],
     config: HTDGConfig,
@@ -285,13 +309,13 @@ def _trained(
     overwrite: bool,
     progress: bool,
 ) -> HTDGDetector:
-    """A detector trained on these images, or by an earlier start of this run."""
-    unfinished, folder = out / "model.unfinished", out / "model"
+    """A detector trained on these images, now or in an earlier run that was stopped."""
+    checkpoint, folder = out / "model.unfinished", out / "model"
     if folder.is_dir():
         detector = HTDGDetector.load(folder, device=config.device)
         square = torch.cat([resize(load_image(i)[None], config.image_size) for i in images])
-        same_images = detector.image_names == names and torch.equal(detector.images, square)
-        if detector.config == config and same_images:
+        same_images = detector.image_names_ == names and torch.equal(detector.images_, square)
+        if detector.config_ == config and same_images:
             return detector
         if not overwrite:
             raise EvaluationError(
@@ -299,26 +323,27 @@ def _trained(
             )
     out.mkdir(parents=True, exist_ok=True)
     detector = HTDGDetector(config)
-    detector.fit(images, names=names, progress=progress, checkpoint=unfinished)
+    detector.fit(images, names=names, progress=progress, checkpoint=checkpoint)
     detector.save(folder)
-    remove_checkpoint(unfinished)
+    remove_checkpoint(checkpoint)
     return detector
 
 
-def _described(dataset: Dataset, task: Task, detector: HTDGDetector) -> dict[str, Any]:
+def _description(dataset: Dataset, task: Task, detector: HTDGDetector) -> dict[str, Any]:
+    """What was trained and tested, and on what."""
     return {
         "dataset": task.dataset,
         "data": dataset.description,
         "normal_class": dataset.resolve_class(task.normal_class),
-        "shots": len(detector.images),
-        "training_images": detector.image_names,
+        "shots": len(detector.images_),
+        "training_images": detector.image_names_,
         "defect_fraction": task.fractions[0],
         "variant": None if task.variant is None else variant_named(task.variant).name,
-        "method": detector.config.method,
-        "images_at_once": detector.images_at_once,
+        "method": detector.config_.method,
+        "images_at_once": detector.images_at_once_,
         "equalise": task.equalise if dataset.colour else "none",
-        "seed": detector.config.seed,
-        "device": _device_name(detector.device),
+        "seed": detector.config_.seed,
+        "device": _device_name(detector.device_),
         "versions": {
             "htdg": __version__,
             "torch": torch.__version__,
@@ -328,46 +353,51 @@ def _described(dataset: Dataset, task: Task, detector: HTDGDetector) -> dict[str
     }
 
 
-def _measured(
-    test: SampleSequence,
-    rows: np.ndarray,
+def _detection_metrics(
+    samples: SampleSequence,
+    normality: np.ndarray,
     fractions: Sequence[float | None],
     n_transformations: int,
 ) -> dict[str, Any]:
-    """The metrics over the test images whose label is known, of the first fraction.
+    """The metrics of the test images that have a label, from the first defect fraction.
 
-    With several fractions also the AUROC of each.
+    With several fractions, also the AUROC of each. ``normality`` is (F, B, N + 1).
     """
-    known = [i for i, entry in enumerate(test.entries) if entry.label is not None]
     counts = {
-        "test_images": len(test),
-        "test_images_anomalous": sum(entry.label == 1 for entry in test.entries),
+        "test_images": len(samples),
+        "test_images_anomalous": sum(entry.label == 1 for entry in samples.entries),
     }
-    if not known:
+    labels = {i: entry.label for i, entry in enumerate(samples.entries) if entry.label is not None}
+    if not labels:
         return {**counts, "image_auroc": None, "undefined_because": "No image has a label."}
-    per_scale = 1 - rows[:, known] / n_transformations  # (F, B, N + 1) anomaly scores in [0, 1]
-    labels = [test.entries[i].label for i in known]
-    found = {**counts, **image_metrics(labels, per_scale[0].mean(1), per_scale[0])}
+    per_scale = 1 - normality[:, list(labels)] / n_transformations  # anomaly scores in [0, 1]
+    truth = list(labels.values())
+    metrics = {**counts, **image_metrics(truth, per_scale[0].mean(1), per_scale[0])}
     if len(fractions) > 1:
-        found["image_auroc_per_fraction"] = {
-            str(fraction): image_metrics(labels, of_fraction.mean(1))["image_auroc"]
+        metrics["image_auroc_per_fraction"] = {
+            str(fraction): image_metrics(truth, of_fraction.mean(1))["image_auroc"]
             for fraction, of_fraction in zip(fractions, per_scale, strict=True)
         }
-    return found
+    return metrics
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The most memory this process has had so far, MiB: ``ram``, and ``gpu`` on CUDA.
+    """The most memory, in MiB, that this process has used so far.
 
-    Windows does not tell ``ram``.
+    Returns:
+        ``ram`` (not on Windows), and ``gpu`` if the device is a CUDA one.
     """
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    found = {}
-    if resource is not None:
-        found["ram"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+    memory = {}
+    try:
+        import resource
+    except ImportError:  # Windows does not have it
+        pass
+    else:
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        memory["ram"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
     if device.type == "cuda":
-        found["gpu"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    return found
+        memory["gpu"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return memory
 
 
 def _device_name(device: torch.device) -> str:
@@ -376,93 +406,106 @@ def _device_name(device: torch.device) -> str:
     return f"{device} ({torch.get_num_threads()} threads)"
 
 
-def _write(
+def _write_results(
     out: Path,
     metrics: dict[str, Any],
-    shown: TestImages,
-    rows: np.ndarray,
+    test_images: TestImages,
+    normality: np.ndarray,
     fractions: Sequence[float | None],
     detector: HTDGDetector,
 ) -> None:
-    """Everything but the model; ``metrics.json`` last, so that it stands for a finished run."""
-    m, test = len(detector.transformations), shown.samples
-    entries = test.entries
-    labels = [entry.label for entry in entries]
-    known = None if any(label is None for label in labels) else labels
-    others = {
+    """Write all but the model; ``metrics.json`` last, so that it marks a finished run.
+
+    ``normality`` is (F, B, N + 1), for the defect fractions ``fractions``.
+    """
+    m, samples = len(detector.transformations_), test_images.samples
+    names = [entry.name for entry in samples.entries]
+    labelled = [i for i, entry in enumerate(samples.entries) if entry.label is not None]
+    labels = [entry.label for entry in samples.entries if entry.label is not None]
+    all_labelled = len(labels) == len(names)
+    other_scores = {
         f"anomaly_score_{fraction}": 1 - of_fraction.mean(1) / m
-        for fraction, of_fraction in zip(fractions[1:], rows[1:], strict=True)
+        for fraction, of_fraction in zip(fractions[1:], normality[1:], strict=True)
     }
-    names = [entry.name for entry in entries]
-    write_text(out / "scores.csv", score_table(names, known, rows[0], m, others))
-    write_text(out / "config.json", json.dumps(detector.config.as_dict(), indent=1) + "\n")
-    scores = 1 - rows[0].mean(1) / m
-    if detector.history:
-        plots.save_figure(plots.plot_losses(detector.history), out / "losses.png")
-    if known is not None:
+    table = score_table(names, labels if all_labelled else None, normality[0], m, other_scores)
+    write_text(out / "scores.csv", table)
+    write_text(out / "config.json", json.dumps(detector.config_.as_dict(), indent=1) + "\n")
+    scores = 1 - normality[0].mean(1) / m
+    if detector.history_:
+        plots.save_figure(plots.plot_losses(detector.history_), out / "losses.png")
+    if all_labelled:
         plots.save_figure(plots.plot_histogram(labels, scores), out / "histogram.png")
     if metrics["image_auroc"] is not None:
-        plots.save_figure(plots.plot_roc(labels, scores), out / "roc.png")
-        figure = gallery(detector, test, scores, metrics["f1_max_threshold"])
+        plots.save_figure(plots.plot_roc(labels, scores[labelled]), out / "roc.png")
+        figure = gallery(detector, samples, scores, metrics["f1_max_threshold"])
         plots.save_figure(figure, out / "gallery.png")
     if "pixel_auroc" in metrics:
-        plots.save_figure(maps_figure(detector, shown), out / "maps.png")
+        plots.save_figure(maps_figure(detector, test_images), out / "maps.png")
     write_text(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
 
 
 def gallery(
     detector: HTDGDetector,
-    test: SampleSequence,
+    samples: SampleSequence,
     scores: np.ndarray,
     threshold: float,
     count: int = 6,
 ) -> plots.Figure:
-    """The training images, random samples, and test images rightly and wrongly judged.
+    """Training images, random samples, and test images that were called right and wrong.
 
-    Images that score at least ``threshold`` count as flagged. Of each group the ``count`` images
-    furthest from the threshold are shown.
+    Args:
+        detector: a trained one.
+        samples: the test set.
+        scores: (B,) anomaly scores of the test set.
+        threshold: images that score at least this count as flagged.
+        count: the most images in a group; of the test images those furthest from the threshold.
     """
     flagged = scores >= threshold
-    anomalous = np.array([entry.label == 1 for entry in test.entries])
+    anomalous = np.array([entry.label == 1 for entry in samples.entries])
+    normal = np.array([entry.label == 0 for entry in samples.entries])
     groups = {
         "true positives (anomalous, flagged)": flagged & anomalous,
-        "true negatives (normal, not flagged)": ~flagged & ~anomalous,
-        "false positives (normal, flagged)": flagged & ~anomalous,
+        "true negatives (normal, not flagged)": ~flagged & normal,
+        "false positives (normal, flagged)": flagged & normal,
         "false negatives (anomalous, not flagged)": ~flagged & anomalous,
     }
-    shown: dict[str, list[tuple[np.ndarray, str]]] = {
-        "training images": [(image, "") for image in to_uint8(detector.images[:count])],
+    rows: dict[str, list[tuple[np.ndarray, str]]] = {
+        "training images": [(image, "") for image in to_uint8(detector.images_[:count])],
     }
-    if detector.has_generator:
-        shown["random samples"] = [(image, "") for image in to_uint8(detector.sample(count))]
+    if detector.has_generator_:
+        rows["random samples"] = [(image, "") for image in to_uint8(detector.sample(count))]
     for name, members in groups.items():
         chosen = np.flatnonzero(members)
         chosen = chosen[np.argsort(-np.abs(scores[chosen] - threshold), kind="stable")][:count]
-        label = f"{name}: {members.sum()}"
-        shown[label] = [
-            (_displayed(test[i].image), f"{test.entries[i].kind}\n{scores[i]:.3f}") for i in chosen
+        rows[f"{name}: {members.sum()}"] = [
+            (_as_uint8(samples[i].image), f"{samples.entries[i].kind}\n{scores[i]:.3f}")
+            for i in chosen
         ]
-    return plots.plot_gallery(shown, count)
+    return plots.plot_gallery(rows, count)
 
 
-def maps_figure(detector: HTDGDetector, shown: TestImages, count: int = 8) -> plots.Figure:
-    """Test images with their true defects outlined, their maps below: the first of each kind."""
-    entries = shown.samples.entries
-    turns: dict[str, int] = {}
+def maps_figure(detector: HTDGDetector, test_images: TestImages, count: int = 8) -> plots.Figure:
+    """Test images with their defects outlined, and their anomaly maps below.
+
+    At most ``count``: the first image of each class or defect, then the second, and so on.
+    """
+    entries = test_images.samples.entries
+    seen: Counter[str] = Counter()
     order = []
     for i, entry in enumerate(entries):
-        turns[entry.kind] = turns.get(entry.kind, 0) + 1
-        order.append((turns[entry.kind], i))
+        order.append((seen[entry.kind], i))
+        seen[entry.kind] += 1
     chosen = sorted(i for _, i in sorted(order)[:count])
-    images = [shown[i] for i in chosen]
-    maps = [verdict.anomaly_map for verdict in detector.judge(images, maps=True)]
+    images = [test_images[i] for i in chosen]
+    predictions = detector.predictions(images, maps=True)
     return plots.plot_maps(
-        [_displayed(image) for image in images],
-        maps,
-        [shown.samples.mask(i) for i in chosen],
+        [_as_uint8(image) for image in images],
+        [p.anomaly_map for p in predictions if p.anomaly_map is not None],
+        [test_images.samples.mask(i) for i in chosen],
         [entries[i].kind for i in chosen],
     )
 
 
-def _displayed(image: np.ndarray) -> np.ndarray:
+def _as_uint8(image: np.ndarray) -> np.ndarray:
+    """An image of a data set as (H, W, 3) uint8."""
     return to_uint8(load_image(image)[None])[0]
