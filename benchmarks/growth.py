@@ -22,11 +22,12 @@ import torch
 from benchmarks.measure import iteration_seconds, machine, median_seconds, untrained
 from benchmarks.report import write_part
 from htdg import HTDGConfig
+from htdg.detector import choose_backend
 from htdg.evaluation.run import peak_memory
 from htdg.io.files import write_text
 from htdg.runtime import memory
 from htdg.runtime.device import keep_freed_memory
-from htdg.training import start_scale
+from htdg.training import ScaleTraining, start_scale
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
@@ -79,20 +80,28 @@ def point(
         seconds = time.perf_counter() - started
     else:
         real = torch.rand(shots, 3, side, side) * 2 - 1
-        training = start_scale(config, config.resolve_transformations(True), [], real)
+        training = start(config, real)
         seconds = median_seconds(training.step, 1, CPU)
     return {"seconds": seconds, "mib": peak_memory(CPU)["ram"] - before}
+
+
+def start(config: HTDGConfig, real: torch.Tensor) -> ScaleTraining:
+    """The training of one scale, with the backend that a detector would choose."""
+    transformations = config.resolve_transformations(True)
+    backend = choose_backend(config, transformations, CPU)
+    return start_scale(config, transformations, [], real, backend)
 
 
 def planned_point(config: HTDGConfig, shots: int, gib: float) -> dict[str, float]:
     """What several shots take when they go through in chunks; ``images_at_once`` is the plan's."""
     memory.total_memory = lambda device: int(gib * 2**30)
     transformations = config.resolve_transformations(True)
-    at_once = memory.images_at_once(config, transformations, (64,), shots, CPU)
+    backend = choose_backend(config, transformations, CPU)
+    at_once = memory.images_at_once(backend, (64,), shots, 0, CPU)
     before = peak_memory(CPU)["ram"]
     config = config.with_options(images_at_once=at_once)
     real = torch.rand(shots, 3, 64, 64) * 2 - 1
-    training = start_scale(config, transformations, [], real)
+    training = start(config, real)
     noise, previous = training.draw_noise(), training.draw_previous(1)[0]
     started = time.perf_counter()
     training.d_step(noise, previous)

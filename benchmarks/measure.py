@@ -7,15 +7,18 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from htdg import HTDGConfig, HTDGDetector
+from htdg.detector import choose_backend
 from htdg.fast.canvases import canvas_plan, canvases_of
 from htdg.pyramid import resize
 from htdg.sampling import Scale
+from htdg.state import ModelState
 from htdg.training import ScaleTraining, freeze, start_scale
 
 
@@ -41,34 +44,42 @@ def iteration_seconds(
     config: HTDGConfig,
     device: torch.device,
     repeats: int,
-    kind: type[ScaleTraining] = ScaleTraining,
+    start: Callable[..., ScaleTraining] | None = None,
 ) -> list[float]:
-    """The median seconds of an iteration at every scale, on one random image."""
+    """The median seconds of an iteration at every scale, on one random image.
+
+    ``start`` sets a scale up; by default with the backend that a detector would choose.
+    """
     transformations = config.resolve_transformations(coloured=True)
-    found, scales = [], []
+    if start is None:
+        start = partial(start_scale, backend=choose_backend(config, transformations, device))
+    times, scales = [], []
     for side in config.sides:
         real = torch.rand(1, 3, side, side, device=device) * 2 - 1
-        training = start_scale(config, transformations, scales, real)
-        if kind is not ScaleTraining:
-            training = kind(config, transformations, scales, training.scale, real, training.rng)
-        if training.recordings:
+        training = start(config, transformations, scales, real)
+        if device.type == "cuda":
             training.step()  # the second iteration, of three steps a kind, records them
-        found.append(median_seconds(training.step, repeats, device))
+        times.append(median_seconds(training.step, repeats, device))
         scales.append(freeze(training.scale))
-    return found
+    return times
 
 
 def untrained(config: HTDGConfig, device: torch.device) -> HTDGDetector:
     """A detector with fresh weights: scoring takes as long as with trained ones."""
-    detector = HTDGDetector(config.with_options(device=str(device)))
-    detector.images = torch.zeros(1, 3, config.image_size, config.image_size)
-    detector.transformations = config.resolve_transformations(coloured=True)
+    transformations, scales = config.resolve_transformations(coloured=True), []
     for n, side in enumerate(config.sides):
         real = torch.rand(1, 3, side, side, device=device) * 2 - 1
         wide = config.with_options(channels=config.width(n))
-        detector.scales.append(freeze(start_scale(wide, detector.transformations, [], real).scale))
-    detector._fitted = True
-    return detector
+        scales.append(freeze(start_scale(wide, transformations, [], real).scale))
+    model = ModelState(
+        config=config.with_options(device=str(device)),
+        sides=config.sides,
+        transformations=transformations,
+        scales=tuple(scales),
+        images=torch.zeros(1, 3, config.image_size, config.image_size),
+        image_names=("none",),
+    )
+    return HTDGDetector.from_model(model)
 
 
 def scoring_ms(
@@ -83,9 +94,9 @@ def scoring_ms(
 
     def one_by_one() -> None:
         for image in batch:
-            for scale in detector.scales:
+            for scale in detector.scales_:
                 small = resize(image[None] * 2 - 1, scale.side)
-                straightforward(scale, detector.transformations, config.translation, small)
+                straightforward(scale, detector.transformations_, config.translation, small)
 
     work = one_by_one if straightforward else lambda: detector.score_samples(batch)
     with torch.inference_mode():

@@ -29,7 +29,7 @@ from benchmarks.measure import (
     wait,
 )
 from benchmarks.report import write_part
-from benchmarks.straightforward import StraightforwardTraining
+from benchmarks.straightforward import start_straightforward
 from htdg import HTDGConfig, HTDGDetector
 from htdg.fast.cuda_graphs import recordable
 from htdg.io.files import write_text
@@ -74,7 +74,7 @@ def measure(device: torch.device, full: bool) -> dict[str, Any]:
                 row = straightforward(preset, translation, 3)
                 keep(f"{preset} {translation} straightforward", row)
         plain = HTDGConfig.preset(preset, fast=False, precision="float32", translation="pixel")
-        times = iteration_seconds(plain, device, 1, StraightforwardTraining)
+        times = iteration_seconds(plain, device, 1, start_straightforward)
         keep(f"{preset} pixel straightforward, memory kept", {"iteration_s": times})
         for translation in ("pixel", "stretched", "resampled") if full else ("pixel", "stretched"):
             config = HTDGConfig.preset(preset, translation=translation)

@@ -9,37 +9,48 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
 
 from htdg import HTDGConfig
+from htdg.backend import Losses, PlainBackend
+from htdg.networks import Discriminator
 from htdg.runtime.device import resolve_device
 from htdg.sampling import Scale, generate, random_noise, upsampled
-from htdg.training import ScaleTraining
+from htdg.training import ScaleTraining, start_scale
+from htdg.transformations import Transformation
 
 
-class StraightforwardTraining(ScaleTraining):
-    """Training of one scale the straightforward way (``config.fast`` must be False)."""
+class StraightforwardBackend(PlainBackend):
+    """The copies one after another, in a list that is stacked for the networks."""
 
-    def transformed(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def copies(self, images: torch.Tensor) -> list[torch.Tensor]:
         """The M copies, one after another."""
         copies = []
         for transformation in self.transformations:
             copies.append(transformation.apply(images, self.config.translation))
         return copies
 
-    def real_loss(self, copies: list[torch.Tensor]) -> torch.Tensor:
+    def real_loss(self, discriminator: Discriminator, copies: list[torch.Tensor]) -> torch.Tensor:
         """D's loss for naming the transformations of a stack of copies."""
-        logits = self.scale.discriminator(torch.cat(copies))
-        named = torch.arange(len(copies), device=logits.device).repeat_interleave(len(copies[0]))
-        return F.cross_entropy(logits, named.view(-1, 1, 1).expand(-1, *logits.shape[-2:]))
+        logits = discriminator(torch.cat(copies))
+        classes = torch.arange(len(copies), device=logits.device)
+        labels = classes.repeat_interleave(len(copies[0])).view(-1, 1, 1)
+        return F.cross_entropy(logits, labels.expand(-1, *logits.shape[-2:]))
 
-    def generated_loss(self, copies: list[torch.Tensor]) -> torch.Tensor:
+    def generated_loss(
+        self, discriminator: Discriminator, copies: list[torch.Tensor]
+    ) -> torch.Tensor:
         """D's loss for calling a stack of copies generated."""
-        logits = self.scale.discriminator(torch.cat(copies))
-        named = torch.full_like(logits[:, 0], len(copies), dtype=torch.long)
-        return F.cross_entropy(logits, named)
+        logits = discriminator(torch.cat(copies))
+        labels = torch.full_like(logits[:, 0], len(copies), dtype=torch.long)
+        return F.cross_entropy(logits, labels)
+
+
+class StraightforwardTraining(ScaleTraining):
+    """Training of one scale the straightforward way, with a ``StraightforwardBackend``."""
 
     def draw_previous(self, count: int) -> torch.Tensor:
         """Random images through the frozen scales, one after another: (count, K, 3, H, H)."""
@@ -50,10 +61,22 @@ class StraightforwardTraining(ScaleTraining):
                 drawn.append(upsampled(images, self.scale.side, self.real))
         return torch.stack(drawn)
 
-    def d_step(self, noise: torch.Tensor, previous: torch.Tensor) -> dict[str, torch.Tensor]:
+    def d_step(self, noise: torch.Tensor, previous: torch.Tensor | None) -> Losses:
         """A step of D, transforming the real images anew."""
-        self.real_copies = self.transformed(self.real)
+        self.real_copies = [self.backend.copies(self.real)]
         return super().d_step(noise, previous)
+
+
+def start_straightforward(
+    config: HTDGConfig,
+    transformations: Sequence[Transformation],
+    coarser: Sequence[Scale],
+    real: torch.Tensor,
+) -> StraightforwardTraining:
+    """``htdg.training.start_scale``, the straightforward way."""
+    backend = StraightforwardBackend(config, transformations, real.device)
+    started = start_scale(config, transformations, coarser, real, backend)
+    return StraightforwardTraining(config, backend, coarser, started.scale, real, started.rng)
 
 
 def score(scale: Scale, transformations: list, translation: str, image: torch.Tensor) -> float:
@@ -80,11 +103,11 @@ def main() -> None:
         options.preset, translation=options.translation, fast=False, precision="float32"
     )
     device = resolve_device("cpu")
-    found = {
-        "iteration_s": iteration_seconds(config, device, options.repeats, StraightforwardTraining),
+    times = {
+        "iteration_s": iteration_seconds(config, device, options.repeats, start_straightforward),
         "scoring_ms": scoring_ms(config, device, options.images, straightforward=score),
     }
-    print(json.dumps(found))
+    print(json.dumps(times))
 
 
 if __name__ == "__main__":

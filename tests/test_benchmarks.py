@@ -4,38 +4,46 @@ import pytest
 import torch
 
 from benchmarks import quality
-from benchmarks.measure import iteration_operations, scoring_ms
+from benchmarks.measure import iteration_operations, iteration_seconds, scoring_ms
 from benchmarks.report import write_part
-from benchmarks.straightforward import StraightforwardTraining, score
+from benchmarks.straightforward import score, start_straightforward
 from htdg import HTDGConfig
-from htdg.fast.voter import voter
+from htdg.fast.backend import FastBackend
 from htdg.training import freeze, start_scale
 from htdg.votes import aggregate_votes
 
-CONFIG = HTDGConfig.preset("tiny", transformations="rgb54", translation="pixel", fast=False)
+CONFIG = HTDGConfig.preset(
+    "tiny", transformations="rgb54", translation="pixel", precision="float32", fast=False
+)
 
 
 def test_an_iteration_and_a_score_of_the_straightforward_version():
     transformations = CONFIG.resolve_transformations(True)
     real = torch.rand(1, 3, 14, 14, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    ours = start_scale(CONFIG.with_options(fast=True), transformations, [], real)
-    started = start_scale(CONFIG, transformations, [], real)
-    theirs = StraightforwardTraining(CONFIG, transformations, [], started.scale, real, started.rng)
+    backend = FastBackend(CONFIG, transformations, real.device)
+    ours = start_scale(CONFIG, transformations, [], real, backend)
+    theirs = start_straightforward(CONFIG, transformations, [], real)
     ours.step()
     theirs.step()
     for name, values in ours.history.items():
         assert values[0].item() == pytest.approx(theirs.history[name][0].item(), rel=2e-4)
     scale = freeze(ours.scale)
     with torch.inference_mode():
-        votes = voter(scale, transformations, CONFIG.with_options(fast=True))(real)
+        votes = backend.voter(scale)(real)
         expected = score(scale, list(transformations), "pixel", real)
     assert aggregate_votes(votes).item() == pytest.approx(expected, abs=1e-4)
 
 
 def test_scoring_can_be_timed_both_ways():
     for way in (None, score):
-        found = scoring_ms(CONFIG, torch.device("cpu"), 2, straightforward=way)
-        assert found > 0
+        assert scoring_ms(CONFIG, torch.device("cpu"), 2, straightforward=way) > 0
+
+
+def test_iterations_can_be_timed_both_ways():
+    for start in (None, start_straightforward):
+        times = iteration_seconds(CONFIG, torch.device("cpu"), 1, start)
+        assert len(times) == len(CONFIG.sides)
+        assert min(times) > 0
 
 
 def test_operations_by_hand():
