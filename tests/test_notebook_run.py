@@ -82,9 +82,10 @@ def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, p
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_missing_papermill_is_named(notebook, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "papermill", None)
-    with pytest.raises(NotebookError, match=r"papermill is missing: pip install 'htdg\[notebooks"):
+@pytest.mark.parametrize("package", ["papermill", "nbconvert"])
+def test_a_missing_package_is_named(package, notebook, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(NotebookError, match=rf"{package} is missing: pip install 'htdg\[notebook"):
         run_notebook(notebook("pass"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

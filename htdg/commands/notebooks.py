@@ -17,8 +17,6 @@ from htdg.errors import UserError
 from htdg.io.course_files import notebook_folder
 from htdg.io.files import check_writable, write_text
 
-MISSING = "papermill is missing: pip install 'htdg[notebooks]'."
-
 
 class NotebookError(UserError):
     """A notebook run that cannot start or did not finish; the message says why."""
@@ -40,7 +38,7 @@ def run_notebook(
         What the notebook wrote to ``result.json``, with ``total_seconds`` added.
 
     Raises:
-        NotebookError: papermill is missing, there is no such notebook or parameter, a value has
+        NotebookError: a package is missing, there is no such notebook or parameter, a value has
             the wrong type, a cell failed, or the kernel was killed.
         OutputError: the folder cannot be written to.
     """
@@ -48,8 +46,9 @@ def run_notebook(
     try:
         import papermill
         from nbclient.exceptions import DeadKernelError
-    except ImportError:
-        raise NotebookError(MISSING) from None
+        from nbconvert import HTMLExporter
+    except ImportError as error:
+        raise NotebookError(f"{error.name} is missing: pip install 'htdg[notebooks]'.") from None
     path = find_notebook(notebook)
     values = check_parameters(path, parameters or {})
     check_writable(out / "result.json")
@@ -81,7 +80,8 @@ def run_notebook(
             "and try again."
         ) from None
     unfinished.replace(executed)
-    _write_page(executed)
+    page, _ = HTMLExporter(embed_images=True).from_filename(str(executed))
+    write_text(executed.with_suffix(".html"), page)
     if not result.is_file():
         raise NotebookError(f"{path.name} ran but wrote no result.json into {out}.")
     return {**json.loads(result.read_text()), "total_seconds": time.monotonic() - started}
@@ -108,10 +108,8 @@ def check_parameters(path: Path, parameters: Mapping[str, str]) -> dict[str, obj
     Raises:
         NotebookError: the notebook has no such parameter, or the value is not of its type.
     """
-    try:
-        import papermill
-    except ImportError:
-        raise NotebookError(MISSING) from None
+    import papermill
+
     defaults = papermill.inspect_notebook(str(path))
     values: dict[str, object] = {}
     for name, text in parameters.items():
@@ -139,11 +137,3 @@ def _as_type_of(default: object, text: str, name: str) -> object:
             f"default {default!r} is."
         )
     return value
-
-
-def _write_page(executed: Path) -> None:
-    """Write a notebook as one HTML page beside it, images included."""
-    from nbconvert import HTMLExporter
-
-    page, _ = HTMLExporter(embed_images=True).from_filename(str(executed))
-    write_text(executed.with_suffix(".html"), page)
