@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from htdg.commands.common import (
-    UsageError,
-)
+from htdg.commands.common import UsageError
 from htdg.io.files import check_writable
-from htdg.io.model_directory import check_replaceable
+from htdg.io.model_directory import check_replaceable, save_model
 from htdg.io.official import import_official
 
 
@@ -19,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder",
         type=Path,
         metavar="DIR",
-        help="holds 0/netG.pth, 0/netD.pth, 1/..., Zs.pth and NoiseAmp.pth; no code in them is run",
+        help="TrainedModels/NAME, or the folder scale_factor=... in it; no code in its files is "
+        "run",
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="model directory to write")
     parser.add_argument(
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="their list in the order of the classes, rows of grey, flip, tx, ty, k, as .pth, "
-        ".json or .npy (default: DIR/transformations.pth, .json or .npy)",
+        ".json or .npy (default: the transformations.npy, .pth or .json in DIR)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a model that is there under this name"
@@ -48,5 +47,5 @@ def execute(options: argparse.Namespace) -> None:
         raise UsageError(f"{model} is there already: choose another MODEL or --overwrite it.")
     check_writable(model)
     check_replaceable(model)
-    import_official(options.folder, options.image_size, options.transformations).save(model)
+    save_model(import_official(options.folder, options.image_size, options.transformations), model)
     print(model)
