@@ -3,7 +3,7 @@
     python -m tests.golden FOLDER
 
 FOLDER holds ``mnist_digit1_28.npz`` and ``cifar10_car_128.npz``. Prints one line a comparison with
-the largest difference found and the tolerance, and exits with 1 if any is exceeded. Between them it
+the largest difference and the tolerance, and exits with 1 if any is exceeded. Between them it
 says by how much the anomaly scores of raw images differ that an imported model gives: our resizing
 is not the official one. The folder is not part of the project and ``make test`` does not need it:
 ``tests/test_recorded.py`` checks the same computations against small arrays of our own runs,
@@ -23,9 +23,11 @@ import torch
 
 from htdg.config import HTDGConfig
 from htdg.detector import HTDGDetector
+from htdg.fast.backend import FastBackend
 from htdg.io.official import from_official_state, import_official
 from htdg.networks import Discriminator, Generator
 from htdg.sampling import Scale
+from htdg.state import ModelState
 from htdg.training import ScaleTraining
 from htdg.transformations import Transformation, transform_all
 from htdg.votes import aggregate_votes, votes_from_logits
@@ -48,18 +50,18 @@ class Report:
             raise ValueError(f"{what}: shapes {ours.shape} and {theirs.shape} differ")
         difference = np.abs(ours - theirs)
         worst = float((difference / np.abs(theirs) if relative else difference).max())
-        good = worst <= tolerance
-        self.failed += not good
+        within = worst <= tolerance
+        self.failed += not within
         self.count += 1
         kind = "relative" if relative else "absolute"
-        verdict = "ok" if good else "TOO LARGE"
-        print(f"{what:<58} {worst:9.2e} {kind}, at most {tolerance:.0e}  {verdict}")
+        outcome = "ok" if within else "TOO LARGE"
+        print(f"{what:<58} {worst:9.2e} {kind}, at most {tolerance:.0e}  {outcome}")
 
 
 def tensors(arrays: Arrays, prefix: str) -> dict[str, torch.Tensor]:
     """The arrays below a prefix as tensors, prefix removed."""
-    found = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-    return {k: torch.from_numpy(np.asarray(v)) for k, v in found.items()}
+    below = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+    return {k: torch.from_numpy(np.asarray(v)) for k, v in below.items()}
 
 
 def discriminator(arrays: Arrays, prefix: str) -> Discriminator:
@@ -98,8 +100,10 @@ def start_of_scale(arrays: Arrays, n: int) -> ScaleTraining:
         z_star=unpadded(arrays[f"s{n}/z_opt"]),
         sigma=torch.from_numpy(arrays[f"s{n}/noise_amp"]).flatten(),
     )
+    config = HTDGConfig(precision="float32")
+    backend = FastBackend(config, transformations(arrays), real.device)
     rng = torch.Generator().manual_seed(0)
-    training = ScaleTraining(HTDGConfig(), transformations(arrays), [], scale, real, rng)
+    training = ScaleTraining(config, backend, [], scale, real, rng)
     if n > 0:  # the recorded chain instead of ours, which resizes differently
         training.rec_previous = torch.from_numpy(arrays[f"s{n}/iter1/draw01_rec"])
     return training
@@ -173,20 +177,22 @@ def _pyramid_keys(arrays: Arrays, n: int) -> list[str]:
 
 
 def write_official(folder: Path, arrays: Arrays) -> None:
-    """The recorded model as a folder in the layout that ``import_official`` reads."""
+    """The recorded model, which has one training image, as the official code lays its files out."""
     count = int(arrays["n_scales"])
+    scales = folder / f"scale_factor={float(arrays['scale_factor']):f},alpha=100"
     for n in range(count):
-        (folder / str(n)).mkdir(parents=True)
+        (scales / str(n)).mkdir(parents=True)
         for kind in ("netG", "netD"):
-            torch.save(tensors(arrays, f"s{n}/{kind}/"), folder / str(n) / f"{kind}.pth")
+            torch.save(tensors(arrays, f"s{n}/{kind}/"), scales / str(n) / f"{kind}.pth")
+        torch.save(torch.from_numpy(arrays[f"s{n}/z_opt"]), scales / str(n) / "z_opt.pth")
     for name, key in (("Zs", "z_opt"), ("NoiseAmp", "noise_amp"), ("reals", "real")):
         values = [torch.from_numpy(arrays[f"s{n}/{key}"]) for n in range(count)]
-        torch.save(values, folder / f"{name}.pth")
+        torch.save({0: values}, scales / f"{name}.pth")
     np.save(folder / "transformations.npy", arrays["transformations"])
 
 
-def imported(arrays: Arrays) -> HTDGDetector:
-    """A detector with the recorded model, by way of such a folder."""
+def imported(arrays: Arrays) -> ModelState:
+    """The recorded model, by way of such a folder."""
     with tempfile.TemporaryDirectory() as folder:
         write_official(Path(folder), arrays)
         return import_official(folder, image_size=int(arrays["train_image"].shape[0]))
@@ -202,22 +208,22 @@ def enlarged(images: torch.Tensor, side: int, factor: float) -> torch.Tensor:
     taps = torch.arange(n + 2)  # those beyond the right border show the mirrored image
     x = (source[:, None] - taps).abs()
     near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-    found = torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
-    weights = found[:, :n].clone()
-    weights[:, -2:] += found[:, n:].flip(1)
+    cubic = torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
+    weights = cubic[:, :n].clone()
+    weights[:, -2:] += cubic[:, n:].flip(1)
     weights = (weights / weights.sum(1, keepdim=True)).float()  # (side, n)
     levels = ((images.clamp(-1, 1) + 1) * 127.5).floor() / 127.5 - 1
     return (weights @ levels @ weights.T).clamp(-1, 1)
 
 
 @torch.no_grad()
-def rebuilding(arrays: Arrays, detector: HTDGDetector, report: Report, name: str) -> None:
+def rebuilding(arrays: Arrays, model: ModelState, report: Report, name: str) -> None:
     """z*, amplitudes and generators: the images rebuilt up to each scale, enlarged officially."""
-    previous = torch.zeros(1, 3, detector.sides[0], detector.sides[0])
-    for n, scale in enumerate(detector.scales[:-1]):
+    previous = torch.zeros(1, 3, model.sides[0], model.sides[0])
+    for n, scale in enumerate(model.scales[:-1]):
         noise = scale.sigma.view(-1, 1, 1, 1) * scale.z_star.expand(-1, 3, -1, -1)
         image = scale.generator(noise, previous, torch.zeros(1))
-        previous = enlarged(image, detector.sides[n + 1], 1 / float(arrays["scale_factor"]))
+        previous = enlarged(image, model.sides[n + 1], 1 / float(arrays["scale_factor"]))
         key = f"s{n + 1}/iter1/draw01_rec"
         if key in arrays:
             what = f"{name}: scale {n}, imported, rebuilt image"
@@ -226,9 +232,9 @@ def rebuilding(arrays: Arrays, detector: HTDGDetector, report: Report, name: str
 
 def importing(arrays: Arrays, report: Report, name: str) -> None:
     """Logits of the imported model, and how its scores of the raw test images differ."""
-    detector = imported(arrays)
-    rebuilding(arrays, detector, report, name)
-    for n, scale in enumerate(detector.scales):
+    model = imported(arrays)
+    rebuilding(arrays, model, report, name)
+    for n, scale in enumerate(model.scales):
         if f"test0/logits/s{n}" in arrays:
             copies = torch.from_numpy(arrays[f"test0/transformed/s{n}"])
             rows = arrays.get(f"test0/logits/s{n}_index", np.arange(len(copies)))
@@ -236,10 +242,11 @@ def importing(arrays: Arrays, report: Report, name: str) -> None:
                 logits = scale.discriminator(copies)[rows]
             theirs = arrays[f"test0/logits/s{n}"]
             report.check(f"{name}: scale {n}, imported, logits", logits, theirs, 1e-4, False)
-    ours = detector.score_scales(list(arrays["test_images"])) / len(detector.transformations)
-    theirs = np.asarray(arrays["test_scores_per_scale"]) / len(detector.transformations)
+    m = len(model.transformations)
+    ours = HTDGDetector.from_model(model).score_scales(list(arrays["test_images"])) / m
+    theirs = np.asarray(arrays["test_scores_per_scale"]) / m
     print(f"{name}: imported, anomaly scores of {len(ours)} raw images, resized by us and by them")
-    for n, side in enumerate(detector.sides):
+    for n, side in enumerate(model.sides):
         _print_difference(f"  scale {n}, {side} pixels", ours[:, n], theirs[:, n])
     _print_difference("  all scales", ours.mean(1), theirs.mean(1))
 
