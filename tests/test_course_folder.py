@@ -7,8 +7,8 @@ import pytest
 
 from htdg.commands.cli import main
 from htdg.commands.course import MARK
-from htdg.io import course_files
-from htdg.io.course_files import notebook_folder, texture_folder
+from htdg.course import files
+from htdg.course.files import notebook_folder, texture_folder
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
@@ -100,7 +100,7 @@ def test_an_empty_folder_is_taken(tmp_path):
 def test_the_courses_files_are_the_packages_own_where_it_has_them(tmp_path, monkeypatch):
     assert notebook_folder() == NOTEBOOKS
     assert (texture_folder() / "brick" / "train" / "good" / "000.png").is_file()
-    (tmp_path / "course" / "files").mkdir(parents=True)
-    monkeypatch.setattr(course_files, "_PACKAGE", tmp_path)
-    assert notebook_folder() == tmp_path / "course" / "files" / "notebooks"
-    assert texture_folder() == tmp_path / "course" / "files" / "data" / "textures"
+    (tmp_path / "course" / "material").mkdir(parents=True)
+    monkeypatch.setattr(files, "_PACKAGE", tmp_path)
+    assert notebook_folder() == tmp_path / "course" / "material" / "notebooks"
+    assert texture_folder() == tmp_path / "course" / "material" / "data" / "textures"

@@ -21,7 +21,7 @@ from htdg.commands import cli
 from htdg.commands.cli import main
 from htdg.commands.notebooks import NotebookError, check_parameters, find_notebook, run_notebook
 from htdg.commands.run import summary
-from htdg.io.course_files import notebook_folder
+from htdg.course.files import notebook_folder
 from htdg.io.files import OutputError
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}

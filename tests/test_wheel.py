@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-COURSE = "htdg/course/files"
+COURSE = "htdg/course/material"
 
 
 def run(words, folder, **environment):

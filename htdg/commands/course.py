@@ -6,8 +6,8 @@ import argparse
 import shlex
 from pathlib import Path
 
+from htdg.course.files import notebook_files
 from htdg.errors import UserError
-from htdg.io.course_files import notebook_files
 from htdg.io.files import check_writable, write_bytes, write_text
 
 #: Says that a folder was made here, so that it may be filled up later.

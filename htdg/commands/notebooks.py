@@ -13,8 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from htdg.course.files import notebook_folder
 from htdg.errors import UserError
-from htdg.io.course_files import notebook_folder
 from htdg.io.files import check_writable, write_text
 
 

@@ -1,7 +1,7 @@
 """The course's files: its notebooks, their figures, and the textures that they look at.
 
 In the repository they are ``notebooks/`` and ``data/textures/``. A wheel carries a copy in
-``htdg/course/files/``, which ``setup.py`` makes with this module when the wheel is built; so it
+``htdg/course/material/``, which ``setup.py`` makes with this module when the wheel is built; so it
 imports nothing of htdg.
 """
 
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-#: What belongs to the course, below ``course_folder()``.
+#: Which files of the folder of notebooks are handed out.
 NOTEBOOK_PATTERNS = (
     "README.md",
     "[0-9][0-9]_*.ipynb",
@@ -28,7 +28,7 @@ def course_folder() -> Path:
     It is the repository where htdg is used from there, and the copy in the package where it was
     installed as a wheel.
     """
-    packed = _PACKAGE / "course" / "files"
+    packed = _PACKAGE / "course" / "material"
     return packed if packed.is_dir() else _PACKAGE.parent
 
 
