@@ -2,9 +2,9 @@
 
     @check
     def check_sides(answer):                      # answer: what the student wrote
-        found = answer(64)
-        expect(found is not None, "The function returns nothing: end it with return.")
-        expect(len(found) == 6, f"There are {len(found)} scales, but there must be 6.")
+        sides = answer(64)
+        expect(sides is not None, "The function returns nothing: end it with return.")
+        expect(len(sides) == 6, f"There are {len(sides)} scales, but there must be 6.")
         return "the sides are those of the paper"
 
 In the notebook ``check_sides(my_sides)`` prints "Right: ...", or "Not done yet" while the exercise
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-#: What stands in an exercise that nobody has done yet.
+#: The line in an exercise that nobody has done yet.
 STUB = 'raise NotImplementedError("your code here")'
 
 
@@ -27,26 +27,26 @@ class NotRight(AssertionError):
     """An answer that is not right; the message says in one sentence what is wrong with it."""
 
     def _render_traceback_(self) -> list[str]:
-        """What a notebook shows of it: the sentence, without the lines of code that found it."""
+        """What a notebook shows of it: the sentence, without the traceback."""
         return [f"Not right yet: {self}"]
 
 
-def expect(holds: object, said: str) -> None:
-    """Fail with the sentence ``said`` unless ``holds``."""
+def expect(holds: object, message: str) -> None:
+    """Raise NotRight with the sentence ``message`` unless ``holds``."""
     if not holds:
-        raise NotRight(said)
+        raise NotRight(message)
 
 
 def kind_of(value: object) -> str:
-    """What an answer is, with its article: ``a list``, ``an ndarray``."""
+    """The type of an answer with its article: ``a list``, ``an ndarray``."""
     name = type(value).__name__
     vowel = name[0].lower() in "aeiou" or name == "ndarray"  # one says "en-d-array"
     return f"{'an' if vowel else 'a'} {name}"
 
 
-def like(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """A tensor with the type of numbers of another: double precision is no mistake."""
-    return found.detach().to(wanted)
+def like(result: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """A tensor with the dtype and device of another: double precision is no mistake."""
+    return result.detach().to(other)
 
 
 def names_in(answer: Callable[..., Any]) -> set[str]:
@@ -57,12 +57,12 @@ def names_in(answer: Callable[..., Any]) -> set[str]:
 def check(examine: Callable[..., str]) -> Callable[..., None]:
     """Turn a function that examines an answer into a self-check.
 
-    ``examine`` takes the answer (a function, usually), calls ``expect`` and returns what to praise.
-    An answer that raises something gets told what.
+    ``examine`` takes the answer (usually a function), calls ``expect``, and returns a few words of
+    praise. If the answer itself raises an exception, the student sees which.
     """
 
     @functools.wraps(examine)
-    def checked(*answers: Any) -> None:  # noqa: ANN401
+    def checked(*answers: object) -> None:
         try:
             praise = examine(*answers)
         except NotImplementedError:

@@ -1,47 +1,47 @@
-"""Self-checks of notebook 01, the pyramid."""
+"""Self-checks of notebook 01, the pyramid (paper section 3.1)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, SupportsFloat
 
 import torch
 from torch.nn import functional as F
 
-from htdg.course.check import check, expect, kind_of, like
+from htdg.course.check import NotRight, check, expect, kind_of, like
 from htdg.pyramid import build_pyramid, pyramid_sides
 
 NOTHING = "The function returns nothing: end it with return."
 
 
-def _close(found: object, wanted: float) -> bool:
-    """Whether it is a number near the wanted one."""
+def _close(result: SupportsFloat, expected: float) -> bool:
+    """Whether the result is a number, and near the expected one."""
     try:
-        return math.isclose(float(found), wanted, rel_tol=1e-6)
+        return math.isclose(float(result), expected, rel_tol=1e-6)
     except (TypeError, ValueError):
         return False
 
 
-def _values(found: Any, count: int, said: str) -> tuple[Any, ...]:  # noqa: ANN401
-    """The values of a tuple, a list or an array of ``count``."""
+def _values(result: object, count: int, message: str) -> tuple[Any, ...]:
+    """The values of a tuple, list or array; ``message`` if there are not ``count`` of them."""
     try:
-        values = tuple(found)
-    except TypeError:
+        values = tuple(result) if isinstance(result, Iterable) else ()
+    except TypeError:  # an array without axes
         values = ()
-    expect(len(values) == count, said)
+    expect(len(values) == count, message)
     return values
 
 
 @check
 def check_receptive_field(answer: Callable[[Sequence[int]], int]) -> str:
     """The receptive field of a list of kernel sizes, stride 1."""
-    found = answer([3, 3, 3, 3, 3])
-    expect(found is not None, NOTHING)
-    expect(found != 10, "10 is what five layers add: the pixel you start from counts, too.")
-    expect(found != 15, "15 = 3 + 3 + 3 + 3 + 3: neighbouring kernels overlap, so each adds less.")
-    expect(found != 243, "243 = 3 * 3 * 3 * 3 * 3: fields grow by a sum, not by a product.")
-    expect(found == 11, f"For five layers of 3 x 3 it must be 11, but you get {found}.")
+    result = answer([3, 3, 3, 3, 3])
+    expect(result is not None, NOTHING)
+    expect(result != 10, "10 is what five layers add: the pixel you start from counts, too.")
+    expect(result != 15, "15 = 3 + 3 + 3 + 3 + 3: neighbouring kernels overlap, so each adds less.")
+    expect(result != 243, "243 = 3 * 3 * 3 * 3 * 3: fields grow by a sum, not by a product.")
+    expect(result == 11, f"For five layers of 3 x 3 it must be 11, but you get {result}.")
     expect(answer([1]) == 1, f"A 1 x 1 kernel sees one pixel, but you get {answer([1])} for [1].")
     expect(
         answer([5, 3]) == 7,
@@ -53,11 +53,11 @@ def check_receptive_field(answer: Callable[[Sequence[int]], int]) -> str:
 
 @check
 def check_patches(answer: Callable[[int, int], tuple[int, float]]) -> str:
-    """How many patches there are, and which share of the image one covers."""
-    found = answer(25, 11)
-    expect(found is not None, NOTHING)
+    """The number of patches, and the share of the image that one covers."""
+    result = answer(25, 11)
+    expect(result is not None, NOTHING)
     two = "Return two values: return count, share."
-    count, share = _values(found, 2, two)
+    count, share = _values(result, 2, two)
     expect(
         count != 14**2,
         "14 x 14 is one too few in a row: with 11 px there is 1 patch, not 0. Add 1.",
@@ -84,11 +84,11 @@ def check_patches(answer: Callable[[int, int], tuple[int, float]]) -> str:
 
 @check
 def check_window(answer: Callable[[int, int, int, int, int], tuple[float, float, float]]) -> str:
-    """Where on the full image the patch of a logit lies."""
-    found = answer(3, 10, 32, 128, 11)
-    expect(found is not None, NOTHING)
+    """The place of a logit's patch on the full image."""
+    result = answer(3, 10, 32, 128, 11)
+    expect(result is not None, NOTHING)
     three = "Return three values: return left, top, width."
-    left, top, width = _values(found, 3, three)
+    left, top, width = _values(result, 3, three)
     expect(not _close(width, 11), "The width is still in pixels of the scale: it must grow, too.")
     expect(
         not _close(width, 11 * 32 / 128),
@@ -128,7 +128,7 @@ def check_window(answer: Callable[[int, int, int, int, int], tuple[float, float,
     return "the last column of every scale ends at the right border of the image"
 
 
-#: Options of a pyramid, the sides that come of a wrong rounding, and what to say of it.
+#: Options of a pyramid, the sides that a wrong rounding gives, and the message about it.
 _ROUNDING = (
     (
         (100, 25, 64, 0.8),
@@ -154,78 +154,81 @@ _ROUNDING = (
 @check
 def check_sides(answer: Callable[..., Sequence[int]]) -> str:
     """The sides of a pyramid."""
-    found = answer(128, 25, 64, 0.75)
-    expect(found is not None, NOTHING)
+    result = answer(128, 25, 64, 0.75)
+    expect(result is not None, NOTHING)
     try:
-        found = tuple(found)
+        result = tuple(result)
     except TypeError:
-        expect(False, f"Return all the sides, a tuple or a list, not {found!r}.")
-    wanted = pyramid_sides(128)
+        expect(False, f"Return all the sides, a tuple or a list, not {result!r}.")
+    expected = pyramid_sides(128)
     official = (26, 32, 41, 51, 64)
-    text = f"For image_size 128 the sides must be {wanted}, but you get {found}."
+    text = f"For image_size 128 the sides must be {expected}, but you get {result}."
     expect(
-        found[::-1] not in (wanted, official), "Coarsest first: your list is the wrong way round."
+        result[::-1] not in (expected, official),
+        "Coarsest first: your list is the wrong way round.",
     )
     expect(
-        found[-1:] != (128,),
+        result[-1:] != (128,),
         "The finest side is 128, but it must not exceed max_size: start from t, not from s.",
     )
     expect(
-        len(found) != 4 or found[0] not in (25, 26) or found[-1] == 64,
+        len(result) != 4 or result[0] not in (25, 26) or result[-1] == 64,
         "There are 4 scales: N counts the steps, so there are N + 1 scales.",
     )
     expect(
-        len(found) != 4 or found[0] not in (25, 26) or found[1] != 35,
+        len(result) != 4 or result[0] not in (25, 26) or result[1] != 35,
         "N is 3, one too few: levels is the logarithm rounded up (math.ceil), plus 1.",
     )
     expect(
-        len(found) != 6 or found[:2] not in ((25, 31), (26, 31)),
+        len(result) != 6 or result[:2] not in ((25, 31), (26, 31)),
         "N is 5, one too many: N = levels - cut, and cut is rounded up, too (math.ceil).",
     )
     expect(
-        len(found) != 8, "There are 8 scales: the larger ones are left out, so N = levels - cut."
+        len(result) != 8, "There are 8 scales: the larger ones are left out, so N = levels - cut."
     )
     expect(
-        not {48, 36} & {round(side) for side in found},
+        not {48, 36} & {round(side) for side in result},
         "You shrink by the wanted factor r0; the sides use r, which ends at min_size exactly.",
     )
     expect(
-        found != official,
+        result != official,
         "26 and 41 come from 25.000000000000007 and 40.00000000000001: round(..., 9) before ceil.",
     )
-    expect(found != (25, 31, 40, 50, 64), "You round down; the formula rounds up (math.ceil).")
-    whole = all(int(side) == side for side in found)
-    expect(whole, f"Sides are whole numbers of pixels, but you get {found}.")
-    expect(len(found) == 5, f"There must be 5 scales, but you have {len(found)}: {found}.")
-    expect(found == wanted, text)
+    expect(result != (25, 31, 40, 50, 64), "You round down; the formula rounds up (math.ceil).")
+    whole = all(int(side) == side for side in result)
+    expect(whole, f"Sides are whole numbers of pixels, but you get {result}.")
+    expect(len(result) == 5, f"There must be 5 scales, but you have {len(result)}: {result}.")
+    expect(result == expected, text)
     for size in (28, 64, 100, 256, 450):
-        mine, wanted = tuple(answer(size, 25, 64, 0.75)), pyramid_sides(size)
+        sides, expected = tuple(answer(size, 25, 64, 0.75)), pyramid_sides(size)
         expect(
-            mine[-1:] != (64,) or size >= 64,
+            sides[-1:] != (64,) or size >= 64,
             f"For image_size {size} the finest side is 64, larger than the image: t is the smaller "
             "one of max_size and image_size.",
         )
         expect(
-            size != 28 or mine != (25, 28),
+            size != 28 or sides != (25, 28),
             "For image_size 28 there are 2 sides instead of 3: round both logarithms up "
             "(math.ceil), not down and not to the nearest whole number.",
         )
-        expect(mine == wanted, f"For image_size {size} it must be {wanted}, but you get {mine}.")
-    mine = tuple(answer(64, 27, 64, 0.75))
+        expect(
+            sides == expected, f"For image_size {size} it must be {expected}, but you get {sides}."
+        )
+    sides = tuple(answer(64, 27, 64, 0.75))
     expect(
-        len(mine) != 6,
+        len(sides) != 6,
         "From 64 to 27 px there are 6 sides instead of 5: log(27 / 64) / log(0.75) is a little "
         "above 3 in floating point. Round before this ceil, too.",
     )
-    wanted = pyramid_sides(64, 27, 64)
-    expect(mine == wanted, f"From 64 to 27 px it must be {wanted}, but you get {mine}.")
-    for options, wrong, said in _ROUNDING:
-        mine, wanted = tuple(answer(*options)), pyramid_sides(*options)
-        expect(mine != wrong, said)
+    expected = pyramid_sides(64, 27, 64)
+    expect(sides == expected, f"From 64 to 27 px it must be {expected}, but you get {sides}.")
+    for options, wrong, message in _ROUNDING:
+        sides, expected = tuple(answer(*options)), pyramid_sides(*options)
+        expect(sides != wrong, message)
         expect(
-            mine == wanted,
-            f"With image_size, min_size, max_size, scale_factor = {options} it must be {wanted}, "
-            f"but you get {mine}.",
+            sides == expected,
+            f"With image_size, min_size, max_size, scale_factor = {options} it must be {expected}, "
+            f"but you get {sides}.",
         )
     for size, largest in ((128, 25), (25, 64)):
         one = tuple(answer(size, 25, largest, 0.75))
@@ -245,49 +248,49 @@ def check_sides(answer: Callable[..., Sequence[int]]) -> str:
 def check_shrink(answer: Callable[[torch.Tensor, int], torch.Tensor]) -> str:
     """Shrinking by averaging square blocks."""
     images = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    found = answer(images.clone(), 4)
-    expect(found is not None, NOTHING)
-    expect(isinstance(found, torch.Tensor), f"Return a tensor, not {kind_of(found)}.")
-    found, shape = like(found, images), tuple(found.shape)
+    result = answer(images.clone(), 4)
+    expect(result is not None, NOTHING)
+    expect(isinstance(result, torch.Tensor), f"Return a tensor, not {kind_of(result)}.")
+    result, shape = like(result, images), tuple(result.shape)
     expect(shape not in ((2, 3, 8, 3), (2, 3, 2, 12)), "You shrink one direction only: do both.")
     expect(
         shape == (2, 3, 2, 3),
         f"From (2, 3, 8, 12) and factor 4 the shape must be (2, 3, 2, 3), but yours is {shape}.",
     )
-    wanted = F.avg_pool2d(images, 4)
+    expected = F.avg_pool2d(images, 4)
     expect(
-        not torch.allclose(found, images[..., ::4, ::4]),
+        not torch.allclose(result, images[..., ::4, ::4]),
         "You keep the first pixel of every block; the mean of all its pixels is asked for.",
     )
     expect(
-        not torch.allclose(found, 16 * wanted, atol=1e-5),
+        not torch.allclose(result, 16 * expected, atol=1e-5),
         "You add the pixels of a block up: divide by their number.",
     )
     expect(
-        not torch.allclose(found, 4 * wanted, atol=1e-5),
+        not torch.allclose(result, 4 * expected, atol=1e-5),
         "Your values are 4 times too large: a block has 4 * 4 pixels, not 4.",
     )
     mixed = images.reshape(2, 3, 4, 2, 4, 3).mean((2, 4))
     expect(
-        not torch.allclose(found, mixed, atol=1e-5),
+        not torch.allclose(result, mixed, atol=1e-5),
         "You average pixels that lie apart: in reshape, the number of blocks comes before the "
         "pixels of a block, (H // factor, factor).",
     )
     expect(
-        torch.allclose(found, wanted, atol=1e-5),
+        torch.allclose(result, expected, atol=1e-5),
         "The shape is right, but the values are not the means of the 4 x 4 blocks.",
     )
-    try:
-        other = answer(images[:, :1].clone(), 2)
-    except (RuntimeError, ValueError):
-        other = None
-    expect(
-        isinstance(other, torch.Tensor) and other.shape == (2, 1, 4, 6),
+    wrong_sizes = (
         "It is right for 3 channels and factor 4, but not for 1 channel and factor 2: take all "
-        "sizes from images.shape and factor.",
+        "sizes from images.shape and factor."
     )
+    try:
+        result = answer(images[:, :1].clone(), 2)
+    except (RuntimeError, ValueError):
+        raise NotRight(wrong_sizes) from None
+    expect(isinstance(result, torch.Tensor) and result.shape == (2, 1, 4, 6), wrong_sizes)
     expect(
-        torch.allclose(like(other, images), F.avg_pool2d(images[:, :1], 2), atol=1e-5),
+        torch.allclose(like(result, images), F.avg_pool2d(images[:, :1], 2), atol=1e-5),
         "It is right for factor 4, but for factor 2 the values are not the means of the blocks.",
     )
     return "every pixel is the mean of its block"
@@ -297,32 +300,32 @@ def check_shrink(answer: Callable[[torch.Tensor, int], torch.Tensor]) -> str:
 def check_pyramid(answer: Callable[[torch.Tensor, Sequence[int]], list[torch.Tensor]]) -> str:
     """Images at all scales: from the full image, antialiased, cut off, coarsest first."""
     images, sides = _edges_and_noise(), (14, 20, 32)
-    found = answer(images.clone(), sides)
-    expect(found is not None, NOTHING)
-    expect(isinstance(found, (list, tuple)), "Return a list with one tensor for each scale.")
-    expect(len(found) == 3, f"Three sides make three scales, but you return {len(found)}.")
-    for level in found:
+    result = answer(images.clone(), sides)
+    expect(result is not None, NOTHING)
+    expect(isinstance(result, (list, tuple)), "Return a list with one tensor for each scale.")
+    expect(len(result) == 3, f"Three sides make three scales, but you return {len(result)}.")
+    for level in result:
         expect(
             isinstance(level, torch.Tensor), f"Each scale must be a tensor, not {kind_of(level)}."
         )
-    found = [like(level, images) for level in found]
-    shapes = [tuple(level.shape) for level in found]
-    wanted_shapes = [(2, 3, side, side) for side in sides]
-    expect(shapes != wanted_shapes[::-1], "Coarsest first: your list is the wrong way round.")
-    expect(shapes == wanted_shapes, f"The shapes must be {wanted_shapes}, but are {shapes}.")
-    for said, wrong in _wrong_pyramids(images, sides):
-        expect(not _same(found, wrong), said)
+    result = [like(level, images) for level in result]
+    shapes = [tuple(level.shape) for level in result]
+    expected_shapes = [(2, 3, side, side) for side in sides]
+    expect(shapes != expected_shapes[::-1], "Coarsest first: your list is the wrong way round.")
+    expect(shapes == expected_shapes, f"The shapes must be {expected_shapes}, but are {shapes}.")
+    for message, wrong in _wrong_pyramids(images, sides):
+        expect(not _same(result, wrong), message)
     expect(
-        max(level.abs().max().item() for level in found) <= 1 + 1e-6,
+        max(level.abs().max().item() for level in result) <= 1 + 1e-6,
         "Some values leave [-1, 1]: the bicubic kernel overshoots at edges, so clamp.",
     )
-    wanted = build_pyramid(images, sides)
-    expect(_same(found, wanted), "The shapes are right, but the values are not the library's.")
+    expected = build_pyramid(images, sides)
+    expect(_same(result, expected), "The shapes are right, but the values are not the library's.")
     return "your pyramid is the library's"
 
 
-def _same(found: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:
-    pairs = zip(found, other, strict=True)
+def _same(result: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:
+    pairs = zip(result, other, strict=True)
     return all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
 
 
@@ -337,16 +340,22 @@ def _edges_and_noise() -> torch.Tensor:
 def _wrong_pyramids(
     images: torch.Tensor, sides: Sequence[int]
 ) -> list[tuple[str, list[torch.Tensor]]]:
-    """What typical mistakes give, and what to say of each."""
+    """The results of typical mistakes, with the message about each."""
 
-    def made(
+    def resized(
         clamp: bool = True,
-        one: torch.Tensor = images,
+        full: torch.Tensor = images,
         to: Sequence[int] = sides,
-        **options: Any,  # noqa: ANN401
+        mode: str = "bicubic",
+        align_corners: bool | None = False,
+        antialias: bool = True,
     ) -> list[torch.Tensor]:
-        settings = {"mode": "bicubic", "align_corners": False, "antialias": True} | options
-        levels = [F.interpolate(one, size=(side, side), **settings) for side in to]
+        levels = [
+            F.interpolate(
+                full, (side, side), mode=mode, align_corners=align_corners, antialias=antialias
+            )
+            for side in to
+        ]
         return [level.clamp(-1, 1) for level in levels] if clamp else levels
 
     def chained() -> list[torch.Tensor]:
@@ -358,7 +367,7 @@ def _wrong_pyramids(
     def overwritten(clamp: bool) -> list[torch.Tensor]:
         levels, small = [], images
         for side in sides:
-            small = made(clamp, one=small, to=(side,))[0]
+            small = resized(clamp, full=small, to=(side,))[0]
             levels.append(small.clamp(-1, 1))
         return levels
 
@@ -373,15 +382,15 @@ def _wrong_pyramids(
     )
     half = "What lies below 0 is cut off: values go from -1 to 1 here, so clamp(-1, 1)."
     return [
-        (clamped, made(False)),
+        (clamped, resized(False)),
         ("Each scale is made from the one above it: make each from the full image.", chained()),
         (overwrites, overwritten(True)),
         (overwrites, overwritten(False)),
-        (aliased, made(antialias=False)),
-        (f"{aliased} And clamp to [-1, 1].", made(False, antialias=False)),
-        (corners, made(align_corners=True)),
-        (linear, made(mode="bilinear")),
-        (f"{linear} Also: {aliased}", made(mode="bilinear", antialias=False)),
-        (nearest, made(mode="nearest", antialias=False, align_corners=None)),
-        (half, [level.clamp(0, 1) for level in made()]),
+        (aliased, resized(antialias=False)),
+        (f"{aliased} And clamp to [-1, 1].", resized(False, antialias=False)),
+        (corners, resized(align_corners=True)),
+        (linear, resized(mode="bilinear")),
+        (f"{linear} Also: {aliased}", resized(mode="bilinear", antialias=False)),
+        (nearest, resized(mode="nearest", antialias=False, align_corners=None)),
+        (half, [level.clamp(0, 1) for level in resized()]),
     ]

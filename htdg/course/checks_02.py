@@ -1,4 +1,4 @@
-"""The self-checks of notebook 02: the transformations."""
+"""Self-checks of notebook 02, the transformations (paper section 3.2, supplementary material)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from htdg.transformations import (
     translate,
 )
 
-Images = Callable[..., torch.Tensor]
+#: An answer of an exercise: takes images or a map, and returns one.
+Answer = Callable[..., torch.Tensor]
 TOLERANCE = 1e-4
 
 
@@ -32,31 +33,31 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one, other, atol=TOLERANCE)
 
 
-def _ask(answer: Images, images: torch.Tensor, *options: object) -> torch.Tensor:
-    """What the answer makes of the images, if it is a tensor and left the images alone."""
+def _ask(answer: Answer, images: torch.Tensor, *options: object) -> torch.Tensor:
+    """The answer's result, which must be a tensor; the images must stay as they are."""
     before = images.clone()
-    found = answer(images, *options)
-    expect(found is not None, "The function returns nothing: end it with return.")
+    result = answer(images, *options)
+    expect(result is not None, "The function returns nothing: end it with return.")
     expect(
-        isinstance(found, torch.Tensor),
-        f"The function returns {kind_of(found)}, but it must return a torch tensor.",
+        isinstance(result, torch.Tensor),
+        f"The function returns {kind_of(result)}, but it must return a torch tensor.",
     )
     expect(
         torch.equal(before, images),
         "The function changes the tensor that it is given: make a new one (clone it first).",
     )
-    return like(found, images)
+    return like(result, images)
 
 
-def _expect_shape(found: torch.Tensor, wanted: torch.Size) -> None:
+def _expect_shape(result: torch.Tensor, expected: torch.Size) -> None:
     expect(
-        found.shape == wanted,
-        f"The shape is {tuple(found.shape)}, but it must stay {tuple(wanted)}.",
+        result.shape == expected,
+        f"The shape is {tuple(result.shape)}, but it must stay {tuple(expected)}.",
     )
 
 
 @check
-def check_turn(turn: Images) -> str:
+def check_turn(turn: Answer) -> str:
     """Quarter turns, counter-clockwise."""
     x = _random(5)
     zero, one = _ask(turn, x, 0), _ask(turn, x, 1)
@@ -76,38 +77,39 @@ def check_turn(turn: Images) -> str:
     )
     expect(_same(one, torch.rot90(x, 1, (-2, -1))), "k = 1 is not a quarter turn of the image.")
     for k in (2, 3):
-        found = _ask(turn, x, k)
-        expect(not _same(found, one), f"k = {k} turns once only: turn k times, one after another.")
+        result = _ask(turn, x, k)
+        expect(not _same(result, one), f"k = {k} turns once only: turn k times, one after another.")
         expect(
-            _same(found, torch.rot90(x, k, (-2, -1))),
+            _same(result, torch.rot90(x, k, (-2, -1))),
             f"k = 1 is right, but k = {k} is not: turn k times, one after another.",
         )
     return "your turns go counter-clockwise, whatever k is"
 
 
 @check
-def check_grey(grey: Images) -> str:
+def check_grey(grey: Answer) -> str:
     """Luma in three channels."""
     x = torch.cat([_random(6, seed) for seed in range(3)])  # so images[0] to images[2] exist
-    found = _ask(grey, x)
+    result = _ask(grey, x)
     images_mixed = (x * x.new_tensor(LUMA).view(3, 1, 1, 1)).sum(0)  # (3, 6, 6)
     for wrong in (images_mixed, images_mixed[:, None].expand_as(x), images_mixed.expand_as(x)):
         expect(
-            not _same(found, wrong),
+            not _same(result, wrong),
             "It mixes the three images: the first axis is the batch, so images[:, 0] is red.",
         )
     expect(
-        found.shape not in ((3, 1, 6, 6), (3, 6, 6)),
+        result.shape not in ((3, 1, 6, 6), (3, 6, 6)),
         "One channel is left: the networks take three, so repeat it (expand_as does that).",
     )
-    _expect_shape(found, x.shape)
+    _expect_shape(result, x.shape)
     weights = x.new_tensor(LUMA).view(3, 1, 1)
     expect(
-        not _same(found, x * weights),
+        not _same(result, x * weights),
         "Every channel is weighted, but they are not summed: the result is still coloured.",
     )
     expect(
-        _same(found[:, :1].expand_as(found), found), "The three channels differ: that is no grey."
+        _same(result[:, :1].expand_as(result), result),
+        "The three channels differ: that is no grey.",
     )
     others = {
         "It is the plain mean of the channels: the eye sees green as brighter than blue, so "
@@ -122,10 +124,10 @@ def check_grey(grey: Images) -> str:
             weight / 3 for weight in LUMA
         ),
     }
-    for said, wrong in others.items():
-        mixed = (x * x.new_tensor(wrong).view(3, 1, 1)).sum(1, keepdim=True).expand_as(x)
-        expect(not _same(found, mixed), said)
-    expect(_same(found, luma(x).expand_as(x)), "The three channels agree, but are not the luma.")
+    for message, wrong_weights in others.items():
+        mixed = (x * x.new_tensor(wrong_weights).view(3, 1, 1)).sum(1, keepdim=True).expand_as(x)
+        expect(not _same(result, mixed), message)
+    expect(_same(result, luma(x).expand_as(x)), "The three channels agree, but are not the luma.")
     expect(
         _same(_ask(grey, x[:1]), luma(x[:1]).expand_as(x[:1])),
         "It is right for a batch of 3 images, but not for one image.",
@@ -150,7 +152,7 @@ _BORDERS = {
 }
 
 
-def _ask_to_shift(shift: Images, x: torch.Tensor, tx: int, ty: int) -> torch.Tensor:
+def _ask_to_shift(shift: Answer, x: torch.Tensor, tx: int, ty: int) -> torch.Tensor:
     try:
         return _ask(shift, x, tx, ty)
     except IndexError as error:
@@ -163,40 +165,40 @@ def _ask_to_shift(shift: Images, x: torch.Tensor, tx: int, ty: int) -> torch.Ten
 
 
 @check
-def check_shift(shift: Images) -> str:
+def check_shift(shift: Answer) -> str:
     """Whole pixels, reflected border."""
     x = _random(25)  # 0.15 * 25 = 3.75
     s = shift_pixels(25)
-    found = _ask(shift, x, 0, 0)
+    result = _ask(shift, x, 0, 0)
     expect(
-        found.shape != x.shape[:-1],
-        f"The shape is {tuple(found.shape)}, but it must stay {tuple(x.shape)}: index one axis "
+        result.shape != x.shape[:-1],
+        f"The shape is {tuple(result.shape)}, but it must stay {tuple(x.shape)}: index one axis "
         "after the other, since two tensors of positions at once take pairs, the diagonal.",
     )
-    _expect_shape(found, x.shape)
-    expect(_same(found, x), "tx = ty = 0 must give the image back as it is.")
-    found = _ask(shift, x, 1, 0)
-    _expect_shape(found, x.shape)
-    expect(not _same(found, x), "tx = 1 changes nothing.")
+    _expect_shape(result, x.shape)
+    expect(_same(result, x), "tx = ty = 0 must give the image back as it is.")
+    result = _ask(shift, x, 1, 0)
+    _expect_shape(result, x.shape)
+    expect(not _same(result, x), "tx = 1 changes nothing.")
     for border in ("symmetric", *_BORDERS):
         expect(
-            not _same(found, _moved(x, -s, 0, border)),
+            not _same(result, _moved(x, -s, 0, border)),
             "tx = 1 moves the content left: pixel j of the copy must show pixel j - s.",
         )
         expect(
-            not _same(found, _moved(x, 0, s, border)),
+            not _same(result, _moved(x, 0, s, border)),
             "tx = 1 moves the content down: x runs along columns, the last axis.",
         )
         for distance in (s - 1, s + 1):
             expect(
-                not _same(found, _moved(x, distance, 0, border)),
+                not _same(result, _moved(x, distance, 0, border)),
                 f"At side 25 it moves by {distance} pixels, but int(0.15 * 25) is {s}.",
             )
-    for border, said in _BORDERS.items():
-        expect(not _same(found, _moved(x, s, 0, border)), said)
-    inside = torch.equal(found[..., s:], x[..., :-s])
+    for border, message in _BORDERS.items():
+        expect(not _same(result, _moved(x, s, 0, border)), message)
+    inside = torch.equal(result[..., s:], x[..., :-s])
     expect(
-        _same(found, _moved(x, s, 0, "symmetric")),
+        _same(result, _moved(x, s, 0, "symmetric")),
         f"The content is in its place, but the first {s} columns are not its reflection."
         if inside
         else "tx = 1 does not move the content to the right by int(0.15 * n) pixels.",
@@ -207,14 +209,14 @@ def check_shift(shift: Images) -> str:
             f"tx = 1, ty = 0 is right, but tx = {tx}, ty = {ty} is not.",
         )
     x = _random(64)
-    found = _ask(shift, x, 1, -1)
+    result = _ask(shift, x, 1, -1)
     expect(
-        not _same(found, _moved(x, s, -s, "symmetric")),
+        not _same(result, _moved(x, s, -s, "symmetric")),
         f"At side 64 it still moves by {s} pixels as at 25, but int(0.15 * 64) is "
         f"{shift_pixels(64)}.",
     )
     expect(
-        _same(found, _moved(x, shift_pixels(64), -shift_pixels(64), "symmetric")),
+        _same(result, _moved(x, shift_pixels(64), -shift_pixels(64), "symmetric")),
         "It is right for images of 25 pixels, but not for 64.",
     )
     return "the content moves, and its reflection follows"
@@ -234,17 +236,17 @@ def _in_order(x: torch.Tensor, t: Transformation, order: tuple[str, ...]) -> tor
 
 
 @check
-def check_transform(transform: Images) -> str:
+def check_transform(transform: Answer) -> str:
     """Flip, shift, turn, grey, in this order."""
     x = _random(21)
-    found = _ask(transform, x, Transformation(0, 0, 0, 0, 0))
+    result = _ask(transform, x, Transformation(0, 0, 0, 0, 0))
     greyed = luma(x).expand_as(x)
     expect(
-        not _same(found, x.flip(-1)) and not _same(found, greyed.flip(-1)),
+        not _same(result, x.flip(-1)) and not _same(result, greyed.flip(-1)),
         "The identity is flipped: flip only if t.flip is 1.",
     )
     expect(
-        not _same(found, greyed) and not _same(found, luma(x)),
+        not _same(result, greyed) and not _same(result, luma(x)),
         "The identity is grey: make a copy grey only if t.grey is 1.",
     )
     for t, part in (
@@ -255,18 +257,18 @@ def check_transform(transform: Images) -> str:
         (Transformation(0, 0, 0, 0, 1), "The quarter turn"),
         (Transformation(0, 0, 0, 0, 3), "The turn by three quarters"),
     ):
-        found = _ask(transform, x, t)
-        _expect_shape(found, x.shape)
-        expect(_same(found, t.apply(x)), f"{part} alone is not right yet: look at t = ({t}).")
+        result = _ask(transform, x, t)
+        _expect_shape(result, x.shape)
+        expect(_same(result, t.apply(x)), f"{part} alone is not right yet: look at t = ({t}).")
     grey = _ask(transform, x, Transformation(1, 0, 0, 0, 0))
     expect(grey.shape[1] == 3, "The grey copy has one channel: repeat it with .expand_as(images).")
     expect(not _same(grey, x), "t.grey is not looked at: the grey copies are still coloured.")
     expect(_same(grey, Transformation(1, 0, 0, 0, 0).apply(x)), "The grey copy is not the luma.")
     probe = Transformation(0, 1, 1, 0, 1)  # every order gives another copy
-    found = _ask(transform, x, probe)
+    result = _ask(transform, x, probe)
     for order in permutations(_STEPS):
         expect(
-            order == tuple(_STEPS) or not _same(found, _in_order(x, probe, order)),
+            order == tuple(_STEPS) or not _same(result, _in_order(x, probe, order)),
             f"The order is {', then '.join(order)}, but it must be flip, then shift, then turn.",
         )
     for m, t in enumerate(CATALOGUE, start=1):
@@ -276,31 +278,32 @@ def check_transform(transform: Images) -> str:
 
 @check
 def check_number(number: Callable[[int], int]) -> str:
-    """Which T_m is a turn by k quarters, then a flip."""
-    found = [number(k) for k in range(4)]
-    expect(None not in found, "The function returns nothing: end it with return.")
+    """The number m of the T_m that equals a turn by k quarters, then a flip."""
+    numbers = [number(k) for k in range(4)]
+    expect(None not in numbers, "The function returns nothing: end it with return.")
     expect(
-        all(isinstance(m, (int, np.integer)) for m in found),
-        f"It returns {found[0]!r}, but the number m must be an integer.",
+        all(isinstance(m, (int, np.integer)) for m in numbers),
+        f"It returns {numbers[0]!r}, but the number m must be an integer.",
     )
     right = [17, 20, 19, 18]
     expect(
-        found != [m - 1 for m in right],
+        numbers != [m - 1 for m in right],
         "All are one too small: T_1 is CATALOGUE[0], so m is the index plus 1.",
     )
     expect(
-        found not in ([17, 18, 19, 20], [16, 17, 18, 19]),
+        numbers not in ([17, 18, 19, 20], [16, 17, 18, 19]),
         "That is the flip first and then the turn by k; here the turn comes first.",
     )
     expect(
-        found not in ([1, 4, 3, 2], [0, 3, 2, 1]),
+        numbers not in ([1, 4, 3, 2], [0, 3, 2, 1]),
         "The turn is right, but those numbers have no flip in them.",
     )
     expect(
-        found[0] == 17, f"For k = 0 only the flip is left, which is T_17, but you say T_{found[0]}."
+        numbers[0] == 17,
+        f"For k = 0 only the flip is left, which is T_17, but you say T_{numbers[0]}.",
     )
-    for k, (mine, m) in enumerate(zip(found, right, strict=True)):
-        expect(mine == m, f"For k = {k}, T_{mine} gives another copy: compare the pictures.")
+    for k, (named, m) in enumerate(zip(numbers, right, strict=True)):
+        expect(named == m, f"For k = {k}, T_{named} gives another copy: compare the pictures.")
     return "turning by k and then flipping is flipping and then turning by -k"
 
 
@@ -314,21 +317,21 @@ def _undone(
     flips: bool = True,
     turn_last: bool = False,
 ) -> torch.Tensor:
-    """The map undone in whole pixels, or, with other options, as it often goes wrong."""
+    """The map undone in whole pixels; the options make typical mistakes."""
     s, h = shift_pixels(n), votes.shape[-1]
     if flip_first and t.flip:
         votes = votes.flip(-1)
     if not turn_last:
         votes = torch.rot90(votes, turn * t.k, (-2, -1))
-    found = torch.full_like(votes, torch.nan)
+    undone = torch.full_like(votes, torch.nan)
     down, right = sign * t.ty * s, sign * t.tx * s
     for i in range(h):
         for j in range(h):
             if 0 <= i - down < h and 0 <= j - right < h:
-                found[i, j] = votes[i - down, j - right]
+                undone[i, j] = votes[i - down, j - right]
     if turn_last:
-        found = torch.rot90(found, turn * t.k, (-2, -1))
-    return found.flip(-1) if t.flip and flips and not flip_first else found
+        undone = torch.rot90(undone, turn * t.k, (-2, -1))
+    return undone.flip(-1) if t.flip and flips and not flip_first else undone
 
 
 def _same_map(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -336,7 +339,7 @@ def _same_map(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 @check
-def check_undo_map(undo_map: Images) -> str:
+def check_undo_map(undo_map: Answer) -> str:
     """A map of votes back to the places of the image."""
     n, h = 28, 18
     votes = torch.rand(h, h, generator=torch.Generator().manual_seed(1))
@@ -353,46 +356,46 @@ def check_undo_map(undo_map: Images) -> str:
         "flip, shift and turn": Transformation(0, 1, 1, 1, 3),
     }
     for name, t in cases.items():
-        found, right = _ask(undo_map, votes, t, n), _undone(votes, t, n)
-        _expect_shape(found, right.shape)
-        if _same_map(found, right):
+        result, right = _ask(undo_map, votes, t, n), _undone(votes, t, n)
+        _expect_shape(result, right.shape)
+        if _same_map(result, right):
             continue
-        # With a flip, a wrong order looks like a wrong sign, which the cases before have ruled out.
+        # With a flip, a wrong order looks like a wrong sign, which the cases before exclude.
         expect(
-            not t.flip or not _same_map(found, _undone(votes, t, n, flips=False)),
+            not t.flip or not _same_map(result, _undone(votes, t, n, flips=False)),
             f"With {name}: the flip is not undone.",
         )
         expect(
-            not t.flip or not _same_map(found, _undone(votes, t, n, flip_first=True)),
+            not t.flip or not _same_map(result, _undone(votes, t, n, flip_first=True)),
             f"With {name}: the flip came first and so has to be undone last.",
         )
         expect(
-            t.k == 0 or not _same_map(found, _undone(votes, t, n, turn=1)),
+            t.k == 0 or not _same_map(result, _undone(votes, t, n, turn=1)),
             f"With {name}: it turns once more instead of back (turn by -k).",
         )
         expect(
-            not t.translated or not _same_map(found, _undone(votes, t, n, sign=1)),
+            not t.translated or not _same_map(result, _undone(votes, t, n, sign=1)),
             f"With {name}: it shifts once more instead of back.",
         )
         expect(
             not (t.k and t.translated)
-            or not _same_map(found, _undone(votes, t, n, turn_last=True)),
+            or not _same_map(result, _undone(votes, t, n, turn_last=True)),
             f"With {name}: the turn came after the shift and so has to be undone before it.",
         )
         exchanged = Transformation(t.grey, t.flip, t.ty, t.tx, t.k)
         expect(
-            t.tx == t.ty or not _same_map(found, _undone(votes, exchanged, n)),
+            t.tx == t.ty or not _same_map(result, _undone(votes, exchanged, n)),
             f"With {name}: tx and ty are exchanged; tx moves columns (the last axis), ty rows.",
         )
         if t.translated:
             defined = ~right.isnan()
             expect(
-                not (_same(found[defined], right[defined]) and not found[~defined].isnan().all()),
+                not (_same(result[defined], right[defined]) and not result[~defined].isnan().all()),
                 f"With {name}: put NaN where no patch of the copy tells, at the places that left "
                 "the image with the shift.",
             )
             expect(
-                not _same_map(found, _undone(votes, t, h)),
+                not _same_map(result, _undone(votes, t, h)),
                 f"With {name}: the shift is int(0.15 * n) pixels of the image's side n = {n}, not "
                 f"of the map's side {h}.",
             )

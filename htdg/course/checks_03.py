@@ -1,4 +1,7 @@
-"""The self-checks of notebook 03: losses, generator, noise, the order of the steps."""
+"""Self-checks of notebook 03: losses, generator, noise, the order of the steps.
+
+Paper sections 3.1 and 3.2, and supplementary material.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from htdg import HTDGConfig
+from htdg.config import HTDGConfig
 from htdg.course.check import NotRight, check, expect, kind_of, names_in
 from htdg.networks import Generator, initialise
 
@@ -17,18 +21,18 @@ from htdg.networks import Generator, initialise
 Answer = Callable[..., Any]
 
 
-def _close(found: float | torch.Tensor, wanted: float | torch.Tensor) -> bool:
+def _close(result: float | torch.Tensor, expected: float | torch.Tensor) -> bool:
     return torch.allclose(
-        torch.as_tensor(found).double(), torch.as_tensor(wanted).double(), rtol=1e-4, atol=1e-6
+        torch.as_tensor(result).double(), torch.as_tensor(expected).double(), rtol=1e-4, atol=1e-6
     )
 
 
-def _expect_tensor(found: Any) -> None:  # noqa: ANN401
-    expect(found is not None, "The function returns nothing: end it with return.")
-    expect(
-        isinstance(found, torch.Tensor),
-        f"The function returns {kind_of(found)}, but it must return a tensor.",
-    )
+def _tensor(result: object) -> torch.Tensor:
+    """The result, which must be a tensor."""
+    expect(result is not None, "The function returns nothing: end it with return.")
+    if not isinstance(result, torch.Tensor):
+        raise NotRight(f"The function returns {kind_of(result)}, but it must return a tensor.")
+    return result
 
 
 # --- Exercise 1 ---------------------------------------------------------------------------------
@@ -38,9 +42,9 @@ def _expect_tensor(found: Any) -> None:  # noqa: ANN401
 def check_clueless_loss(answer: Answer) -> str:
     """The loss of a D that gives every class the same probability."""
     for m in (4, 54):
-        found = answer(m)
-        expect(found is not None, "The function returns nothing: end it with return.")
-        found = float(found)
+        result = answer(m)
+        expect(result is not None, "The function returns nothing: end it with return.")
+        result = float(result)
         mistakes = {
             -math.log(m + 1): "The sign is wrong: the logarithm of a probability is negative, and "
             "the loss is minus that.",
@@ -54,11 +58,11 @@ def check_clueless_loss(answer: Answer) -> str:
             1 / m: "That is a probability, and of too few classes; the loss is minus the logarithm "
             "of 1 / (M + 1).",
         }
-        for value, said in mistakes.items():
-            expect(not math.isclose(found, value, abs_tol=5e-3), said)
+        for value, message in mistakes.items():
+            expect(not math.isclose(result, value, abs_tol=5e-3), message)
         expect(
-            math.isclose(found, math.log(m + 1), abs_tol=5e-3),
-            f"For M = {m} you return {found:.3f}, which is not the loss of probabilities "
+            math.isclose(result, math.log(m + 1), abs_tol=5e-3),
+            f"For M = {m} you return {result:.3f}, which is not the loss of probabilities "
             f"1 / {m + 1}.",
         )
     return f"a D that knows nothing has loss log(M + 1), {math.log(5):.2f} for the four rotations"
@@ -68,86 +72,89 @@ def check_clueless_loss(answer: Answer) -> str:
 
 
 def _wrong_cross_entropies(logits: torch.Tensor, true: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The results of typical mistakes: sentence -> value."""
+    """The results of typical mistakes, by the message about each."""
     b, _, h, w = logits.shape
     rows = torch.arange(b)
-    own = F.log_softmax(logits, 1)[rows, true]  # (B, h, w), log p of the true class
-    p, raw = own.exp(), logits[rows, true]
-    said = {
-        "That is the sum over all patches; the loss is their mean.": -own.sum(),
+    true_log_p = F.log_softmax(logits, 1)[rows, true]  # (B, h, w), log p of the true class
+    mean_probability, raw = true_log_p.exp().mean(), logits[rows, true]
+    messages = {
+        "That is the sum over all patches; the loss is their mean.": -true_log_p.sum(),
         "You average over the patches but add up the images: divide by their number, too.": -(
-            own.sum() / (h * w)
+            true_log_p.sum() / (h * w)
         ),
         "You average over the images but add up their patches: divide by their number, too.": -(
-            own.sum() / b
+            true_log_p.sum() / b
         ),
-        "The sign is wrong: the loss is minus the logarithm.": own.mean(),
-        "The logarithm is missing: you average the probabilities themselves.": p.mean(),
-        "The logarithm is missing: you average the probabilities (with a minus).": -p.mean(),
-        "That is one minus the probability; the loss is minus its logarithm.": 1 - p.mean(),
+        "The sign is wrong: the loss is minus the logarithm.": true_log_p.mean(),
+        "The logarithm is missing: you average the probabilities themselves.": mean_probability,
+        "The logarithm is missing: you average the probabilities (with a minus).": (
+            -mean_probability
+        ),
+        "That is one minus the probability; the loss is minus its logarithm.": 1 - mean_probability,
         "The logarithm comes before the mean: minus the mean of the logarithms, not minus the "
-        "logarithm of the mean.": -p.mean().log(),
+        "logarithm of the mean.": -mean_probability.log(),
         "You average the logits of the true class, but they are no probabilities yet: softmax "
         "first.": -raw.mean(),
-        "That is in bits: take the natural logarithm.": -own.mean() / math.log(2),
+        "That is in bits: take the natural logarithm.": -true_log_p.mean() / math.log(2),
     }
     for axis, name in ((0, "the images"), (2, "the rows of patches"), (3, "the patches of a row")):
         other = F.log_softmax(logits, axis)[rows, true]
-        said[
+        messages[
             f"Your softmax runs over axis {axis}, {name}; classes are axis 1, and over them the "
             "probabilities of a patch add up to 1."
         ] = -other.mean()
     of_mean = F.log_softmax(logits.mean((2, 3)), 1)[rows, true]
-    said[
+    messages[
         "You average the logits of an image's patches before the softmax: each patch has a loss of "
         "its own, and the losses are averaged."
     ] = -of_mean.mean()
     everywhere = F.log_softmax(logits, 1)
-    said[
+    messages[
         "That is too small by the number of classes: you average over the classes, too, where all "
         "but the true one are 0. Add up over axis 1, then take the mean."
-    ] = -own.mean() / logits.shape[1]
-    said["You average over all classes, not only the true one of each image."] = -everywhere.mean()
-    said["All images are given the class of the first one."] = -everywhere[:, true[0]].mean()
+    ] = -true_log_p.mean() / logits.shape[1]
+    messages[
+        "You average over all classes, not only the true one of each image."
+    ] = -everywhere.mean()
+    messages["All images are given the class of the first one."] = -everywhere[:, true[0]].mean()
     pairs = -everywhere[:, true].mean()
-    said[
+    messages[
         "Each image is read at the true classes of all images: pair image b with true[b], as in "
         "log_p[torch.arange(B), true]."
     ] = pairs
-    return said
+    return messages
 
 
 @check
 def check_patch_cross_entropy(answer: Answer) -> str:
     """Minus the log-probability of the true class, averaged over images and patches."""
-    done_by_others = names_in(answer) & {
+    library_functions = names_in(answer) & {
         "cross_entropy",
         "nll_loss",
         "CrossEntropyLoss",
         "NLLLoss",
     }
     expect(
-        not done_by_others,
-        f"{', '.join(done_by_others)} is what you are to write yourself: pick the logarithms of "
+        not library_functions,
+        f"{', '.join(library_functions)} is what you are to write yourself: pick the logarithms of "
         "the true classes and average them.",
     )
     rng = torch.Generator().manual_seed(3)
     logits = 2 * torch.randn(3, 5, 4, 6, generator=rng)
     true = torch.tensor([4, 0, 2])
-    found = answer(logits.clone(), true)
-    _expect_tensor(found)
+    result = _tensor(answer(logits.clone(), true))
     expect(
-        found.numel() == 1,
-        f"The loss has the shape {tuple(found.shape)}, but it must be a single number: average "
+        result.numel() == 1,
+        f"The loss has the shape {tuple(result.shape)}, but it must be a single number: average "
         "over images and patches.",
     )
-    found = found.reshape(())
-    for said, value in _wrong_cross_entropies(logits, true).items():
-        expect(not _close(found, value), said)
-    wanted = F.cross_entropy(logits, true.view(3, 1, 1).expand(3, 4, 6))
+    result = result.reshape(())
+    for message, value in _wrong_cross_entropies(logits, true).items():
+        expect(not _close(result, value), message)
+    expected = F.cross_entropy(logits, true.view(3, 1, 1).expand(3, 4, 6))
     expect(
-        _close(found, wanted),
-        f"You return {found.item():.4f} where it must be {wanted.item():.4f}.",
+        _close(result, expected),
+        f"You return {result.item():.4f} where it must be {expected.item():.4f}.",
     )
     extreme = torch.tensor([2000.0, 0.0]).view(1, 2, 1, 1)
     expect(
@@ -171,23 +178,22 @@ def check_patch_cross_entropy(answer: Answer) -> str:
 def check_true_classes(answer: Answer) -> str:
     """The class of every copy in the batch of M * B copies, transformation by transformation."""
     for m, b in ((3, 2), (4, 1)):
-        real, fake = answer(m, b, True), answer(m, b, False)
-        for found in (real, fake):
-            _expect_tensor(found)
+        real, fake = _tensor(answer(m, b, True)), _tensor(answer(m, b, False))
+        for classes in (real, fake):
             expect(
-                found.shape == (m * b,),
+                classes.shape == (m * b,),
                 f"For M = {m} and B = {b} there are {m * b} copies, but you return the shape "
-                f"{tuple(found.shape)}.",
+                f"{tuple(classes.shape)}.",
             )
             expect(
-                not found.dtype.is_floating_point,
+                not classes.dtype.is_floating_point,
                 "The classes are floating point numbers; cross_entropy wants whole ones "
                 "(dtype=torch.long).",
             )
         numbers = torch.arange(m)
-        wanted = numbers.repeat_interleave(b)
+        expected = numbers.repeat_interleave(b)
         expect(
-            not torch.equal(real, wanted + 1),
+            not torch.equal(real, expected + 1),
             "You count the classes from 1, as the formulas do; the indices of Python start at 0.",
         )
         expect(
@@ -196,12 +202,12 @@ def check_true_classes(answer: Answer) -> str:
             "0, 0, 1, 1, 2, 2. You have 0, 1, 2, 0, 1, 2.",
         )
         expect(
-            torch.equal(real, wanted),
+            torch.equal(real, expected),
             f"For real copies, M = {m}, B = {b}, you return {real.tolist()} instead of "
-            f"{wanted.tolist()}.",
+            f"{expected.tolist()}.",
         )
         expect(
-            not torch.equal(fake, wanted),
+            not torch.equal(fake, expected),
             "Generated copies are not to be named by their transformation: D must say "
             '"generated" of all of them.',
         )
@@ -231,7 +237,7 @@ def _generator_output(
     mode: str = "constant",
     number_at_border: bool = True,
 ) -> torch.Tensor:
-    """What the last line of the generator squashes, with the mistakes that can be made before."""
+    """What the generator's tanh is applied to; the options make typical mistakes."""
     number = index.to(noise).view(-1, 1, 1, 1)
     x = noise + previous
     if number_at_border:
@@ -245,7 +251,7 @@ def _generator_output(
 class _Unwritten(Generator):
     """A generator whose forward pass is still to be written."""
 
-    def forward(self, *_: Any) -> torch.Tensor:  # noqa: ANN401
+    def forward(self, *_: object) -> torch.Tensor:
         raise NotRight("You call g, the whole generator, which you are to write: use g.body.")
 
 
@@ -257,30 +263,30 @@ def check_generate_image(answer: Answer) -> str:
     initialise(g, rng)
     g.eval()
     with torch.no_grad():
-        for block in g.blocks:
-            block.conv.weight.mul_(10)  # so that every mistake shows
+        for module in g.blocks.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.mul_(10)  # so that every mistake shows
         g.tail.weight.mul_(5)
         noise, previous = (torch.rand(2, 3, 12, 14, generator=rng) * 2 - 1 for _ in range(2))
         index = torch.tensor([0, 1])
-        found = _tried(answer, g, noise, previous, index)
-        _expect_tensor(found)
+        result = _tensor(_generated(answer, g, noise, previous, index))
         expect(
-            found.shape == noise.shape,
-            f"The output has the shape {tuple(found.shape)} instead of {tuple(noise.shape)}: five "
+            result.shape == noise.shape,
+            f"The output has the shape {tuple(result.shape)} instead of {tuple(noise.shape)}: five "
             "convolutions without padding take 5 pixels off each side, so pad by 5 first.",
         )
-        for said, value in _wrong_images(g, noise, previous, index).items():
-            expect(not _close(found, value), said)
+        for message, value in _wrong_images(g, noise, previous, index).items():
+            expect(not _close(result, value), message)
         expect(
-            _close(found, Generator.forward(g, noise, previous, index)),
+            _close(result, Generator.forward(g, noise, previous, index)),
             "The shape is right, but the values are not those of "
             "tanh(body(padded input with its index)) + previous.",
         )
         expect(_unchanged(answer, g), "The function changes its arguments: work on new tensors.")
-    made = answer(g, noise, previous, index)
+    image = answer(g, noise, previous, index)
     gradient = (
-        made.requires_grad
-        and torch.autograd.grad(made.square().sum(), g.tail.weight, allow_unused=True)[0]
+        image.requires_grad
+        and torch.autograd.grad(image.square().sum(), g.tail.weight, allow_unused=True)[0]
     )
     expect(
         isinstance(gradient, torch.Tensor) and gradient.any(),
@@ -290,19 +296,19 @@ def check_generate_image(answer: Answer) -> str:
     return "your generator and the library's agree, pixel by pixel"
 
 
-def _tried(answer: Answer, g: Generator, *arguments: torch.Tensor) -> Any:  # noqa: ANN401
-    """The answer, with PyTorch's complaints about shapes explained."""
+def _generated(answer: Answer, g: Generator, *arguments: torch.Tensor) -> object:
+    """The answer's image, with PyTorch's errors about shapes explained."""
     try:
         return answer(g, *(argument.clone() for argument in arguments))
     except RuntimeError as error:
-        told = str(error)
+        complaint = str(error)
         expect(
-            "channels" not in told,
+            "channels" not in complaint,
             "The convolutions want four channels: three colours and one that holds the index of "
             "the training image. Use torch.cat(..., dim=1).",
         )
         expect(
-            "must match the size" not in told and "Sizes of tensors" not in told,
+            "must match the size" not in complaint and "Sizes of tensors" not in complaint,
             "Two tensors of different size meet. Five convolutions take 5 pixels off each side: "
             "pad by 5 what goes into them, give the index channel the padded size, and add "
             "previous as it is, without padding.",
@@ -313,12 +319,15 @@ def _tried(answer: Answer, g: Generator, *arguments: torch.Tensor) -> Any:  # no
 def _wrong_images(
     g: Generator, noise: torch.Tensor, previous: torch.Tensor, index: torch.Tensor
 ) -> dict[str, torch.Tensor]:
+    """The results of typical mistakes, by the message about each."""
     body = _generator_output(g, noise, previous, index)
     zeros = torch.zeros_like
     right = body.tanh() + previous
 
-    def other(*inputs: Any, **options: Any) -> torch.Tensor:  # noqa: ANN401
-        return _generator_output(g, *inputs, **options).tanh() + previous
+    def other(
+        noise: torch.Tensor, previous_input: torch.Tensor, index: torch.Tensor, **options: Any
+    ) -> torch.Tensor:
+        return _generator_output(g, noise, previous_input, index, **options).tanh() + previous
 
     return {
         "The previous image is missing in the output: the convolutions only add detail to it.": (
@@ -353,6 +362,7 @@ def _wrong_images(
 
 
 def _unchanged(answer: Answer, g: Generator) -> bool:
+    """Whether the answer leaves its arguments as they are."""
     noise = torch.ones(1, 3, 12, 12)
     previous, index = 0.5 * noise, torch.tensor([1])
     before = [t.clone() for t in (noise, previous, index)]
@@ -374,16 +384,15 @@ def check_noise_amplitude(answer: Answer) -> str:
     absolute = difference.abs().mean((1, 2, 3))
     root_mean_square = difference.square().mean((1, 2, 3)).sqrt()
     for factor in (0.1, 0.25):
-        found = answer(real.clone(), rebuilt.clone(), factor)
-        _expect_tensor(found)
+        result = _tensor(answer(real.clone(), rebuilt.clone(), factor))
         expect(
-            found.numel() != 1,
+            result.numel() != 1,
             "You return one number, but each of the K training images has a sigma of its own: "
             "average over axes 1, 2 and 3.",
         )
         expect(
-            found.shape == (3,),
-            f"The shape is {tuple(found.shape)}, but it must be (3,), one sigma for each of the "
+            result.shape == (3,),
+            f"The shape is {tuple(result.shape)}, but it must be (3,), one sigma for each of the "
             "three images.",
         )
         mistakes = {
@@ -403,10 +412,10 @@ def check_noise_amplitude(answer: Answer) -> str:
         }
         if factor == 0.1:
             del mistakes["That is 0.1 whatever the factor is: use the argument."]
-        for said, value in mistakes.items():
-            expect(not _close(found, value), said)
+        for message, value in mistakes.items():
+            expect(not _close(result, value), message)
         expect(
-            _close(found, factor * absolute),
+            _close(result, factor * absolute),
             "The shape is right, but the values are not factor * mean |real - rebuilt|.",
         )
     return "each image gets a tenth of what its reconstruction still misses"
@@ -415,8 +424,8 @@ def check_noise_amplitude(answer: Answer) -> str:
 # --- Exercise 6 ---------------------------------------------------------------------------------
 
 
-class _Recorder:
-    """Stands in for a ScaleTraining and writes down what is asked of it."""
+class _StepRecorder:
+    """Stands in for a ScaleTraining and records the steps that are made with it."""
 
     def __init__(self, d_steps: int, g_steps: int) -> None:
         self.config = HTDGConfig.preset("tiny", d_steps=d_steps, g_steps=g_steps)
@@ -440,23 +449,25 @@ class _Recorder:
         )
 
     def d_step(self, noise: torch.Tensor, previous: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self._note("D", noise, previous)
+        return self._record("D", noise, previous)
 
     def g_step(self, noise: torch.Tensor, previous: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self._note("G", noise, previous)
+        return self._record("G", noise, previous)
 
-    def _note(self, kind: str, noise: torch.Tensor, previous: torch.Tensor) -> dict:
-        for name, given, known in (
+    def _record(
+        self, kind: str, noise: torch.Tensor, previous: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        for name, value, drawn in (
             ("noise", noise, self.noises),
             ("previous", previous, self.previous),
         ):
             expect(
-                isinstance(given, torch.Tensor) and given.shape == (1, 3, 14, 14),
+                isinstance(value, torch.Tensor) and value.shape == (1, 3, 14, 14),
                 f"A {kind} step takes a single {name} of shape (K, 3, H, H); draw_previous(count) "
                 "gives count of them, (count, K, 3, H, H): take one, previous[i].",
             )
             expect(
-                float(given.flatten()[0]) in known,
+                float(value.flatten()[0]) in drawn,
                 f"The {name} of a {kind} step does not come from draw_{name} (is the order of the "
                 "arguments noise, previous?).",
             )
@@ -468,9 +479,9 @@ class _Recorder:
 def check_iteration(answer: Answer) -> str:
     """All D steps, then all G steps; one noise; a new ``previous`` for each D step."""
     for d_steps, g_steps in ((3, 3), (2, 4)):
-        seen = _Recorder(d_steps, g_steps)
-        answer(seen)
-        kinds = [kind for kind, _, _ in seen.steps]
+        recorder = _StepRecorder(d_steps, g_steps)
+        answer(recorder)
+        kinds = [kind for kind, _, _ in recorder.steps]
         count = f"{kinds.count('D')} D steps and {kinds.count('G')} G steps"
         expect(kinds, "Nothing is trained: call training.d_step and training.g_step.")
         expect(
@@ -488,12 +499,12 @@ def check_iteration(answer: Answer) -> str:
             "steps.",
         )
         expect(
-            len({noise for _, noise, _ in seen.steps}) == 1,
+            len({noise for _, noise, _ in recorder.steps}) == 1,
             "The noise changes between the steps; it is drawn once, and all steps of an iteration "
             "use the same.",
         )
-        of_d = [previous for kind, _, previous in seen.steps if kind == "D"]
-        of_g = [previous for kind, _, previous in seen.steps if kind == "G"]
+        of_d = [previous for kind, _, previous in recorder.steps if kind == "D"]
+        of_g = [previous for kind, _, previous in recorder.steps if kind == "G"]
         expect(
             len(set(of_d)) == d_steps,
             "The D steps share a previous image; each D step needs a new one, or D sees the same "

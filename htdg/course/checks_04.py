@@ -1,9 +1,8 @@
-"""Self-checks of notebook 04, from votes to a score."""
+"""Self-checks of notebook 04, from votes to a score (paper section 3.2)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +13,18 @@ from htdg.votes import aggregate_votes, votes_from_logits
 NOTHING = "The function returns nothing: end it with return."
 
 
-def _number(found: Any) -> float:  # noqa: ANN401
-    """The one number that an answer gave; a sentence if it is not one."""
-    expect(found is not None, NOTHING)
-    values = np.asarray(found, dtype=float)
+def _number(result: object) -> float:
+    """The result as a number; it must be a single one."""
+    expect(result is not None, NOTHING)
+    values = np.asarray(result, dtype=float)
     expect(
         values.size == 1, f"Return one number, but you return {values.size} (shape {values.shape})."
     )
     return float(values.reshape(()))
 
 
-def _near(found: float, wanted: float) -> bool:
-    return abs(found - wanted) < 1e-5
+def _near(result: float, expected: float) -> bool:
+    return abs(result - expected) < 1e-5
 
 
 @check
@@ -34,16 +33,16 @@ def check_votes(answer: Callable[[torch.Tensor], torch.Tensor]) -> str:
     m, h, w = 3, 5, 7
     logits = 2 * torch.randn(m, m + 1, h, w, generator=torch.Generator().manual_seed(0))
     try:
-        found = answer(logits.clone())
+        result = answer(logits.clone())
     except IndexError as error:
         raise NotRight(
             "You read beyond the copies or classes of the test, which has M = 3: take M from the "
             "argument, len(logits), not the notebook's M, which is 4."
         ) from error
-    expect(found is not None, NOTHING)
-    expect(isinstance(found, torch.Tensor), f"Return a tensor, not {kind_of(found)}.")
-    found = like(found, logits)
-    shape = tuple(found.shape)
+    expect(result is not None, NOTHING)
+    expect(isinstance(result, torch.Tensor), f"Return a tensor, not {kind_of(result)}.")
+    result = like(result, logits)
+    shape = tuple(result.shape)
     expect(
         shape not in ((m, m, h, w), (m, m + 1, h, w)),
         f"Your shape is {shape}, all probabilities of every patch. Of copy m keep only the one for "
@@ -54,10 +53,10 @@ def check_votes(answer: Callable[[torch.Tensor], torch.Tensor]) -> str:
         f"For logits of shape ({m}, {m + 1}, {h}, {w}) the votes must have shape ({m}, {h}, {w}), "
         f"but yours is {shape}.",
     )
-    for said, wrong in _wrong_votes(logits).items():
-        expect(not torch.allclose(found, wrong, atol=1e-5), said)
+    for message, wrong in _wrong_votes(logits).items():
+        expect(not torch.allclose(result, wrong, atol=1e-5), message)
     expect(
-        torch.allclose(found, votes_from_logits(logits), atol=1e-5),
+        torch.allclose(result, votes_from_logits(logits), atol=1e-5),
         "The shape is right, but the values are not those of the library.",
     )
     large = answer(300 * logits)
@@ -69,11 +68,11 @@ def check_votes(answer: Callable[[torch.Tensor], torch.Tensor]) -> str:
 
 
 def _wrong_votes(logits: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What typical mistakes give, and what to say of each."""
+    """The results of typical mistakes, by the message about each."""
     m = len(logits)
     first = logits[:, :m]
 
-    def own(values: torch.Tensor) -> torch.Tensor:
+    def read_own_class(values: torch.Tensor) -> torch.Tensor:
         return torch.stack([values[i, i] for i in range(m)])
 
     kept = (
@@ -83,20 +82,20 @@ def _wrong_votes(logits: torch.Tensor) -> dict[str, torch.Tensor]:
     other = "You read class 0 of every copy: of copy m, read class m."
     axis = "Each patch's probabilities must sum to 1: the softmax goes over the classes, axis 1, "
     return {
-        kept: own(logits.softmax(1)),
+        kept: read_own_class(logits.softmax(1)),
         'That is the probability of "generated": read class m of copy m.': logits.softmax(1)[:, m],
         "That is the probability of the most likely class. A vote is for the copy's own class, "
         "right or wrong.": first.softmax(1).amax(1),
         f"{kept} And it is the copy's own class, not the most likely one.": (
             logits.softmax(1)[:, :m].amax(1)
         ),
-        axis + "not over the copies, axis 0.": own(first.softmax(0)),
-        axis + "not over the rows of the map, axis 2.": own(first.softmax(2)),
-        axis + "not over the columns of the map, axis 3.": own(first.softmax(3)),
-        "You read off the logits themselves: take the softmax first.": own(first),
-        "You take exp but do not divide by the sum over the classes.": own(first.exp()),
+        axis + "not over the copies, axis 0.": read_own_class(first.softmax(0)),
+        axis + "not over the rows of the map, axis 2.": read_own_class(first.softmax(2)),
+        axis + "not over the columns of the map, axis 3.": read_own_class(first.softmax(3)),
+        "You read off the logits themselves: take the softmax first.": read_own_class(first),
+        "You take exp but do not divide by the sum over the classes.": read_own_class(first.exp()),
         "Those are logarithms of votes: take exp of them, or softmax for log_softmax.": (
-            own(first.log_softmax(1))
+            read_own_class(first.log_softmax(1))
         ),
         other: first.softmax(1)[:, 0],
     }
@@ -123,13 +122,13 @@ def check_place(answer: Callable[[int, int, int, int], Sequence[int]]) -> str:
         f"Of the copy that is not turned, the patch (2, 9) has its centre at (7, 14), but you get "
         f"{still}.",
     )
-    wanted = [_centre(row, column, k, side) for k in range(4)]
+    expected = [_centre(row, column, k, side) for k in range(4)]
     expect(
         any(place != still for place in places[1:]),
         "You never undo the turn: for k = 1, 2, 3 the patch lies elsewhere in the image.",
     )
     expect(
-        places != [wanted[0], wanted[3], wanted[2], wanted[1]],
+        places != [expected[0], expected[3], expected[2], expected[1]],
         "You turn the copy on instead of back: the copy is turned counter-clockwise, so undo it "
         "clockwise.",
     )
@@ -147,9 +146,9 @@ def check_place(answer: Callable[[int, int, int, int], Sequence[int]]) -> str:
     )
     for k in (1, 2, 3):
         expect(
-            places[k] == wanted[k],
-            f"For k = {k} the patch (2, 9) has its centre at {wanted[k]} of the image, but you get "
-            f"{places[k]}.",
+            places[k] == expected[k],
+            f"For k = {k} the patch (2, 9) has its centre at {expected[k]} of the image, but you "
+            f"get {places[k]}.",
         )
     for k in range(4):
         place = _place(answer, 30, 0, k, 41)
@@ -161,22 +160,26 @@ def check_place(answer: Callable[[int, int, int, int], Sequence[int]]) -> str:
     return "every vote lands in the middle of its patch"
 
 
-def _place(answer: Callable[..., Any], row: int, column: int, k: int, side: int) -> tuple:
-    found = answer(row, column, k, side)
-    expect(found is not None, NOTHING)
-    several = isinstance(found, (tuple, list, np.ndarray, torch.Tensor)) and np.ndim(found) == 1
-    expect(several and len(found) == 2, "Return two numbers: return row, column.")
-    return tuple(float(v) for v in found)
+def _place(
+    answer: Callable[[int, int, int, int], Sequence[int]], row: int, column: int, k: int, side: int
+) -> tuple[float, ...]:
+    """The answer's row and column."""
+    result = answer(row, column, k, side)
+    expect(result is not None, NOTHING)
+    several = isinstance(result, (tuple, list, np.ndarray, torch.Tensor)) and np.ndim(result) == 1
+    expect(several and len(result) == 2, "Return two numbers: return row, column.")
+    return tuple(float(v) for v in result)
 
 
 def _turned_back(row: int, column: int, k: int, side: int) -> tuple[int, int]:
-    """Where pixel (row, column) of the copy turned k times counter-clockwise lies in the image."""
+    """The place in the image of pixel (row, column) of its copy turned k times to the left."""
     for _ in range(k):
         row, column = column, side - 1 - row
     return row, column
 
 
 def _centre(row: int, column: int, k: int, side: int) -> tuple[int, int]:
+    """The place in the image of the centre of the patch at (row, column) of the turned copy."""
     return _turned_back(row + 5, column + 5, k, side)
 
 
@@ -191,17 +194,18 @@ def _some_votes() -> list[np.ndarray]:
 def check_score(answer: Callable[[list[np.ndarray]], float]) -> str:
     """The anomaly score of one image from its votes at every scale."""
     votes = _some_votes()
-    found = _number(_score(answer, [v.copy() for v in votes]))
-    for said, wrong in _wrong_scores(votes).items():
-        expect(not _near(found, wrong), said)
+    result = _number(_score(answer, [v.copy() for v in votes]))
+    for message, wrong in _wrong_scores(votes).items():
+        expect(not _near(result, wrong), message)
     expect(
-        found <= 1,
-        f"The score must be at most 1, but you get {found:.3f}: is something added "
+        result <= 1,
+        f"The score must be at most 1, but you get {result:.3f}: is something added "
         "up that should be averaged?",
     )
     right = 1 - float(np.mean([v.mean() for v in votes]))
     expect(
-        _near(found, right), f"For the test votes it must be {right:.4f}, but you get {found:.4f}."
+        _near(result, right),
+        f"For the test votes it must be {right:.4f}, but you get {result:.4f}.",
     )
     perfect = _number(_score(answer, [np.ones((5, 2, 2)), np.ones((5, 4, 4))]))
     expect(
@@ -212,21 +216,21 @@ def check_score(answer: Callable[[list[np.ndarray]], float]) -> str:
     return "if all votes are 0 the score is 1, and if all are 1 it is 0"
 
 
-def _score(answer: Callable[[list[np.ndarray]], float], votes: list[np.ndarray]) -> Any:  # noqa: ANN401
-    """What the answer gives, with NumPy's complaint about shapes explained."""
+def _score(answer: Callable[[list[np.ndarray]], float], votes: list[np.ndarray]) -> object:
+    """The answer's score, with NumPy's error about shapes explained."""
     try:
         return answer(votes)
     except ValueError as error:
-        told = str(error)
+        complaint = str(error)
         expect(
-            "inhomogeneous" not in told and "same shape" not in told,
+            "inhomogeneous" not in complaint and "same shape" not in complaint,
             "The scales have different h, so their votes make no single array: loop over the list.",
         )
         raise
 
 
 def _wrong_scores(votes: Sequence[np.ndarray]) -> dict[str, float]:
-    """What typical mistakes with M = 3 transformations and five scales give."""
+    """The results of typical mistakes with M = 3 transformations and five scales, by message."""
     m, scales = 3, len(votes)
     rows = [float(v.mean((1, 2)).sum()) for v in votes]
     normality = sum(rows) / scales
@@ -272,12 +276,13 @@ def check_lowest(answer: Callable[[np.ndarray, float], float]) -> str:
     rng = np.random.default_rng(1)
     votes = rng.uniform(0, 1, (4, 6, 6)) * np.array([1, 0.8, 0.5, 0.2])[:, None, None]
     fraction = 0.1  # of 36 patches: 3.6, so 3
-    found = _number(answer(votes.copy(), fraction))
-    for said, wrong in _wrong_lowest(votes).items():
-        expect(not _near(found, float(wrong)), said)
+    result = _number(answer(votes.copy(), fraction))
+    for message, wrong in _wrong_lowest(votes).items():
+        expect(not _near(result, float(wrong)), message)
     right = float(np.sort(votes.reshape(4, -1), axis=1)[:, :3].mean(1).sum())
     expect(
-        _near(found, right), f"For the test votes it must be {right:.4f}, but you get {found:.4f}."
+        _near(result, right),
+        f"For the test votes it must be {right:.4f}, but you get {result:.4f}.",
     )
     with np.errstate(all="ignore"):
         one = _number(answer(votes[:, :3, :3].copy(), fraction))
@@ -301,7 +306,7 @@ def check_lowest(answer: Callable[[np.ndarray, float], float]) -> str:
 
 
 def _wrong_lowest(votes: np.ndarray) -> dict[str, float]:
-    """What typical mistakes give with votes (4, 6, 6) when a tenth of them counts."""
+    """The results of typical mistakes with a tenth of the votes (4, 6, 6), by message."""
     ordered = np.sort(votes.reshape(4, -1), axis=1)
     right = float(ordered[:, :3].mean(1).sum())
     together = np.sort(votes.ravel())
@@ -358,13 +363,13 @@ def check_auroc(answer: Callable[[np.ndarray, np.ndarray], float]) -> str:
     )
     labels = np.array([0, 1, 0, 1, 1, 0, 0])
     scores = np.array([0.2, 0.3, 0.3, 0.9, 0.5, 0.6, 0.1])
-    found = _number(answer(labels.copy(), scores.copy()))
+    result = _number(answer(labels.copy(), scores.copy()))
     anomalous, normal = scores[labels == 1], scores[labels == 0]
     more = int((anomalous[:, None] > normal[None]).sum())
     less = int((anomalous[:, None] < normal[None]).sum())
     ties, pairs = 1, 12
     in_step = float(np.mean([a > b for a, b in zip(anomalous, normal, strict=False)]))
-    for said, wrong in {
+    for message, wrong in {
         "The tie counts nothing in your sum, but an anomalous image that scores like a normal one "
         "is half a success: add 1/2 (or, if you take the area, trapezoids for rectangles).": (
             more / pairs
@@ -385,10 +390,11 @@ def check_auroc(answer: Callable[[np.ndarray, np.ndarray], float]) -> str:
         "3 * 4.": (more + ties / 2) / 21,
         "You divide by the number of images; there are 3 * 4 pairs.": (more + ties / 2) / 7,
     }.items():
-        expect(not _near(found, wrong), said)
+        expect(not _near(result, wrong), message)
     right = (more + ties / 2) / pairs
     expect(
-        _near(found, right), f"For the test scores it must be {right:.4f}, but you get {found:.4f}."
+        _near(result, right),
+        f"For the test scores it must be {right:.4f}, but you get {result:.4f}.",
     )
     alike = _number(answer(labels, np.zeros(7)))
     expect(_near(alike, 0.5), f"If all scores are equal it must be 0.5, but you get {alike:.3f}.")
@@ -396,9 +402,9 @@ def check_auroc(answer: Callable[[np.ndarray, np.ndarray], float]) -> str:
     labels, scores = rng.integers(0, 2, 60), rng.integers(0, 9, 60) / 8
     pairs = scores[labels == 1][:, None] - scores[labels == 0][None]
     right = ((pairs > 0) + 0.5 * (pairs == 0)).mean()
-    found = _number(answer(labels, scores))
+    result = _number(answer(labels, scores))
     expect(
-        _near(found, right),
-        f"It is right for few images, but for 60 it must be {right:.4f}, and you get {found:.4f}.",
+        _near(result, right),
+        f"It is right for few images, but for 60 it must be {right:.4f}, and you get {result:.4f}.",
     )
     return "your AUROC is scikit-learn's, ties included"

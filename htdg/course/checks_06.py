@@ -1,4 +1,4 @@
-"""Self-checks of notebook 06, few shots and ablations."""
+"""Self-checks of notebook 06, few shots and ablations (paper section 4 and Table 6)."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from htdg.course.draw_06 import bootstrap_aurocs, draws_needed
 NOTHING = "The function returns nothing: end it with return."
 
 
-def _same(found: object, wanted: object) -> bool:
-    """Whether these are equal but for rounding, of one shape."""
-    found, wanted = np.asarray(found, dtype=float), np.asarray(wanted, dtype=float)
-    return found.shape == wanted.shape and np.allclose(found, wanted, rtol=1e-5, atol=1e-7)
+def _same(result: object, expected: object) -> bool:
+    """Whether both have one shape and are equal but for rounding."""
+    a, b = np.asarray(result, dtype=float), np.asarray(expected, dtype=float)
+    return a.shape == b.shape and np.allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
-def _numbers(found: Any, count: int) -> np.ndarray:  # noqa: ANN401
-    """So many numbers; what to say if they are not."""
-    expect(found is not None, NOTHING)
-    values = np.asarray(found, dtype=float)
-    told = "one number" if count == 1 else f"{count} numbers"
-    expect(values.size == count, f"Return {told}, not an array of shape {values.shape}.")
+def _numbers(result: object, count: int) -> np.ndarray:
+    """The result as an array (count,); it must hold so many numbers."""
+    expect(result is not None, NOTHING)
+    values = np.asarray(result, dtype=float)
+    asked_for = "one number" if count == 1 else f"{count} numbers"
+    expect(values.size == count, f"Return {asked_for}, not an array of shape {values.shape}.")
     return values.reshape(count)
 
 
@@ -35,34 +35,36 @@ def _numbers(found: Any, count: int) -> np.ndarray:  # noqa: ANN401
 def check_chunks(answer: Callable[[Sequence[float], Sequence[int]], float]) -> str:
     """The loss of a step over K images from the losses of its chunks and their sizes."""
     losses, sizes = [1.0, 2.0, 4.0], [5, 3, 2]
-    (found,) = _numbers(answer(list(losses), list(sizes)), 1)
-    wanted = 0.5 * 1 + 0.3 * 2 + 0.2 * 4
+    (result,) = _numbers(answer(list(losses), list(sizes)), 1)
+    expected = 0.5 * 1 + 0.3 * 2 + 0.2 * 4
     expect(
-        not _same(found, np.mean(losses)),
+        not _same(result, np.mean(losses)),
         "That is the plain mean, in which an image of a small chunk counts more than one of a "
         "large chunk: weight each chunk by its size.",
     )
     expect(
-        not _same(found, np.sum(losses)),
+        not _same(result, np.sum(losses)),
         "You add the losses up: each is a mean already, so weight it by its share of the images.",
     )
     expect(
-        not _same(found, 10 * wanted),
+        not _same(result, 10 * expected),
         "You weight by the sizes but do not divide by their sum, the number of images.",
     )
     expect(
-        not _same(found, 10 * wanted / 3),
+        not _same(result, 10 * expected / 3),
         "You divide by the number of chunks; divide by the number of images.",
     )
     inverse = np.divide(1, sizes)
     expect(
-        not _same(found, np.dot(losses, inverse) / inverse.sum())
-        and not _same(found, np.dot(losses, inverse)),
+        not _same(result, np.dot(losses, inverse) / inverse.sum())
+        and not _same(result, np.dot(losses, inverse)),
         "You divide by the sizes: a larger chunk must count more, not less.",
     )
-    expect(_same(found, wanted), f"For the test chunks it must be {wanted:.1f}, not {found:.4f}.")
-    (found,) = _numbers(answer([3.0], [4]), 1)
-    expect(_same(found, 3), f"One chunk with a loss of 3 must give 3, but you give {found:g}.")
+    expect(
+        _same(result, expected), f"For the test chunks it must be {expected:.1f}, not {result:.4f}."
+    )
+    (result,) = _numbers(answer([3.0], [4]), 1)
+    expect(_same(result, 3), f"One chunk with a loss of 3 must give 3, but you give {result:g}.")
     return "every image counts alike, whichever chunk it is in"
 
 
@@ -72,43 +74,43 @@ def check_paired(answer: Callable[[np.ndarray, np.ndarray], Any]) -> str:
     variant = np.array([0.60, 0.71, 0.55, 0.66, 0.83, 0.74])
     whole = np.array([0.62, 0.78, 0.56, 0.70, 0.84, 0.77])
     n, gap = 6, variant - whole
-    found = _numbers(answer(variant.copy(), whole.copy()), 2)
+    result = _numbers(answer(variant.copy(), whole.copy()), 2)
     mean, error = gap.mean(), gap.std(ddof=1) / math.sqrt(n)
     expect(
-        not _same(found[0], -mean),
+        not _same(result[0], -mean),
         "The sign is wrong: variant less whole method, so that a variant that is worse is below 0.",
     )
     expect(
-        not _same(found[0], np.median(gap)), "That is the median of the differences, not the mean."
+        not _same(result[0], np.median(gap)), "That is the median of the differences, not the mean."
     )
-    expect(_same(found[0], mean), f"The mean difference must be {mean:.4f}, not {found[0]:.4f}.")
+    expect(_same(result[0], mean), f"The mean difference must be {mean:.4f}, not {result[0]:.4f}.")
     apart = [math.sqrt((variant.var(ddof=d) + whole.var(ddof=d)) / n) for d in (0, 1)]
     expect(
-        not any(_same(found[1], value) for value in apart),
+        not any(_same(result[1], value) for value in apart),
         "You take the two sets of draws as if they had nothing to do with each other: take the "
         "differences first, then their standard error.",
     )
     expect(
-        not _same(found[1], gap.std() / math.sqrt(n)),
+        not _same(result[1], gap.std() / math.sqrt(n)),
         "You divide by n inside the standard deviation: for a few draws divide by n - 1 (ddof=1).",
     )
     expect(
-        not _same(found[1], gap.std(ddof=1)) and not _same(found[1], gap.std()),
+        not _same(result[1], gap.std(ddof=1)) and not _same(result[1], gap.std()),
         "That is the spread of single draws: the mean is steadier, so divide by the root of n.",
     )
     expect(
-        not any(_same(found[1], gap.std(ddof=d) / n) for d in (0, 1)),
+        not any(_same(result[1], gap.std(ddof=d) / n) for d in (0, 1)),
         "You divide by n: divide the standard deviation by the root of n.",
     )
     expect(
-        not any(_same(found[1], gap.var(ddof=d) / m) for d in (0, 1) for m in (1, n)),
+        not any(_same(result[1], gap.var(ddof=d) / m) for d in (0, 1) for m in (1, n)),
         "That is a variance: take the root of it.",
     )
     expect(
-        not _same(found[1], 2 * error),
+        not _same(result[1], 2 * error),
         "That is two standard errors: return one, and double it where you compare.",
     )
-    expect(_same(found[1], error), f"The standard error must be {error:.4f}, not {found[1]:.4f}.")
+    expect(_same(result[1], error), f"The standard error must be {error:.4f}, not {result[1]:.4f}.")
     return "what both share, a lucky or an unlucky image, is gone from the difference"
 
 
@@ -123,9 +125,9 @@ def check_interval(
     mixed = rng.permutation(80)
     labels, scores = labels[mixed], scores[mixed]
     drawn = bootstrap_aurocs(labels, scores, 20_000)
-    wanted, centre = np.quantile(drawn, (0.025, 0.975)), float(drawn.mean())
-    given = (labels.copy(), scores.copy(), np.random.default_rng(0), repeats)
-    low, high = _numbers(answer(*given), 2)
+    expected, centre = np.quantile(drawn, (0.025, 0.975)), float(drawn.mean())
+    arguments = (labels.copy(), scores.copy(), np.random.default_rng(0), repeats)
+    low, high = _numbers(answer(*arguments), 2)
     expect(
         not (np.isnan(low) or np.isnan(high)),
         "An end is NaN: a drawn test set has no image of one kind, so draw each kind by itself.",
@@ -135,7 +137,7 @@ def check_interval(
         high - low > 1e-6,
         "All your test sets are the same: draw with replacement (rng.choice does so by itself).",
     )
-    middle, width = (low + high) / 2, (high - low) / np.diff(wanted)[0]
+    middle, width = (low + high) / 2, (high - low) / np.diff(expected)[0]
     expect(
         abs(middle - 0.5) > 0.08,
         "Your interval lies around 0.5: you draw labels and scores apart, so a score no longer "
@@ -174,107 +176,114 @@ def check_nearest(answer: Callable[[torch.Tensor, torch.Tensor], Any]) -> str:
     training[2] = (training[2] + 2 * image) / 3  # the nearest
     training[3] = -image  # the farthest
     squares = (training - image).square()  # (K, 3, 6, 6)
-    each = squares.mean((1, 2, 3))
-    wanted = 1 - float(NearestVoter(training)(image[None]).mean())
-    (found,) = _numbers(answer(image.clone(), training.clone()), 1)
+    errors = squares.mean((1, 2, 3))
+    expected = 1 - float(NearestVoter(training)(image[None]).mean())
+    (result,) = _numbers(answer(image.clone(), training.clone()), 1)
     expect(
-        not any(_same(found, value) for value in (each.mean(), each.mean() / 4)),
+        not any(_same(result, value) for value in (errors.mean(), errors.mean() / 4)),
         "You average over the training images: with five images in different poses nothing would "
         "be near. Take the nearest, the least error.",
     )
     expect(
-        not any(_same(found, value) for value in (each.max(), each.max() / 4)),
+        not any(_same(result, value) for value in (errors.max(), errors.max() / 4)),
         "That is the farthest training image: take the nearest.",
     )
     mixed = [squares.amin(0).mean(), squares.mean(1).amin(0).mean()]
     expect(
-        not any(_same(found, m / d) for m in mixed for d in (1, 4)),
+        not any(_same(result, m / d) for m in mixed for d in (1, 4)),
         "You choose the nearest image for every pixel anew: first take the mean over the pixels of "
         "each training image, then the least of these.",
     )
     first = (training[0] - image).square().mean()
     expect(
-        not any(_same(found, first / d) for d in (1, 4)),
+        not any(_same(result, first / d) for d in (1, 4)),
         "You compare with the first training image only: take the nearest.",
     )
     middle = (training.mean(0) - image).square().mean()
     expect(
-        not any(_same(found, middle / d) for d in (1, 4)),
+        not any(_same(result, middle / d) for d in (1, 4)),
         "You compare with the mean of the training images, which looks like none of them.",
     )
     expect(
-        not _same(found, wanted * 4),
+        not _same(result, expected * 4),
         "Divide by 4, so that the score is in [0, 1]: values in [-1, 1] differ by 2 at most.",
     )
     expect(
-        not _same(found, 1 - wanted),
+        not _same(result, 1 - expected),
         "That is the normality: the anomaly score grows with the error.",
     )
     expect(
-        not any(_same(found, value / d) for value in (each.min() * 108,) for d in (1, 4)),
+        not any(_same(result, value / d) for value in (errors.min() * 108,) for d in (1, 4)),
         "You add the squares up: take their mean over channels and pixels.",
     )
     expect(
-        not any(_same(found, value / d) for value in (each.min().sqrt(),) for d in (1, 2, 4)),
+        not any(_same(result, value / d) for value in (errors.min().sqrt(),) for d in (1, 2, 4)),
         "You take the root of the error: the score is the mean square itself.",
     )
     absolute = (training - image).abs().mean((1, 2, 3)).min()
     expect(
-        not any(_same(found, absolute / d) for d in (1, 2, 4)),
+        not any(_same(result, absolute / d) for d in (1, 2, 4)),
         "Square the differences; you take their absolute values.",
     )
-    expect(_same(found, wanted), f"For the test image it must be {wanted:.4f}, not {found:.4f}.")
-    (found,) = _numbers(answer(training[1].clone(), training.clone()), 1)
-    expect(_same(found, 0), f"A training image itself must score 0, but it gets {found:.4f}.")
+    expect(
+        _same(result, expected), f"For the test image it must be {expected:.4f}, not {result:.4f}."
+    )
+    (result,) = _numbers(answer(training[1].clone(), training.clone()), 1)
+    expect(_same(result, 0), f"A training image itself must score 0, but it gets {result:.4f}.")
     return "this is the whole of variant f, and nothing in it was trained"
 
 
 @check
 def check_draws(answer: Callable[[float, float], int]) -> str:
-    """How many draws tell a difference from nothing."""
-    (found,) = _numbers(answer(0.03, 0.05), 1)  # (2 * 0.05 / 0.03)^2 = 11.1
+    """The number of draws that tell a difference from zero."""
+    (result,) = _numbers(answer(0.03, 0.05), 1)  # (2 * 0.05 / 0.03)^2 = 11.1
     expect(
-        not _same(found, 4),
+        not _same(result, 4),
         "The standard error falls with the root of n, so n grows with the square.",
     )
     expect(
-        not _same(found, 3),
+        not _same(result, 3),
         "You compare with one standard error: two are asked for, which makes four times the draws.",
     )
-    expect(not _same(found, 6), "The factor 2 is squared, too: 4 s^2 / d^2.")
+    expect(not _same(result, 6), "The factor 2 is squared, too: 4 s^2 / d^2.")
     expect(
-        not _same(found, 11),
+        not _same(result, 11),
         "With 11 draws two standard errors are still above the difference: round up (math.ceil).",
     )
-    expect(found == round(found), f"The number of draws must be whole, but yours is {found:.2f}.")
     expect(
-        not _same(found, 45),
+        result == round(result), f"The number of draws must be whole, but yours is {result:.2f}."
+    )
+    expect(
+        not _same(result, 45),
         "That is four standard errors: square the factor 2 once.",
     )
     expect(
-        _same(found, 12),
-        f"For a difference of 0.03 and a deviation of 0.05 it must be 12, not {found:g}.",
+        _same(result, 12),
+        f"For a difference of 0.03 and a deviation of 0.05 it must be 12, not {result:g}.",
     )
-    (found,) = _numbers(answer(-0.03, 0.05), 1)
+    (result,) = _numbers(answer(-0.03, 0.05), 1)
     expect(
-        _same(found, 12),
-        f"A difference of -0.03 needs as many draws as 0.03, 12, but you say {found:g}.",
+        _same(result, 12),
+        f"A difference of -0.03 needs as many draws as 0.03, 12, but you say {result:g}.",
     )
-    (found,) = _numbers(answer(0.25, 0.5), 1)
+    (result,) = _numbers(answer(0.25, 0.5), 1)
     expect(
-        not _same(found, 17),
+        not _same(result, 17),
         "With 16 draws two standard errors are exactly the difference, which is enough.",
     )
-    expect(_same(found, 16), f"For 0.25 and 0.5 it must be 16, not {found:g}.")
-    (found,) = _numbers(answer(0.5, 0.01), 1)
+    expect(_same(result, 16), f"For 0.25 and 0.5 it must be 16, not {result:g}.")
+    (result,) = _numbers(answer(0.5, 0.01), 1)
     expect(
-        _same(found, 2),
-        f"At least 2 draws are needed, or there is no deviation to speak of; you say {found:g}.",
+        _same(result, 2),
+        f"At least 2 draws are needed, or there is no deviation to speak of; you say {result:g}.",
     )
     for difference in (0.013, 0.02, 0.07):
         for deviation in (0.011, 0.04, 0.09):
-            (found,) = _numbers(answer(difference, deviation), 1)
-            wanted = draws_needed(difference, deviation)
-            told = f"For a difference of {difference} and a deviation of {deviation} it must be"
-            expect(_same(found, wanted), f"{told} {wanted}, not {found:g}.")
+            (result,) = _numbers(answer(difference, deviation), 1)
+            expected = draws_needed(difference, deviation)
+            expect(
+                _same(result, expected),
+                f"For a difference of {difference} and a deviation of {deviation} it must be "
+                f"{expected}, not {result:g}.",
+            )
     return "half the difference takes four times the draws"

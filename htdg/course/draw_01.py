@@ -1,4 +1,4 @@
-"""The figures of notebook 01, the pyramid. Every function returns a new figure or plain values."""
+"""Figures of notebook 01, the pyramid (paper section 3.1), made of plain values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def logit_at(down: float, across: float, side: int, field: int = FIELD) -> tuple
 
 
 def frame(ax: Axes, left: float, top: float, width: float, colour: str = "black") -> None:
-    """Draw a square whose upper left corner is the edge of a pixel, not its centre."""
+    """Draw a square that begins at the edge of pixel (left, top), not at its centre."""
     corner = (left - 0.5, top - 0.5)  # imshow puts the centre of the first pixel at 0
     for line, shade in ((3.2, "white"), (1.6, colour)):
         ax.add_patch(Rectangle(corner, width, width, fill=False, edgecolor=shade, linewidth=line))
@@ -39,7 +39,7 @@ def frame(ax: Axes, left: float, top: float, width: float, colour: str = "black"
 def draw_scales(
     image: torch.Tensor, sides: Sequence[int], down: float, across: float, field: int = FIELD
 ) -> Figure:
-    """An image (1, 3, s, s) at all scales with one patch framed, and below what the patch holds."""
+    """An image (1, 3, s, s) at all scales with one patch framed, above the enlarged patches."""
     figure = Figure(figsize=(1.65 * len(sides), 3.9), layout="constrained")
     axes = figure.subplots(2, len(sides), squeeze=False)
     for n, side in enumerate(sides):
@@ -65,9 +65,9 @@ def draw_patch(
     Args:
         image: (1, 3, s, s) in [-1, 1].
         sides: of the pyramid, coarsest first.
-        scale: which of them.
-        down: how far down the patch lies, 0 to 1.
-        across: how far to the right, 0 to 1.
+        scale: number of the scale.
+        down: vertical position of the patch, from 0 (top) to 1.
+        across: horizontal position of the patch, from 0 (left) to 1.
         field: side of the patch in pixels.
     """
     side, full = sides[scale], image.shape[-1]
@@ -91,7 +91,7 @@ def draw_patch(
 def draw_changes(
     images: Mapping[str, torch.Tensor], sides: Sequence[int], curves: Mapping[str, np.ndarray]
 ) -> Figure:
-    """Changed images and, beside each, how far its patches are from those of the original.
+    """Changed images, and the distances of their patches from those of the original.
 
     Args:
         images: name -> (1, 3, s, s).
@@ -112,7 +112,9 @@ def draw_changes(
 
 
 def draw_gradients(gradients: Mapping[str, np.ndarray], row: int, column: int) -> Figure:
-    """Sizes of gradients (H, W) with respect to the input, each relative to its largest, log scale.
+    """Absolute gradients (H, W) of a logit with respect to the input, relative to their maximum.
+
+    On a logarithmic scale.
 
     The frame is the patch of the logit at ``row`` and ``column``; white is exactly 0.
     """
@@ -131,7 +133,7 @@ def draw_gradients(gradients: Mapping[str, np.ndarray], row: int, column: int) -
 
 
 def draw_field(one: np.ndarray, mean: np.ndarray, expected: np.ndarray) -> Figure:
-    """Squared gradients over the patch: of one network, their mean, expected; each has sum 1."""
+    """Squared gradients over the patch: of one network, on average, and expected; all sum to 1."""
     figure = Figure(figsize=(8.4, 2.9), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
     limits = {"vmin": 0, "vmax": max(one.max(), mean.max()), "cmap": "viridis"}
@@ -154,7 +156,7 @@ def draw_field(one: np.ndarray, mean: np.ndarray, expected: np.ndarray) -> Figur
 def draw_windows(
     image: torch.Tensor, sides: Sequence[int], down: float, across: float, field: int = FIELD
 ) -> Figure:
-    """On the full image (1, 3, s, s), what the patches of ``draw_scales`` cover."""
+    """The full image (1, 3, s, s) with the areas that the patches of ``draw_scales`` cover."""
     full = image.shape[-1]
     colours = (ANOMALOUS, OTHERS[1], OTHERS[0], NORMAL, "black", GREY)
     figure = Figure(figsize=(5.4, 2.3), layout="constrained")
@@ -174,7 +176,7 @@ def draw_windows(
 
 
 def draw_sides(factors: Sequence[float], sizes: Sequence[int]) -> Figure:
-    """Left: the sides for several wanted ratios; right: how many scales image sizes give."""
+    """Left: the sides for several scale factors; right: the number of scales of image sizes."""
     figure = Figure(figsize=(8.2, 3.1), layout="constrained")
     left, right = figure.subplots(1, 2)
     styles = (("s--", OTHERS[0]), ("o-", NORMAL), ("^:", ANOMALOUS))
@@ -213,7 +215,7 @@ def draw_wave(cycles: int, pixels: int, step: int, shown: float = 1 / 4) -> Figu
 
 
 def draw_ways(images: Mapping[str, torch.Tensor], zoom: float = 0.375) -> Figure:
-    """Images (1, 3, H, W) of any sizes, and their upper left ``zoom`` of the width below."""
+    """Images (1, 3, H, W) of any sizes, above their upper left corners (``zoom`` of the width)."""
     figure = Figure(figsize=(1.75 * len(images), 4.0), layout="constrained")
     axes = figure.subplots(2, len(images))
     for number, (name, image) in enumerate(images.items()):
@@ -275,7 +277,7 @@ def draw_kernel(
 def draw_chain(
     images: Mapping[str, torch.Tensor], periods: Sequence[int], kept: Mapping[str, Sequence[float]]
 ) -> Figure:
-    """Two images (1, 3, H, W) of one size, their difference, and what is left of waves in each."""
+    """Two images (1, 3, H, W) of one size, their difference, and how much of waves they keep."""
     figure = Figure(figsize=(9, 2.6), layout="constrained")
     axes = figure.subplots(1, len(images) + 2, width_ratios=[1] * (len(images) + 1) + [1.5])
     for ax, (name, image) in zip(axes, images.items(), strict=False):

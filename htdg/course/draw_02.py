@@ -1,9 +1,10 @@
-"""The figures of notebook 02, from plain values."""
+"""Figures of notebook 02, the transformations (paper section 3.2), made of plain values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from htdg.io.images import load_image, to_uint8
 from htdg.pyramid import resize
 from htdg.transformations import CATALOGUE, Transformation, shift_pixels
 
-#: The rows of ``draw_catalogue``: what is said of each, and the first and last number in it.
+#: The rows of ``draw_catalogue``: name, first and last number.
 ROWS = (
     ("all turns", 1, 8),
     ("shifted right,\nall turns", 9, 16),
@@ -29,7 +30,7 @@ ROWS = (
 )
 #: Side of the patches that the networks see, pixels.
 PATCH = 11
-#: What a quarter of the ring is called, beginning with gradients that point right.
+#: Names of the quarters of the ring, beginning with gradients that point right.
 DIRECTIONS = ("right", "up", "left", "down")
 
 
@@ -65,13 +66,14 @@ def frame(
 
 
 def hatch_strip(ax: Axes, top: float, left: float, height: float, width: float) -> None:
-    """Cover pixels by a hatch, which is seen on dark and on bright ones."""
-    place = {"xy": (left - 0.5, top - 0.5), "width": width, "height": height}
-    ax.add_patch(Rectangle(**place, facecolor=(1, 1, 1, 0.35), edgecolor="black", hatch="////"))
+    """Hatch pixels in a way that shows on dark and on bright ones."""
+    corner = (left - 0.5, top - 0.5)
+    style: dict[str, Any] = {"facecolor": (1, 1, 1, 0.35), "edgecolor": "black", "hatch": "////"}
+    ax.add_patch(Rectangle(corner, width, height, **style))
 
 
 def draw_row(images: Mapping[str, torch.Tensor], size: float = 1.6) -> Figure:
-    """Images (1, 3, H, W) beside each other, each below its name."""
+    """Images (1, 3, H, W) side by side, with their names above."""
     figure = Figure(figsize=(size * len(images), size + 0.08), layout="constrained")
     for ax, (name, image) in zip(
         figure.subplots(1, len(images), squeeze=False)[0], images.items(), strict=True
@@ -86,7 +88,7 @@ def draw_shift(image: torch.Tensor, copy: torch.Tensor, rows: int = 12) -> Figur
     Args:
         image: (1, 3, n, n).
         copy: (1, 3, n, n), the image with its content moved right by s = ``shift_pixels(n)``.
-        rows: how many rows of pixels are enlarged, from the middle on.
+        rows: number of rows of pixels that are enlarged, from the middle on.
     """
     n, s = image.shape[-1], shift_pixels(image.shape[-1])
     top = n // 2 - rows // 2
@@ -108,10 +110,10 @@ def draw_shift(image: torch.Tensor, copy: torch.Tensor, rows: int = 12) -> Figur
 
 
 def draw_orders(paths: Mapping[str, Sequence[tuple[str, torch.Tensor]]]) -> Figure:
-    """What comes of doing the same things in another order: one row for each order.
+    """The results of the same steps in different orders, one row an order.
 
     Args:
-        paths: name of the order -> steps, each with its name and the image (1, 3, n, n) after it.
+        paths: name of the order -> its steps: name, and the image (1, 3, n, n) after the step.
     """
     steps = max(len(path) for path in paths.values())
     figure = Figure(figsize=(1.65 * steps + 1.2, 1.65 * len(paths)), layout="constrained")
@@ -146,7 +148,7 @@ def draw_catalogue(copies: Sequence[torch.Tensor]) -> Figure:
 def draw_undone(image: torch.Tensor, t: Transformation, translation: str = "pixel") -> Figure:
     """An image (1, 3, n, n), its copy under t, and what undoing t gives back.
 
-    Hatched: in the copy, where the reflected border came in; after undoing, what is not known.
+    Hatched are, in the copy, the reflected border; after undoing, the places without values.
     """
     n, s = image.shape[-1], shift_pixels(image.shape[-1])
     copy = t.apply(image, translation)
@@ -167,9 +169,9 @@ def draw_undone(image: torch.Tensor, t: Transformation, translation: str = "pixe
 
 
 def _hatch(ax: Axes, mask: np.ndarray) -> None:
-    """Hatch the rows and columns that a mask made of whole strips covers."""
+    """Hatch the rows and columns of a mask that consists of whole strips."""
     n = len(mask)
-    rows, columns = mask.all(1), mask.all(0)
+    rows, columns = np.asarray(mask.all(1)), np.asarray(mask.all(0))
     for first, last in _runs(rows):
         hatch_strip(ax, first, 0, last - first, n)
     for first, last in _runs(columns):
@@ -178,26 +180,26 @@ def _hatch(ax: Axes, mask: np.ndarray) -> None:
 
 
 def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
-    """Start and end (not included) of each stretch of True."""
+    """Start and end (exclusive) of every run of True."""
     steps = np.diff(np.concatenate([[0], flags.astype(int), [0]]))
     return list(zip(np.flatnonzero(steps == 1), np.flatnonzero(steps == -1), strict=True))
 
 
 def draw_differences(maps: Mapping[str, np.ndarray]) -> Figure:
-    """For each translation mode, how far a copy's logits are from the image's, patch by patch.
+    """The distances between the logits of a copy and of the image, patch by patch, for every mode.
 
     Args:
-        maps: mode -> (h, w), NaN where the patch saw the reflected border.
+        maps: translation mode -> distances (h, w), NaN where the patch saw the reflected border.
     """
     figure = Figure(figsize=(2.5 * len(maps) + 1, 2.7), layout="constrained")
     axes = figure.subplots(1, len(maps), squeeze=False)[0]
     # The same scale for all; a few patches at the edge of ``stretched`` copies are beyond it.
-    high = max(float(np.nanquantile(found, 0.95)) for found in maps.values())
-    for ax, (mode, found) in zip(axes, maps.items(), strict=True):
-        shown = ax.imshow(found, cmap="viridis", vmin=0, vmax=high or 1)
-        for first, last in _runs(np.isnan(found).all(0)):
-            hatch_strip(ax, 0, first, len(found), last - first)
-        ax.set_title(f"{mode}: mean {np.nanmean(found):.3f}", fontsize=9)
+    high = max(float(np.nanquantile(distances, 0.95)) for distances in maps.values())
+    for ax, (mode, distances) in zip(axes, maps.items(), strict=True):
+        shown = ax.imshow(distances, cmap="viridis", vmin=0, vmax=high or 1)
+        for first, last in _runs(np.isnan(distances).all(0)):
+            hatch_strip(ax, 0, first, len(distances), last - first)
+        ax.set_title(f"{mode}: mean {np.nanmean(distances):.3f}", fontsize=9)
         ax.set_xlabel("column of patches", fontsize=8)
         ax.tick_params(labelsize=7)
     axes[0].set_ylabel("row of patches", fontsize=8)
@@ -212,25 +214,25 @@ def draw_search(
     place: tuple[int, int],
     errors: Mapping[str, np.ndarray],
 ) -> Figure:
-    """Where in an image a patch of its copy is found: one row for each copy.
+    """A search for a patch of a copy in the image: one row a copy.
 
     Args:
         image: (1, 3, n, n).
         copies: name -> (1, 3, n, n), the copy that the patch is taken from.
         place: top and left pixel of the patch in the copy.
-        errors: name -> (h, h), how far each patch of the image is from it.
+        errors: name -> (h, h), the distance of every patch of the image from that patch.
     """
     figure = Figure(figsize=(7.2, 2.45 * len(copies)), layout="constrained")
     axes = figure.subplots(len(copies), 3, squeeze=False)
-    high = max(float(found.max()) for found in errors.values())
+    high = max(float(distances.max()) for distances in errors.values())
     for line, (name, copy) in zip(axes, copies.items(), strict=True):
-        found = errors[name]
-        top, left = np.unravel_index(found.argmin(), found.shape)
+        distances = errors[name]
+        top, left = np.unravel_index(distances.argmin(), distances.shape)
         show_image(line[0], picture(copy), f"copy ({name}), patch at {place}")
         frame(line[0], *place, OTHERS[0])
-        shown = line[1].imshow(found, cmap="viridis", vmin=0, vmax=high)
+        shown = line[1].imshow(distances, cmap="viridis", vmin=0, vmax=high)
         line[1].plot(left, top, "o", markersize=11, markerfacecolor="none", color="white")
-        line[1].set_title(f"least {found.min():.3f} at ({top}, {left})", fontsize=8)
+        line[1].set_title(f"least {distances.min():.3f} at ({top}, {left})", fontsize=8)
         line[1].set_xticks([])
         line[1].set_yticks([])
         show_image(line[2], picture(image), "image, the nearest patch")
@@ -243,7 +245,7 @@ def draw_search(
 def draw_spectrum(
     frequencies: np.ndarray, measured: Mapping[str, np.ndarray], expected: np.ndarray
 ) -> Figure:
-    """The share of power that copies keep at each frequency along x (cycles a pixel)."""
+    """The share of power that copies keep, over the frequency along x (cycles a pixel)."""
     figure = Figure(figsize=(5.4, 2.9), layout="constrained")
     ax = figure.subplots()
     for (name, kept), colour, marker in zip(measured.items(), OTHERS, "os", strict=False):
@@ -260,7 +262,7 @@ def draw_spectrum(
 def draw_directions(
     crops: Mapping[str, torch.Tensor], shares: Mapping[str, Sequence[np.ndarray]]
 ) -> Figure:
-    """How gradients are spread over directions, before and after a quarter turn.
+    """Histograms of the directions of gradients, before and after a quarter turn.
 
     Args:
         crops: texture -> an image of it (1, 3, n, n), drawn above.
@@ -269,12 +271,12 @@ def draw_directions(
     """
     figure = Figure(figsize=(2.5 * len(shares) + 0.4, 4.2), layout="constrained")
     above, below = figure.subplots(2, len(shares), sharey="row", height_ratios=(1, 1.2))
-    for top, ax, (name, found) in zip(above, below, shares.items(), strict=True):
+    for top, ax, (name, (before, after)) in zip(above, below, shares.items(), strict=True):
         show_image(top, picture(crops[name]), name)
-        edges = np.linspace(0, 360, len(found[0]) + 1)
+        edges = np.linspace(0, 360, len(before) + 1)
         for share, colour, style, label in (
-            (found[0], NORMAL, "-", "as photographed"),
-            (found[1], OTHERS[0], "--", "after a quarter turn"),
+            (before, NORMAL, "-", "as photographed"),
+            (after, OTHERS[0], "--", "after a quarter turn"),
         ):
             ax.stairs(100 * share, edges, color=colour, linestyle=style, linewidth=1.6, label=label)
         ax.set_xlim(0, 360)
@@ -292,17 +294,17 @@ def draw_votes(votes: Mapping[str, Mapping[str, float]], chance: float) -> Figur
     """Mean votes of several kinds of images, for several textures, as points.
 
     Args:
-        votes: texture -> what voted -> mean vote, in [0, 1].
-        chance: what guessing gets.
+        votes: texture -> kind of image -> mean vote, in [0, 1].
+        chance: the mean vote of guessing.
     """
     figure = Figure(figsize=(6.2, 2.6), layout="constrained")
     ax = figure.subplots()
-    # The first is a larger hollow square, so that what coincides with it is seen, too.
+    # The first is a larger hollow square, so that a point at the same place is seen, too.
     looks = (("s", OTHERS[1], 13), ("^", GREY, 8), ("o", NORMAL, 8))
-    for row, found in enumerate(votes.values()):
-        for (name, value), (marker, colour, size) in zip(found.items(), looks, strict=False):
+    for row, values in enumerate(votes.values()):
+        for (name, value), (marker, colour, size) in zip(values.items(), looks, strict=False):
             label, fill = name if row == 0 else None, "none" if marker == "s" else colour
-            look = {"color": colour, "markersize": size, "markerfacecolor": fill}
+            look: dict[str, Any] = {"color": colour, "markersize": size, "markerfacecolor": fill}
             ax.plot(value, row, marker, label=label, markeredgewidth=2, **look)
     ax.axvline(chance, color=GREY, linestyle=":", label=f"guessing ({chance:.2f})")
     ax.set_yticks(range(len(votes)), list(votes))
@@ -315,7 +317,7 @@ def draw_votes(votes: Mapping[str, Mapping[str, float]], chance: float) -> Figur
 
 
 def describe(t: Transformation) -> str:
-    """Which number a transformation has, in one line, or that it has none."""
+    """One line on a transformation: its number in the catalogue, or that it has none."""
     number = number_of(t)
     if number:
         return f"$T_{{{number}}}$: {t}"
@@ -332,8 +334,10 @@ def draw_builder(
     image = example_image()
     figure = Figure(figsize=(5.2, 3.1), layout="constrained")
     axes = figure.subplots(1, 2)
-    found = number_of(t) is not None
+    in_catalogue = number_of(t) is not None
     show_image(axes[0], picture(image), "image")
-    show_image(axes[1], picture(t.apply(image, translation)), "copy", NORMAL if found else GREY)
+    show_image(
+        axes[1], picture(t.apply(image, translation)), "copy", NORMAL if in_catalogue else GREY
+    )
     figure.suptitle(describe(t).replace(": ", "\n"), fontsize=10)
     return figure

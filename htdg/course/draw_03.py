@@ -1,4 +1,4 @@
-"""The figures of notebook 03: pure functions of plain values."""
+"""Figures of notebook 03, training (paper section 3.2), made of plain values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATCH = 11
 
 
 def turned_corner(corner: tuple[int, int], k: int, patches: int) -> tuple[int, int]:
-    """Where the patch at ``corner`` lies after k quarter turns, counter-clockwise.
+    """The corner of the patch at ``corner`` after k quarter turns of the image, counter-clockwise.
 
     ``corner`` is (row, column) of its upper left pixel, and also its place in a map of patches x
     patches logits, which turns with the image.
@@ -34,12 +34,12 @@ def questions_figure(
     probabilities: np.ndarray,
     names: Sequence[str],
 ) -> Figure:
-    """Transformed copies with one patch framed in each, above what D says of that patch.
+    """Transformed copies with one patch framed, above D's probabilities for that patch.
 
     Args:
         copies: (M, H, W, 3) uint8, the image under T_1 .. T_M.
-        corners: upper left corner (row, column) of the patch in each copy.
-        probabilities: (M, M + 1), what D gives to each class for that patch.
+        corners: upper left corner (row, column) of the patch in every copy.
+        probabilities: (M, M + 1), of the classes for that patch, from D.
         names: of the M + 1 classes.
     """
     count = len(copies)
@@ -62,7 +62,7 @@ def questions_figure(
 
 
 def losses_figure(history: Mapping[str, np.ndarray], n_transformations: int) -> Figure:
-    """The losses of one scale: cross-entropies on the left, the reconstruction's on the right."""
+    """The losses of one scale: cross-entropies on the left, reconstruction on the right."""
     figure = Figure(figsize=(7.2, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.4, 1))
     iterations = np.arange(1, len(history["d_real"]) + 1)
@@ -82,7 +82,7 @@ def losses_figure(history: Mapping[str, np.ndarray], n_transformations: int) -> 
 
 
 def row_figure(images: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
-    """Images (uint8) side by side, each with its title."""
+    """Images (uint8) side by side, with their titles."""
     figure = Figure(figsize=(1.55 * len(images), 1.8), layout="constrained")
     axes = figure.subplots(1, len(images), squeeze=False)[0]
     for ax, image, title in zip(axes, images, titles, strict=True):
@@ -93,7 +93,7 @@ def row_figure(images: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
 def missing_figure(
     real: np.ndarray, rebuilt: np.ndarray, missing: np.ndarray, sigma: float
 ) -> Figure:
-    """What the coarser scales' reconstruction lacks at a scale.
+    """The difference between a scale's image and the reconstruction from the coarser scales.
 
     Args:
         real: (H, W, 3) uint8, the training image at the scale.
@@ -131,23 +131,26 @@ def growth_figure(moments: Sequence[Moment]) -> Figure:
     return figure
 
 
-def confusion_matrix(said: np.ndarray, true: np.ndarray, classes: int) -> np.ndarray:
-    """(classes, classes): row t holds which share of the patches of class t was given each class.
+def confusion_matrix(named: np.ndarray, true: np.ndarray, classes: int) -> np.ndarray:
+    """The confusion matrix: row t holds the shares of the patches of class t that D names so.
 
     Args:
-        said: the class that D gives to each patch, any shape.
-        true: the class that it is, the same shape.
-        classes: how many there are; a class without patches has a row of zeros.
+        named: the class that D gives to every patch, any shape.
+        true: the true class of the patch, the same shape.
+        classes: number of classes; one without patches has a row of zeros.
+
+    Returns:
+        (classes, classes), in [0, 1].
     """
     counts = np.zeros((classes, classes))
-    np.add.at(counts, (true.ravel(), said.ravel()), 1)
+    np.add.at(counts, (true.ravel(), named.ravel()), 1)
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
 def confusion_figure(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
-    """Confusion matrices side by side, with their titles; rows are what patches truly are.
+    """Confusion matrices side by side, with their titles; rows are the true classes.
 
-    A matrix may be smaller than there are names: then it is of the first ones.
+    A matrix with fewer classes than names is about the first ones.
     """
     figure = Figure(figsize=(2.5 * len(matrices) + 0.9, 3.4), layout="constrained")
     axes = figure.subplots(1, len(matrices), squeeze=False)[0]
@@ -166,7 +169,7 @@ def _draw_matrix(ax: Axes, matrix: np.ndarray, names: Sequence[str]) -> None:
     ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))  # boxes of one size
     ax.spines[:].set_visible(False)
     ax.set_yticks(range(rows), names[:rows], fontsize=8)
-    # A lower matrix keeps its words below its own last row, not below the empty place.
+    # The labels of a smaller matrix belong below its last row, not below the empty place.
     ax.spines.bottom.set_position(("data", rows - 0.5))
     ax.set_xticks(range(columns), names[:columns], fontsize=8, rotation=60)
     for i in range(rows):

@@ -1,4 +1,4 @@
-"""The figures of notebook 04, from votes to a score. Every function returns a new figure."""
+"""Figures of notebook 04, from votes to a score (paper section 3.2), made of plain values."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, show_image
 
 #: Side of a patch in pixels: the receptive field of the discriminator.
 FIELD = 11
-#: What stands beside the votes of the four turns.
+#: Labels of the votes under the four turns.
 TURNS = ("0°", "90°", "180°", "270°")
 
 
 def patch_at(down: float, across: float, h: int) -> tuple[int, int]:
-    """Row and column of the patch at this share of the way down and across, both 0 to 1."""
+    """Row and column of a patch: ``down`` and ``across`` run from 0 (top, left) to 1."""
     return round(down * (h - 1)), round(across * (h - 1))
 
 
 def frame_patch(ax: Axes, row: float, column: float, colour: str = ANOMALOUS) -> None:
-    """Draw the border of the patch whose upper left pixel this is."""
+    """Draw the border of the patch with this upper left pixel."""
     corner = (column - 0.5, row - 0.5)  # imshow puts the centre of the first pixel at 0
     for line, shade in ((3.2, "white"), (1.6, colour)):
         ax.add_patch(Rectangle(corner, FIELD, FIELD, fill=False, edgecolor=shade, linewidth=line))
@@ -49,7 +49,7 @@ def write_numbers(ax: Axes, table: np.ndarray, decimals: int, shown: AxesImage) 
 
 
 def frame_cells(ax: Axes, cells: Sequence[tuple[int, int]], colour: str = ANOMALOUS) -> None:
-    """Draw the border of these (row, column) of a heat map."""
+    """Draw the borders of some cells (row, column) of a heat map."""
     for row, column in cells:
         corner = (column - 0.5, row - 0.5)
         ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=colour, linewidth=2.4))
@@ -70,15 +70,15 @@ def draw_logits(
     logits: np.ndarray,
     probabilities: np.ndarray,
 ) -> Figure:
-    """One patch, its turned copies, their logits and the softmax over the first M of them.
+    """One patch, its turned copies, their logits, and the softmax over the first M classes.
 
     Args:
         image: (H, W, 3) uint8, with the patch at ``row`` and ``column``.
         row: of its upper left pixel.
         column: of its upper left pixel.
         patches: (M, 11, 11, 3) uint8, the turned copies.
-        logits: (M, M + 1), a row a copy, the last column for "generated".
-        probabilities: (M, M); the votes stand on the diagonal and are framed.
+        logits: (M, M + 1), one row a copy; the last column is the class "generated".
+        probabilities: (M, M); the votes are on the diagonal and framed.
     """
     m = len(patches)
     figure = Figure(figsize=(8.8, 2.8), layout="constrained")
@@ -108,7 +108,7 @@ def draw_logits(
 
 
 def draw_confusions(tables: Mapping[str, np.ndarray]) -> Figure:
-    """Mean probabilities (M, M) by name: rows are the turns made, columns the classes."""
+    """Mean probabilities (M, M) by name: rows are the true turns, columns the classes."""
     figure = Figure(figsize=(2.8 * len(tables) + 0.8, 2.9), layout="constrained")
     axes = figure.subplots(1, len(tables), squeeze=False)[0]
     for ax, (name, table) in zip(axes, tables.items(), strict=True):
@@ -134,7 +134,7 @@ def draw_vote_maps(
     Args:
         image: (H, H, 3) uint8.
         copies: (M, H, H, 3) uint8.
-        maps: (M, h, h) the votes as they come.
+        maps: (M, h, h) the votes in the coordinates of the copies.
         located: (M, h, h) the same in image coordinates.
     """
     m = len(copies)
@@ -172,26 +172,33 @@ def draw_patch(
     Args:
         images: (H, H, 3) uint8 for every scale.
         votes: (M, h, h) for every scale, in image coordinates.
-        scale: which of them, 0 is the coarsest.
-        down: how far down the patch lies, 0 to 1.
-        across: how far to the right, 0 to 1.
+        scale: number of the scale, 0 is the coarsest.
+        down: vertical position of the patch, from 0 (top) to 1.
+        across: horizontal position of the patch, from 0 (left) to 1.
     """
     image, of_scale = images[scale], votes[scale]
     m, h = of_scale.shape[:2]
     row, column = patch_at(down, across, h)
-    own = of_scale[:, row, column]
+    patch_votes = of_scale[:, row, column]
     figure = Figure(figsize=(7.8, 2.9), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.35))
     show_image(left, image, f"scale {scale}: {len(image)} x {len(image)} px")
     frame_patch(left, row, column)
     enlarged = image[row : row + FIELD, column : column + FIELD]
     show_image(middle, enlarged, f"the patch at row {row}, column {column}", ANOMALOUS)
-    right.bar(range(m), own, color=NORMAL, width=0.65)
-    for k, vote in enumerate(own):
+    right.bar(range(m), patch_votes, color=NORMAL, width=0.65)
+    for k, vote in enumerate(patch_votes):
         written = right.text(k, vote + 0.02, f"{vote:.2f}", ha="center", fontsize=8)
-        written.set_bbox({"color": "white", "pad": 0.5})  # the lines must not strike it through
+        written.set_bbox(
+            {"color": "white", "pad": 0.5}
+        )  # the number stays readable where lines cross it
     right.axhline(1 / m, color=GREY, linestyle=":", label=f"knows nothing (1/{m})")
-    right.axhline(own.mean(), color=ANOMALOUS, linestyle="--", label=f"mean vote {own.mean():.2f}")
+    right.axhline(
+        patch_votes.mean(),
+        color=ANOMALOUS,
+        linestyle="--",
+        label=f"mean vote {patch_votes.mean():.2f}",
+    )
     right.set_xticks(range(m), TURNS[:m])
     right.set(ylim=(0, 1.4), yticks=np.arange(0, 1.01, 0.25), xlabel="turned by")
     right.set_ylabel("vote for the turn made")
@@ -202,13 +209,13 @@ def draw_patch(
 def draw_lowest(
     means: np.ndarray, labels: np.ndarray, fractions: Sequence[float], aurocs: Sequence[float]
 ) -> Figure:
-    """What averaging only the lowest votes changes.
+    """Means of the lowest votes, and the AUROC, over the share of the votes that counts.
 
     Args:
-        means: (F, B), for each fraction and image the mean of its lowest votes, in [0, 1].
+        means: (F, B), the mean of the lowest votes for every fraction and image, in [0, 1].
         labels: (B,) 0 normal, 1 anomalous.
         fractions: F of them, in (0, 1].
-        aurocs: of the F fractions.
+        aurocs: (F,), of the fractions.
     """
     labels, per_cent = np.asarray(labels), 100 * np.asarray(fractions)
     figure = Figure(figsize=(8.4, 3.0), layout="constrained")
@@ -217,8 +224,8 @@ def draw_lowest(
         (0, "normal images", NORMAL, "o-", None),
         (1, "anomalous images", ANOMALOUS, "s--", "///"),
     ):
-        mine = means[:, labels == label]
-        low, middle, high = np.quantile(mine, (0.25, 0.5, 0.75), axis=1)
+        members = means[:, labels == label]
+        low, middle, high = np.quantile(members, (0.25, 0.5, 0.75), axis=1)
         left.fill_between(per_cent, low, high, color=colour, alpha=0.2, hatch=hatch, linewidth=0)
         left.plot(per_cent, middle, style, color=colour, markersize=4, label=name)
     left.set_ylabel("mean of the lowest votes")
@@ -242,7 +249,7 @@ def rates(labels: np.ndarray, scores: np.ndarray, threshold: float) -> tuple[flo
 
 
 def draw_threshold(labels: np.ndarray, scores: np.ndarray, threshold: float) -> Figure:
-    """All scores with a threshold between them, and the point of the ROC curve that it makes."""
+    """All scores with a threshold, and the point of the ROC curve that belongs to it."""
     labels, scores = np.asarray(labels), np.asarray(scores)
     figure = Figure(figsize=(8.2, 3.3), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
@@ -250,16 +257,16 @@ def draw_threshold(labels: np.ndarray, scores: np.ndarray, threshold: float) -> 
     left.axvspan(threshold, 2, color=GREY, alpha=0.15, linewidth=0)
     left.axvline(threshold, color="black", linewidth=1)
     rows = ((0, "normal", NORMAL, "o"), (1, "anomalous", ANOMALOUS, "^"))
-    told = []
+    tick_labels = []
     for label, name, colour, marker in rows:
-        mine = scores[labels == label]
-        heights = label + rng.uniform(-0.22, 0.22, len(mine))
-        left.plot(mine, heights, marker, color=colour, markersize=5, alpha=0.8)
-        flagged = int((mine >= threshold).sum())
-        told.append(f"{name}:\n{flagged} of {len(mine)}\nflagged")
+        members = scores[labels == label]
+        heights = label + rng.uniform(-0.22, 0.22, len(members))
+        left.plot(members, heights, marker, color=colour, markersize=5, alpha=0.8)
+        flagged = int((members >= threshold).sum())
+        tick_labels.append(f"{name}:\n{flagged} of {len(members)}\nflagged")
     margin = 0.06 * (scores.max() - scores.min())
     left.set(xlim=(scores.min() - margin, scores.max() + margin), ylim=(-0.45, 1.45))
-    left.set_yticks((0, 1), told, fontsize=9)
+    left.set_yticks((0, 1), tick_labels, fontsize=9)
     left.tick_params(axis="y", length=0)
     left.set_xlabel("anomaly score (grey: flagged)")
     limits = [np.inf, *np.unique(scores)[::-1]]
@@ -306,9 +313,9 @@ def draw_pairs(labels: np.ndarray, scores: np.ndarray) -> Figure:
 def draw_aurocs(
     tables: Mapping[str, tuple[np.ndarray, Sequence[str], Sequence[str], str]],
 ) -> Figure:
-    """Heat maps of AUROCs by title, each with names of rows and columns and the columns' label.
+    """Heat maps of AUROCs by title, with names of rows and columns and a label of the columns.
 
-    The last row and the last column stand for all of them together and are set apart by a line.
+    The last row and the last column are about all together, and set apart by a line.
     """
     figure = Figure(figsize=(4.1 * len(tables) + 0.6, 2.9), layout="constrained")
     axes = figure.subplots(1, len(tables), squeeze=False)[0]

@@ -1,8 +1,9 @@
-"""The figures of notebook 05, defect detection. Every function returns a new figure or values."""
+"""Figures of notebook 05, defect detection (paper sections 3.2 and 3.3), made of plain values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +15,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from htdg.evaluation.pixel_metrics import FPR_LIMIT
 from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, OTHERS, outline, overlay, show_image
 
-#: Colour, line and marker of each kind of defect.
+#: Colour, line and marker of the kinds of defects.
 STYLES = {
     "scratch": (NORMAL, "-", "o"),
     "hole": (ANOMALOUS, "--", "s"),
@@ -45,11 +46,11 @@ def draw_defects(
 def draw_fractions(
     fractions: Sequence[float], curves: Mapping[str, Sequence[float]], paper: Mapping[float, float]
 ) -> Figure:
-    """AUROC over the share of the votes that counts: of each kind here, and the paper's Table 7.
+    """AUROC over the share of the votes that counts: of every kind, and from the paper's Table 7.
 
     Args:
         fractions: in (0, 1], rising.
-        curves: kind of defect -> one AUROC in [0, 1] for each fraction.
+        curves: kind of defect -> the AUROCs, in [0, 1], at these fractions.
         paper: per cent of the votes -> AUROC in per cent.
     """
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
@@ -78,11 +79,11 @@ def draw_undo(
     """An image, its copy, the copy brought back, and the patches that have a vote.
 
     Args:
-        image: (H, H), as all others in grey values of any range.
+        image: (H, H); grey values of any range, as in all the other arrays.
         copy: (H, H).
         undone: (H, H), the copy brought back.
-        defined: (H, H) bool, where it shows the image; the rest is hatched.
-        votes: (h, h) bool, which patches of the image have a vote, a rectangle of them; it is drawn
+        defined: (H, H) bool, where ``undone`` shows the image; the rest is hatched.
+        votes: (h, h) bool, the patches that have a vote. They form a rectangle, which is drawn
             around their centres.
     """
     figure = Figure(figsize=(8.6, 2.75), layout="constrained")
@@ -96,26 +97,26 @@ def draw_undo(
     hatch(axes[2], ~defined)
     ys, xs = np.nonzero(votes)
     corner = (xs.min() + RADIUS - 0.5, ys.min() + RADIUS - 0.5)
-    size = np.ptp(xs) + 1, np.ptp(ys) + 1
-    style = {"facecolor": (*to_rgb(OTHERS[0]), 0.4), "edgecolor": OTHERS[0], "linewidth": 2}
-    axes[3].add_patch(Rectangle(corner, *size, **style))
+    size = int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1
+    style: dict[str, Any] = {"edgecolor": OTHERS[0], "linewidth": 2}
+    axes[3].add_patch(Rectangle(corner, *size, facecolor=(*to_rgb(OTHERS[0]), 0.4), **style))
     return figure
 
 
 def hatch(ax: Axes, where: np.ndarray) -> None:
-    """Draw the smallest rectangle around the True pixels, white and hatched; nothing if none is."""
+    """Draw the smallest rectangle around the True pixels, white and hatched, if there are any."""
     if where.any():
         ys, xs = np.nonzero(where)
-        size = np.ptp(xs) + 1, np.ptp(ys) + 1
+        size = int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1
         corner = (xs.min() - 0.5, ys.min() - 0.5)
-        style = {"facecolor": "white", "edgecolor": GREY, "hatch": "////"}
+        style: dict[str, Any] = {"facecolor": "white", "edgecolor": GREY, "hatch": "////"}
         ax.add_patch(Rectangle(corner, *size, **style))
 
 
 def draw_turns(image: np.ndarray, maps: np.ndarray, located: np.ndarray) -> Figure:
-    """Votes of turned copies as they come (above) and brought back (below), and their mean.
+    """Votes of turned copies (above), the same in the coordinates of the image (below), their mean.
 
-    Votes have the colours of 0 to 1, but the mean those from its least to its greatest value.
+    The colours of the votes run from 0 to 1, those of the mean from its minimum to its maximum.
 
     Args:
         image: (H, H, 3) uint8.
@@ -126,8 +127,8 @@ def draw_turns(image: np.ndarray, maps: np.ndarray, located: np.ndarray) -> Figu
     figure = Figure(figsize=(1.45 * (count + 1) + 0.8, 3.3), layout="constrained")
     axes = figure.subplots(2, count + 1)
     for k in range(count):
-        for ax, found, name in ((axes[0, k], maps[k], "copy"), (axes[1, k], located[k], "undone")):
-            shown = ax.imshow(found, cmap="viridis", vmin=0, vmax=1)
+        for ax, votes, name in ((axes[0, k], maps[k], "copy"), (axes[1, k], located[k], "undone")):
+            shown = ax.imshow(votes, cmap="viridis", vmin=0, vmax=1)
             ax.set_title(f"turn {90 * k}°, {name}", fontsize=8)
     show_image(axes[0, count], image, "the image")
     mean = located.mean(0)
@@ -140,15 +141,15 @@ def draw_turns(image: np.ndarray, maps: np.ndarray, located: np.ndarray) -> Figu
 
 
 def draw_spread(weights: Mapping[int, np.ndarray]) -> Figure:
-    """How much each pixel takes from one patch: side of the scale -> (side, side) weights.
+    """The weights of one patch's vote in the pixels of the map: side of the scale -> (side, side).
 
     Scales are drawn equally large, since they show the same image.
     """
     figure = Figure(figsize=(2.6 * len(weights) + 0.9, 2.7), layout="constrained")
     axes = figure.subplots(1, len(weights), squeeze=False)[0]
     highest = max(w.max() for w in weights.values())
-    for ax, (side, found) in zip(axes, weights.items(), strict=True):
-        shown = ax.imshow(found, cmap="viridis", vmin=0, vmax=highest)
+    for ax, (side, kernel) in zip(axes, weights.items(), strict=True):
+        shown = ax.imshow(kernel, cmap="viridis", vmin=0, vmax=highest)
         ax.set_title(f"scale of {side} px", fontsize=9)
         ax.set(xlabel="column (px)", ylabel="row (px)")
     figure.colorbar(shown, ax=axes, label="weight of the vote", fraction=0.05)
@@ -164,23 +165,25 @@ def draw_scales(
     axes = figure.subplots(1, count)
     show_image(axes[0], image, "image, true defect")
     outline(axes[0], mask)
-    maps = {**{f"{side} px": found for side, found in per_scale.items()}, "anomaly map": whole}
+    maps = {**{f"{side} px": votes for side, votes in per_scale.items()}, "anomaly map": whole}
     low, high = min(m.min() for m in maps.values()), max(m.max() for m in maps.values())
-    for ax, (name, found) in zip(axes[1:], maps.items(), strict=True):
-        shown = ax.imshow(found, cmap="viridis", vmin=low, vmax=high)
+    for ax, (name, votes) in zip(axes[1:], maps.items(), strict=True):
+        shown = ax.imshow(votes, cmap="viridis", vmin=low, vmax=high)
         ax.set_title(name, fontsize=8)
         ax.set(xticks=[], yticks=[])
     figure.colorbar(shown, ax=axes[1:], label="1 - mean vote", fraction=0.05)
     return figure
 
 
-def draw_regions(mask: np.ndarray, maps: Mapping[str, np.ndarray], told: Sequence[str]) -> Figure:
-    """A mask and made-up anomaly maps for it, each with a line of figures below its name."""
+def draw_regions(
+    mask: np.ndarray, maps: Mapping[str, np.ndarray], figures: Sequence[str]
+) -> Figure:
+    """A mask and made-up anomaly maps for it, with their names and a line of ``figures`` above."""
     figure = Figure(figsize=(2.5 * (len(maps) + 1), 3.1), layout="constrained")
     axes = figure.subplots(1, len(maps) + 1)
     show_image(axes[0], mask * np.uint8(255), "the mask:\none large region, five small ones")
-    for ax, (name, found), line in zip(axes[1:], maps.items(), told, strict=True):
-        ax.imshow(found, cmap="viridis", vmin=0, vmax=1)
+    for ax, (name, anomaly_map), line in zip(axes[1:], maps.items(), figures, strict=True):
+        ax.imshow(anomaly_map, cmap="viridis", vmin=0, vmax=1)
         outline(ax, mask)
         ax.set_title(f"{name}\n{line}", fontsize=8)
         ax.set(xticks=[], yticks=[])
@@ -190,11 +193,11 @@ def draw_regions(mask: np.ndarray, maps: Mapping[str, np.ndarray], told: Sequenc
 def draw_pixel_curves(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], points: int = 400
 ) -> Figure:
-    """True positive rate and mean region overlap over the false positive rate, for each kind.
+    """True positive rate and mean region overlap over the false positive rate, for every kind.
 
     Args:
         curves: kind of defect -> false positive rate, true positive rate, overlap, all rising.
-        points: how many of each curve to draw.
+        points: number of points that are drawn of a curve.
     """
     figure = Figure(figsize=(7.4, 3.0), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
@@ -216,7 +219,7 @@ def draw_pixel_curves(
 
 
 def draw_thresholds(groups: Mapping[str, np.ndarray], thresholds: Mapping[str, float]) -> Figure:
-    """Scores of groups of images, a row of dots each, and thresholds as named upright lines."""
+    """Scores of groups of images as rows of dots, and thresholds as vertical lines with names."""
     figure = Figure(figsize=(8.2, 0.62 * len(groups) + 1.5), layout="constrained")
     ax = figure.subplots()
     rng = np.random.default_rng(0)
@@ -244,16 +247,16 @@ def draw_overlays(
     """Grey images (H, W) with maps and thresholds laid over, true defects outlined in blue."""
     figure = Figure(figsize=(1.75 * len(images), 2.1), layout="constrained")
     axes = figure.subplots(1, len(images), squeeze=False)[0]
-    for ax, image, found, mask, kind in zip(axes, images, maps, masks, kinds, strict=True):
-        laid = overlay(np.stack([image] * 3, -1), found, threshold)
-        show_image(ax, laid, f"{kind}: {(found > threshold).sum()} px flagged")
+    for ax, image, anomaly_map, mask, kind in zip(axes, images, maps, masks, kinds, strict=True):
+        overlaid = overlay(np.stack([image] * 3, -1), anomaly_map, threshold)
+        show_image(ax, overlaid, f"{kind}: {(anomaly_map > threshold).sum()} px flagged")
         if mask is not None:
             outline(ax, mask, NORMAL)  # red would be lost on a vermillion overlay
     return figure
 
 
 def counted(located: np.ndarray, fraction: float) -> np.ndarray:
-    """In how many of the M maps (M, h, h) each patch is among the lowest votes: (h, h)."""
+    """The number of maps (M, h, h) in which a patch is among the lowest votes: (h, h)."""
     flat = located.reshape(len(located), -1)
     count = max(1, int(flat.shape[1] * fraction))
     lowest = np.argpartition(flat, count - 1, axis=1)[:, :count]
@@ -273,10 +276,10 @@ def draw_play(
 
     Args:
         images: all test images, (H, W) uint8.
-        masks: (H, W) bool or None, of each.
-        kinds: ``"good"`` or the kind of defect, of each.
+        masks: their masks, (H, W) bool or None.
+        kinds: ``"good"``, or the kind of defect.
         located: (B, M, h, h) votes of the finest scale, in image coordinates.
-        scores: fraction -> the anomaly score of each image.
+        scores: fraction -> the anomaly scores of the images.
         fraction: of the votes that count.
         number: of the image.
     """
@@ -285,8 +288,9 @@ def draw_play(
     figure = Figure(figsize=(9.3, 2.7), layout="constrained")
     axes = figure.subplots(1, 4, width_ratios=(1, 1.15, 1.2, 1))
     show_image(axes[0], images[number], f"image {number}: {kinds[number]}")
-    if masks[number] is not None:
-        outline(axes[0], masks[number])
+    mask = masks[number]
+    if mask is not None:
+        outline(axes[0], mask)
     m, h = located.shape[1:3]
     patches = max(1, int(h * h * fraction))
     shown = axes[1].imshow(counted(located[number], fraction), cmap="viridis", vmin=0, vmax=m)
@@ -298,8 +302,10 @@ def draw_play(
     rng = np.random.default_rng(0)
     heights = labels + rng.uniform(-0.25, 0.25, len(labels))
     for label, colour, marker in ((0, NORMAL, "o"), (1, ANOMALOUS, "x")):
-        mine = labels == label
-        axes[2].plot(values[mine], heights[mine], marker, color=colour, markersize=4, alpha=0.6)
+        members = labels == label
+        axes[2].plot(
+            values[members], heights[members], marker, color=colour, markersize=4, alpha=0.6
+        )
     ring = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": "black"}
     axes[2].plot(values[number], heights[number], "o", **ring)
     axes[2].set_yticks([0, 1], ["normal", "defect"])

@@ -1,4 +1,4 @@
-"""The figures of notebook 06, few shots and ablations, and the statistics that they draw."""
+"""Figures of notebook 06, few shots and ablations (paper section 4), and their statistics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, OTHERS, show_image
 
-#: Colour and marker of each draw, or of each data set of the paper.
+#: Colours and markers of the draws, or of the paper's data sets.
 LOOKS = (
     *((NORMAL, "o"), (ANOMALOUS, "s"), (OTHERS[0], "^"), (OTHERS[1], "D"), ("black", "v")),
     *(("#E69F00", "P"), ("#56B4E9", "X"), (GREY, "*")),
@@ -29,14 +29,14 @@ def bootstrap_aurocs(
     repeats: int = 2000,
     seed: int = 0,
 ) -> np.ndarray:
-    """AUROCs of test sets that are drawn, with replacement, from the one there is: (repeats,).
+    """AUROCs of test sets drawn with replacement from the real one (bootstrap): (repeats,).
 
-    Each has as many normal and as many anomalous images as the real one.
+    A drawn test set has as many normal and as many anomalous images as the real one.
 
     Args:
-        labels: (B,) 0 normal, 1 anomalous, both kinds.
+        labels: (B,) 0 normal, 1 anomalous; there must be both.
         scores: (B,) anomaly scores.
-        repeats: how many test sets to draw.
+        repeats: number of test sets to draw.
         seed: of the draws.
     """
     labels, scores = np.asarray(labels), np.asarray(scores)
@@ -44,20 +44,20 @@ def bootstrap_aurocs(
     above, ties = odd[None] > good[:, None], odd[None] == good[:, None]
     wins = above + 0.5 * ties  # (normal, anomalous): the pairs that the AUROC counts
     rng = np.random.default_rng(seed)
-    # How often each image is drawn: a pair counts as often as both together.
+    # How often an image is drawn; a pair counts the product of both numbers.
     times = [rng.multinomial(n, np.full(n, 1 / n), repeats) for n in wins.shape]
     return np.sum((times[0] @ wins) * times[1], 1) / wins.size
 
 
 def draws_needed(difference: float, deviation: float) -> int:
-    """From how many draws on two standard errors are no more than the difference; at least 2.
+    """The least number of draws, 2 or more, whose two standard errors do not exceed the difference.
 
     Args:
         difference: mean of the paired differences, not 0; its sign does not matter.
         deviation: their standard deviation, at least 0.
 
     Raises:
-        ValueError: the difference is 0, which no number of draws can tell from nothing.
+        ValueError: the difference is 0.
     """
     if difference == 0:
         raise ValueError("difference is 0, but it must not be.")
@@ -75,7 +75,7 @@ def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np
 
 
 def draw_inputs(inputs: np.ndarray) -> Figure:
-    """What the generator gets of each training image: (K, 4, H, W), red to blue in [-1, 1]."""
+    """The generator's input for every training image: (K, 4, H, W), red to blue in [-1, 1]."""
     names = ("red", "green", "blue", "number of the image")
     figure = Figure(figsize=(6.0, 1.5 * len(inputs)), layout="constrained")
     axes = figure.subplots(len(inputs), 4, squeeze=False)
@@ -91,20 +91,20 @@ def draw_inputs(inputs: np.ndarray) -> Figure:
 
 
 def draw_numbers(
-    training: np.ndarray, own: np.ndarray, other: np.ndarray, errors: np.ndarray
+    training: np.ndarray, own_number: np.ndarray, number_zero: np.ndarray, errors: np.ndarray
 ) -> Figure:
-    """Training images (K, H, W, 3) uint8, rebuilt with their own number, and all with number 0.
+    """Training images, rebuilt with their own number, and all with number 0: (K, H, W, 3) uint8.
 
     ``errors`` (2, K) are the mean squared errors of the second and the third row.
     """
     count = len(training)
     figure = Figure(figsize=(1.5 * count + 1.4, 4.6), layout="constrained")
     axes = figure.subplots(3, count, squeeze=False)
-    for row, images in zip(axes, (training, own, other), strict=True):
+    for row, images in zip(axes, (training, own_number, number_zero), strict=True):
         for ax, image in zip(row, images, strict=True):
             show_image(ax, image)
-    for row, found in zip(axes[1:], errors, strict=True):
-        for ax, error in zip(row, found, strict=True):
+    for row, row_errors in zip(axes[1:], errors, strict=True):
+        for ax, error in zip(row, row_errors, strict=True):
             ax.set_title(f"error {error:.3f}", fontsize=8)
     for ax, name in zip(axes[:, 0], ("training image", "its own number", "number 0"), strict=True):
         ax.set_ylabel(name, fontsize=8)
@@ -113,24 +113,24 @@ def draw_numbers(
 
 def draw_shots(
     shots: Sequence[int],
-    found: np.ndarray,
+    aurocs: np.ndarray,
     paper: Mapping[str, tuple[Sequence[float], Sequence[float]]],
 ) -> Figure:
     """AUROC over the number of training images: every draw here, and the paper's averages.
 
     Args:
-        shots: K of each column.
-        found: (draws, len(shots)) AUROCs in [0, 1]; a row is one draw, joined by a line.
-        paper: data set -> mean AUROC and standard deviation for each K, in per cent.
+        shots: the numbers K of training images.
+        aurocs: (draws, len(shots)), in [0, 1]; a row is one draw, joined by a line.
+        paper: data set -> mean AUROCs and standard deviations for these K, in per cent.
     """
     figure = Figure(figsize=(9.6, 3.3), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(shots))
-    for number, row in enumerate(found):
+    for number, row in enumerate(aurocs):
         colour, marker = LOOKS[number % len(LOOKS)]
         style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 0.9}
         left.plot(places, row, "-", alpha=0.75, label=f"draw {number}", **style)
-    mean, error = mean_and_error(found.T)
+    mean, error = mean_and_error(aurocs.T)
     left.errorbar(
         places, mean, error, color="black", linewidth=2.2, capsize=5, label="mean, standard error"
     )
@@ -156,7 +156,7 @@ def draw_shots(
 
 
 def draw_bootstrap(drawn: Mapping[str, np.ndarray], aurocs: Mapping[str, float]) -> Figure:
-    """Histograms of AUROCs over drawn test sets, with their 95 % interval, one panel a name."""
+    """Histograms of the AUROCs of drawn test sets, with their 95 % interval, one panel a name."""
     figure = Figure(figsize=(3.6 * len(drawn) + 0.4, 2.7), layout="constrained")
     axes = figure.subplots(1, len(drawn), sharex=True, sharey=True, squeeze=False)[0]
     edges = np.linspace(min(v.min() for v in drawn.values()), 1, 31)
@@ -176,26 +176,26 @@ def draw_bootstrap(drawn: Mapping[str, np.ndarray], aurocs: Mapping[str, float])
 
 
 def draw_ablations(
-    names: Sequence[str], found: np.ndarray, paper: Sequence[tuple[float, float]]
+    names: Sequence[str], aurocs: np.ndarray, paper: Sequence[tuple[float, float]]
 ) -> Figure:
-    """AUROC of each variant: every draw, mean and standard error; beside it the paper's averages.
+    """AUROC of the variants: every draw, mean and standard error; beside it the paper's averages.
 
     Args:
         names: of the V variants, the whole method first.
-        found: (V, draws) AUROCs in [0, 1].
-        paper: for each variant the mean and the standard deviation, in per cent.
+        aurocs: (V, draws), in [0, 1].
+        paper: mean and standard deviation of every variant, in per cent.
     """
     figure = Figure(figsize=(8.8, 0.36 * len(names) + 1.5), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.3, 1))
     rows = np.arange(len(names))
-    _dots(left, found)
-    _means(left, found)
+    _dots(left, aurocs)
+    _means(left, aurocs)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(LOOKS))
     left.set(xlabel="image AUROC", title="faces, this notebook, one shot")
     mean, deviation = np.array(paper).T / 100
     right.errorbar(mean, rows, xerr=deviation, fmt="D", color="black", markersize=5, capsize=3)
     right.set(xlabel="image AUROC", title="paper, Table 6, CIFAR10, one shot")
-    for ax, whole in ((left, found[0].mean()), (right, mean[0])):
+    for ax, whole in ((left, aurocs[0].mean()), (right, mean[0])):
         ax.title.set_size(9)
         ax.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
         ax.axvline(whole, color=NORMAL, linestyle="--", linewidth=1)
@@ -205,7 +205,7 @@ def draw_ablations(
 
 
 def draw_differences(names: Sequence[str], differences: np.ndarray) -> Figure:
-    """Variant less whole method, draw by draw: (V, draws), with means and two standard errors."""
+    """Differences of variant and whole method (V, draws), with means and two standard errors."""
     figure = Figure(figsize=(7.2, 0.36 * len(names) + 1.1), layout="constrained")
     ax = figure.subplots()
     _dots(ax, differences)
@@ -218,7 +218,7 @@ def draw_differences(names: Sequence[str], differences: np.ndarray) -> Figure:
 
 
 def _dots(ax: Axes, values: np.ndarray) -> None:
-    """Each value of (V, draws) in its row; a draw has the same colour and marker in every row."""
+    """The values (V, draws), row by row; a draw has the same colour and marker in every row."""
     rows = np.arange(len(values)) - 0.14
     for number, column in enumerate(values.T):
         colour, marker = LOOKS[number % len(LOOKS)]
@@ -228,7 +228,7 @@ def _dots(ax: Axes, values: np.ndarray) -> None:
 
 
 def _means(ax: Axes, values: np.ndarray, errors: float = 1) -> None:
-    """The mean of each row of (V, draws) and so many standard errors."""
+    """The means of the rows of (V, draws), with that many standard errors."""
     mean, error = mean_and_error(values)
     rows = np.arange(len(values)) + 0.2
     ax.errorbar(
@@ -242,13 +242,13 @@ def _means(ax: Axes, values: np.ndarray, errors: float = 1) -> None:
 def draw_play(
     labels: np.ndarray, scores: Mapping[str, Sequence[np.ndarray]], name: str, number: int
 ) -> Figure:
-    """Scores and ROC curve of one trained model, and its AUROC among those of the other draws.
+    """Scores and ROC curve of one trained model, and its AUROC beside those of the other draws.
 
     Args:
         labels: (B,) 0 normal, 1 anomalous.
-        scores: name of a variant -> for each draw (B,) anomaly scores.
-        name: which variant.
-        number: which draw.
+        scores: name of a variant -> anomaly scores (B,) of every draw.
+        name: of the variant.
+        number: of the draw.
     """
     values = np.asarray(scores[name][number])
     auroc = roc_auc_score(labels, values)
@@ -288,7 +288,7 @@ def draw_play(
 
 
 def draw_needed(difference: float, deviation: float, most: int = 60) -> Figure:
-    """Two standard errors over the number of draws, and from where on they tell a difference.
+    """Two standard errors over the number of draws, and where they fall below the difference.
 
     Args:
         difference: mean paired difference, not 0.
@@ -304,7 +304,11 @@ def draw_needed(difference: float, deviation: float, most: int = 60) -> Figure:
     if needed <= most:
         ax.plot(needed, 2 * deviation / math.sqrt(needed), "o", color="black")
     ax.set(xlabel="draws n", ylabel="difference of AUROCs", ylim=(0, None), xlim=(0, most + 1))
-    told = f"{needed} draws are enough" if needed <= most else f"{needed} draws: off the figure"
-    ax.set_title(f"difference {abs(difference):.3f}, deviation {deviation:.3f}: {told}", fontsize=9)
+    explanation = (
+        f"{needed} draws are enough" if needed <= most else f"{needed} draws: off the figure"
+    )
+    ax.set_title(
+        f"difference {abs(difference):.3f}, deviation {deviation:.3f}: {explanation}", fontsize=9
+    )
     ax.legend(frameon=False, fontsize=8, loc="upper right")
     return figure

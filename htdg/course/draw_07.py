@@ -1,4 +1,4 @@
-"""What notebook 07 shows: reports on a folder of images, as numbers, pictures and a page."""
+"""Reports of notebook 07 on a folder of images: scores, pictures, figures and an HTML page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -26,20 +26,23 @@ from htdg.evaluation.plots import (
 )
 from htdg.io.images import list_images, load_image, to_uint8
 
-#: A page shows so many images at most, the oddest first.
-SHOWN = 12
+if TYPE_CHECKING:
+    from ipywidgets import VBox
+
+#: The most images on a page.
+MAX_SHOWN = 12
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the detector says about one image.
+    """The result for one image of a folder.
 
     Attributes:
-        name: the image's path, seen from its folder.
+        name: the image's path relative to the folder.
         score: anomaly score in [0, 1].
-        anomalous: whether that is above the threshold.
-        picture: (H, W, 3) uint8, the image with its map laid over it and the contour.
-        rows: (N + 1,) normality at each scale.
+        anomalous: whether the score is above the threshold.
+        picture: (H, W, 3) uint8, the image overlaid with its map, and the contour.
+        rows: (N + 1,) normality at every scale, in [0, M].
     """
 
     name: str
@@ -50,31 +53,32 @@ class Finding:
 
 
 def findings(detector: HTDGDetector, folder: str | Path) -> list[Finding]:
-    """What a calibrated detector says about every image below a folder, the oddest first.
+    """The results of a calibrated detector for every image below a folder, most anomalous first.
 
     Raises:
         UserError: the folder is missing or holds no image, or an image cannot be read.
     """
-    threshold = detector.threshold
+    threshold = detector.threshold_
     if threshold is None:
         raise UserError("This detector has no threshold: calibrate it first.")
     paths, _ = list_images(folder)
     if not paths:
         raise UserError(f"{folder} holds no image: name a folder with images in it.")
-    found = []
-    verdicts = detector.judge(paths, (threshold.defect_fraction,), maps=True)
-    for path, verdict in zip(paths, verdicts, strict=True):
-        rows = verdict.normality[0]
-        score = float(1 - rows.mean() / len(detector.transformations))
+    report = []
+    predictions = detector.predictions(paths, (threshold.defect_fraction,), maps=True)
+    for path, prediction in zip(paths, predictions, strict=True):
+        rows, anomaly_map = prediction.normality[0], prediction.anomaly_map
+        assert anomaly_map is not None  # since maps were asked for
+        score = float(1 - rows.mean() / len(detector.transformations_))
         image = to_uint8(load_image(path)[None])[0]
-        picture = overlay(image, verdict.anomaly_map, threshold.pixel)
+        picture = overlay(image, anomaly_map, threshold.pixel)
         name = path.relative_to(folder).as_posix()
-        found.append(Finding(name, score, score > threshold.score, picture, rows))
-    return sorted(found, key=lambda finding: -finding.score)
+        report.append(Finding(name, score, score > threshold.score, picture, rows))
+    return sorted(report, key=lambda finding: -finding.score)
 
 
 def folder_page(detector: HTDGDetector, folder: str | Path) -> str:
-    """The findings on a folder as a piece of HTML; what is wrong with the folder, if something is.
+    """The findings on a folder as a piece of HTML, or an error message as one.
 
     Args:
         detector: trained and calibrated.
@@ -83,31 +87,32 @@ def folder_page(detector: HTDGDetector, folder: str | Path) -> str:
     try:
         if not str(folder).strip():
             raise UserError("Give the path of a folder that holds images.")
-        found = findings(detector, Path(folder).expanduser())
+        report = findings(detector, Path(folder).expanduser())
     except UserError as error:
         return f"<p>{html.escape(str(error))}</p>"
-    flagged = sum(finding.anomalous for finding in found)
-    limit = f"{detector.threshold.score:.3f}"
-    parts = [f"<p>{flagged} of {len(found)} images score above the threshold of {limit}.</p>"]
-    if len(found) > SHOWN:
-        parts.append(f"<p>The {SHOWN} oddest are shown.</p>")
-    for finding in found[:SHOWN]:
-        verdict = "anomalous" if finding.anomalous else "normal"
+    flagged = sum(finding.anomalous for finding in report)
+    assert detector.threshold_ is not None  # or ``findings`` had raised an error
+    limit = f"{detector.threshold_.score:.3f}"
+    parts = [f"<p>{flagged} of {len(report)} images score above the threshold of {limit}.</p>"]
+    if len(report) > MAX_SHOWN:
+        parts.append(f"<p>The {MAX_SHOWN} oddest are shown.</p>")
+    for finding in report[:MAX_SHOWN]:
+        label = "anomalous" if finding.anomalous else "normal"
         name = html.escape(finding.name)
         data = base64.b64encode(png_bytes(finding.picture)).decode("ascii")
         parts.append(
             '<figure style="display:inline-block;margin:4px;font-size:small">'
-            f'<img width="120" src="data:image/png;base64,{data}" alt="{name}, {verdict}">'
-            f"<figcaption>{name}<br>{finding.score:.3f} {verdict}</figcaption></figure>"
+            f'<img width="120" src="data:image/png;base64,{data}" alt="{name}, {label}">'
+            f"<figcaption>{name}<br>{finding.score:.3f} {label}</figcaption></figure>"
         )
     return "\n".join(parts)
 
 
-def folder_box(detector: HTDGDetector, folder: str = "") -> Any:  # noqa: ANN401
+def folder_box(detector: HTDGDetector, folder: str = "") -> VBox:
     """A text field for the path of a folder, and a button that shows the findings below."""
     from ipywidgets import HTML, Button, HBox, Layout, Text, VBox
 
-    place = Text(
+    path = Text(
         value=folder,
         description="folder",
         placeholder="path of a folder of images",
@@ -117,21 +122,21 @@ def folder_box(detector: HTDGDetector, folder: str = "") -> Any:  # noqa: ANN401
 
     def score(_clicked: object = None) -> None:
         page.value = "<p>scoring ...</p>"
-        page.value = folder_page(detector, place.value)
+        page.value = folder_page(detector, path.value)
 
     button.on_click(score)
-    return VBox([HBox([place, button]), page])
+    return VBox([HBox([path, button]), page])
 
 
 def draw_images(rows: Mapping[str, Sequence[np.ndarray]]) -> Figure:
-    """Rows of grey or colour images (uint8), each with its name above."""
+    """Rows of grey or colour images (uint8), with their names above."""
     count = max(len(images) for images in rows.values())
-    bare = {name: [(image, "") for image in images] for name, images in rows.items()}
-    return plot_gallery(bare, count)
+    captioned = {name: [(image, "") for image in images] for name, images in rows.items()}
+    return plot_gallery(captioned, count)
 
 
 def draw_turned(images: Mapping[str, np.ndarray]) -> Figure:
-    """Each image beside itself after a quarter turn, counter-clockwise; one pair a column."""
+    """Images beside their copies after a quarter turn, counter-clockwise."""
     figure = Figure(figsize=(min(3.4 * len(images), PAGE), 1.8), layout="constrained")
     axes = figure.subplots(1, 2 * len(images))
     for i, (name, image) in enumerate(images.items()):
@@ -140,17 +145,17 @@ def draw_turned(images: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def draw_findings(found: Sequence[Finding], columns: int = 8) -> Figure:
-    """The pictures of findings, framed in vermillion and marked "!" where called anomalous."""
-    lines = -(-len(found) // columns)
+def draw_findings(report: Sequence[Finding], columns: int = 8) -> Figure:
+    """The pictures of findings; anomalous ones are framed in vermillion and marked "!"."""
+    lines = -(-len(report) // columns)
     figure = Figure(figsize=(min(1.3 * columns, PAGE), 1.6 * lines), layout="constrained")
     axes = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for ax, finding in zip(axes, found, strict=False):
+    for ax, finding in zip(axes, report, strict=False):
         colour = ANOMALOUS if finding.anomalous else NORMAL
         mark = "! " if finding.anomalous else ""
         title = f"{Path(finding.name).stem}\n{mark}{finding.score:.3f}"
         show_image(ax, finding.picture, title, colour)
-    for ax in axes[len(found) :]:
+    for ax in axes[len(report) :]:
         ax.axis("off")
     return figure
 
@@ -158,7 +163,7 @@ def draw_findings(found: Sequence[Finding], columns: int = 8) -> Figure:
 def draw_thresholds(
     groups: Mapping[str, Sequence[float]], thresholds: Mapping[str, float]
 ) -> Figure:
-    """A row of dots for each group of scores, and a line for each threshold.
+    """The scores of groups as rows of dots, and thresholds as lines.
 
     Args:
         groups: the anomaly scores of a group by its name; the first two are normal images, the

@@ -1,6 +1,6 @@
-"""Execute notebooks in place and save them clean: ``python -m htdg.course.execute NOTEBOOK ...``.
+"""Executing notebooks in place: ``python -m htdg.course.execute NOTEBOOK ...``.
 
-Cells with the tag ``widget`` keep no output: a widget without its kernel is an error message.
+Cells with the tag ``widget`` are saved without output: without its kernel, a widget shows an error.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
 
 from htdg.course.exercises import tags
 from htdg.io.files import write_text
@@ -22,7 +22,7 @@ from htdg.io.files import write_text
 TIMEOUT = 600
 
 
-def executed(path: Path) -> Any:  # noqa: ANN401
+def executed(path: Path) -> NotebookNode:
     """The notebook with fresh outputs; CellExecutionError if a cell fails."""
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
@@ -34,8 +34,11 @@ def executed(path: Path) -> Any:  # noqa: ANN401
     return cleaned(notebook)
 
 
-def cleaned(notebook: Any) -> Any:  # noqa: ANN401
-    """The notebook without what only one run has: timing, widgets, their state."""
+def cleaned(notebook: NotebookNode) -> NotebookNode:
+    """The notebook, changed in place, without timing, widgets and their state.
+
+    These belong to a single run.
+    """
     notebook["metadata"].pop("widgets", None)
     for cell in notebook["cells"]:
         cell["metadata"].pop("execution", None)

@@ -1,12 +1,13 @@
-"""The exercise notebooks, made from those with the answers: ``python -m htdg.course.exercises``.
+"""Exercise notebooks, made from those with the answers: ``python -m htdg.course.exercises``.
 
-Answers stand once, in ``notebooks/solutions``. In a cell with the tag ``exercise``, what is between
+The answers are kept in one place, ``notebooks/solutions``. In a cell with the tag ``exercise`` the
+lines between
 
     ### BEGIN SOLUTION
     ### END SOLUTION
 
-is replaced by a line that raises NotImplementedError. Cells with the tag ``solution`` are left out
-altogether. ``--check`` changes nothing and fails if a notebook is not up to date.
+are replaced by a line that raises NotImplementedError. Cells with the tag ``solution`` are left
+out. ``--check`` changes nothing and fails if a notebook is not up to date.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import nbformat
+from nbformat import NotebookNode
 
 from htdg.course.check import STUB
 from htdg.io.files import write_text
@@ -29,20 +30,20 @@ _ANSWER = re.compile(rf"^([ ]*){re.escape(BEGIN)}\n.*?^[ ]*{re.escape(END)}$", r
 _MARKS = re.compile(rf"^[ ]*({re.escape(BEGIN)}|{re.escape(END)})\n?", re.M)
 
 
-def tags(cell: Any) -> list[str]:  # noqa: ANN401
+def tags(cell: NotebookNode) -> list[str]:
     """The tags of a cell."""
     return cell["metadata"].get("tags", [])
 
 
-def without_answers(notebook: Any) -> Any:  # noqa: ANN401
+def without_answers(notebook: NotebookNode) -> NotebookNode:
     """The exercise version of a notebook, without outputs.
 
     Raises:
         ValueError: a cell with the tag ``exercise`` has no marked answer, or one without has.
     """
-    made = copy.deepcopy(notebook)
-    made["cells"] = [cell for cell in made["cells"] if "solution" not in tags(cell)]
-    for number, cell in enumerate(made["cells"]):
+    exercises = copy.deepcopy(notebook)
+    exercises["cells"] = [cell for cell in exercises["cells"] if "solution" not in tags(cell)]
+    for number, cell in enumerate(exercises["cells"]):
         if cell["cell_type"] != "code":
             continue
         cell["outputs"], cell["execution_count"] = [], None
@@ -53,7 +54,7 @@ def without_answers(notebook: Any) -> Any:  # noqa: ANN401
                 f"{tags(cell)}: an exercise has both, any other cell neither."
             )
         cell["source"] = source
-    return made
+    return exercises
 
 
 def answer_of(source: str) -> str:
@@ -61,8 +62,8 @@ def answer_of(source: str) -> str:
     return _MARKS.sub("", source)
 
 
-def same_code(one: Any, other: Any) -> bool:  # noqa: ANN401
-    """Whether two notebooks have the same cells but for outputs."""
+def same_code(one: NotebookNode, other: NotebookNode) -> bool:
+    """Whether two notebooks have the same cells, outputs aside."""
     parts = ("cell_type", "source", "id")
     rows = [
         [(*(cell.get(part) for part in parts), tuple(tags(cell))) for cell in book["cells"]]
@@ -79,13 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     stale = []
     for path in sorted((options.folder / "solutions").glob("*.ipynb")):
-        made = without_answers(nbformat.read(path, as_version=4))
+        exercises = without_answers(nbformat.read(path, as_version=4))
         target = options.folder / path.name
-        if target.is_file() and same_code(made, nbformat.read(target, as_version=4)):
+        if target.is_file() and same_code(exercises, nbformat.read(target, as_version=4)):
             continue
         stale.append(target)
         if not options.check:
-            write_text(target, nbformat.writes(made) + "\n")
+            write_text(target, nbformat.writes(exercises) + "\n")
             print(target)
     if options.check and stale:
         names = ", ".join(map(str, stale))

@@ -1,9 +1,9 @@
-"""A training to watch: losses and samples, redrawn in place while the scales are trained.
+"""A live view of a training: losses and samples, redrawn in place while the scales are trained.
 
     detector = HTDGDetector(config).fit(images, progress=False, callback=LivePlot())
 
-In a notebook there is one figure, replaced again and again, and the saved notebook keeps only its
-last state. Elsewhere nothing is drawn, but ``moments`` and ``figure`` are there all the same.
+In a notebook one figure is replaced again and again, and the saved notebook keeps only its last
+state. Elsewhere nothing is drawn, but ``moments`` and ``figure`` can still be used.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -32,22 +33,22 @@ LINES = (
     ("d_fake", "D, generated patches", ANOMALOUS, "--"),
     ("g_adversarial", "G, adversarial", OTHERS[0], ":"),
 )
-#: The figure is drawn no more often than this, so that drawing takes no time from long trainings.
+#: The figure is drawn no more often than this, so that drawing does not slow the training down.
 SECONDS_BETWEEN = 0.5
 
 
 @dataclass
 class Moment:
-    """What a training looked like after an iteration.
+    """The state of a training after an iteration.
 
     Attributes:
         scale: number of the scale in training.
-        iteration: how many iterations of it were done.
+        iteration: number of its iterations done.
         real: (H, W, 3) uint8, the first training image at this scale.
-        samples: a random sample at every scale so far, coarsest first, uint8 (H, W, 3); always of
-            the same noise, so that what changes is the generators. None for a model without.
-        title: what to write above.
-        left: seconds left at that moment, as text; worth showing only while it trains.
+        samples: a random sample at every scale so far, coarsest first, uint8 (H, W, 3), always of
+            the same noise, so that only the generators change it; empty without generators.
+        title: text above the figure.
+        left: the time left at that moment, as text; shown only during training.
     """
 
     scale: int
@@ -61,22 +62,25 @@ class Moment:
 class LivePlot:
     """Draws the losses and a row of samples during training; a callback for ``fit``.
 
-    The training comes to the same weights, bit for bit, with and without it.
+    It does not influence the training: the weights are the same, bit for bit, without it.
 
     Attributes:
-        every: iterations between two moments; a scale's last iteration is one in any case.
+        every: iterations from one moment to the next; the last iteration of a scale is always one.
+        seed: of the noise of the samples.
         moments: all moments so far, in order.
-        history: for each scale its losses, one value an iteration done.
-        n_scales: how many scales the model has.
-        niter: how many iterations each will get.
+        history: the losses of every scale so far, one value an iteration.
+        n_scales: number of scales of the model.
+        niter: number of iterations of every scale.
     """
 
     def __init__(self, every: int = 5, seed: int = 0) -> None:
         """Look at the training after every ``every`` iterations; ``seed`` is of the samples."""
-        if every < 1:
+        if not isinstance(every, Integral) or isinstance(every, bool) or every < 1:
             raise ValueError(f"every is {every!r}, but it must be a whole number, at least 1.")
-        self.every, self.seed = every, seed
-        self.n_scales = self.niter = 0
+        self.every: int = int(every)
+        self.seed: int = seed
+        self.n_scales: int = 0
+        self.niter: int = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -91,8 +95,8 @@ class LivePlot:
             last = self.moments[-1]
             if (state.scale, state.iteration) <= (last.scale, last.iteration):
                 self._begin()  # another training
-        done = state.iteration == state.niter
-        if state.iteration % self.every and not done:
+        last_iteration = state.iteration == state.niter
+        if state.iteration % self.every and not last_iteration:
             return
         self.n_scales, self.niter = state.n_scales, state.niter
         self.history[state.scale] = {
@@ -100,7 +104,7 @@ class LivePlot:
             for name, values in state.training.history.items()
         }
         self.moments.append(moment_of(state, self.seed))
-        finished = done and state.scale + 1 == state.n_scales
+        finished = last_iteration and state.scale + 1 == state.n_scales
         if finished or time.monotonic() - self._drawn >= SECONDS_BETWEEN:
             self._show()
 
@@ -111,16 +115,21 @@ class LivePlot:
             IndexError: there is no such moment.
         """
         chosen = self.moments[moment]
-        shown = {
-            n: {name: v[: chosen.iteration] if n == chosen.scale else v for name, v in own.items()}
-            for n, own in self.history.items()
-            if n <= chosen.scale
+        history = {n: losses for n, losses in self.history.items() if n < chosen.scale}
+        history[chosen.scale] = {
+            name: values[: chosen.iteration] for name, values in self.history[chosen.scale].items()
         }
-        highest = max(
-            (own[key].max() for own in self.history.values() for key, *_ in LINES if key in own),
-            default=1.0,
+        drawn = [key for key, *_ in LINES]
+        # Over all moments, so that the axes are the same in every figure.
+        maxima = [
+            values.max()
+            for losses in self.history.values()
+            for key, values in losses.items()
+            if key in drawn
+        ]
+        return live_figure(
+            chosen, history, self.n_scales, self.niter, float(max(maxima, default=1))
         )
-        return live_figure(chosen, shown, self.n_scales, self.niter, float(highest))
 
     def _show(self) -> None:
         if suitable_look() != "notebook":
@@ -132,16 +141,16 @@ class LivePlot:
         if self.moments[-1].left:
             figure.suptitle(f"{self.moments[-1].title}, {self.moments[-1].left}", fontsize=10)
         content = {"image/png": png(figure), "text/plain": alt}
-        how = {"raw": True, "metadata": {"image/png": {"alt": alt}}}
+        metadata = {"image/png": {"alt": alt}}
         if self._handle is None:
-            self._handle = display(content, display_id=True, **how)
+            self._handle = display(content, display_id=True, raw=True, metadata=metadata)
         else:
-            self._handle.update(content, **how)
+            self._handle.update(content, raw=True, metadata=metadata)
         self._drawn = time.monotonic()
 
 
 def moment_of(state: TrainingProgress, seed: int) -> Moment:
-    """Look at a training without leaving a trace in it."""
+    """The state of a training, which is not influenced by it."""
     title = (
         f"scale {state.scale} of 0 to {state.n_scales - 1} ({state.side} px), "
         f"iteration {state.iteration} of {state.niter}"
@@ -158,8 +167,9 @@ def moment_of(state: TrainingProgress, seed: int) -> Moment:
 def samples_of(state: TrainingProgress, seed: int) -> list[np.ndarray]:
     """One random sample at every scale up to the one in training, uint8 (H, W, 3).
 
-    The generator in training is copied: a pass of the original in training mode would count in its
-    running statistics, and noise from the training's own source would change all that comes after.
+    The generator in training is copied, because a pass in training mode would change its running
+    statistics; and the noise has a source of its own, because the training's would give other noise
+    afterwards.
     """
     training = state.training
     if training.config.method == "no_generator":
@@ -184,13 +194,13 @@ def live_figure(
     """
     figure = Figure(figsize=(1.9 * n_scales + 1.0, 4.3), layout="constrained")
     figure.suptitle(moment.title, fontsize=10)
-    above, below = figure.subfigures(2, 1, height_ratios=(1.35, 1))
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.35, 1))[:, 0]
     axes = above.subplots(1, n_scales, sharey=True, squeeze=False)[0]
     for n, ax in enumerate(axes):
         _draw_losses(ax, history.get(n, {}), niter, highest)
         ax.set_title(f"scale {n}", fontsize=9)
     axes[0].set_ylabel("cross-entropy (nats)")
-    # Of all lines, also while the first scale has none: the legend must not move either.
+    # Lines without points, so that the legend is complete, and stays in place, from the start.
     handles = [axes[0].plot([], [], style, color=colour)[0] for _, _, colour, style in LINES]
     labels = [label for _, label, _, _ in LINES]
     above.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from htdg.evaluation.plots import figure_png
 
-#: Dots an inch of figures in notebooks: sharp enough, and small enough to keep.
+if TYPE_CHECKING:
+    from ipywidgets import ValueWidget, VBox
+
+#: Dots an inch of figures in notebooks: sharp, and small enough to be kept in them.
 DPI = 90
+#: Alternative text of a figure with controls.
 ALT = "what the controls above are set to; the text before describes it"
 
 
@@ -28,23 +32,27 @@ def show(figure: Figure, alt: str) -> None:
     display(content, raw=True, metadata={"image/png": {"alt": alt}})
 
 
-def play(draw: Callable[..., Figure], **controls: Any) -> Any:  # noqa: ANN401
-    """Sliders (ipywidgets) above the figure that ``draw`` makes of their values.
+def play(draw: Callable[..., Figure], **controls: ValueWidget) -> VBox:
+    """Controls, such as sliders, above the figure that ``draw`` makes of their values.
 
-    A widget lives in the kernel and is not kept in the saved notebook (give its cell the tag
-    ``widget``, see ``htdg.course.execute``), so a static figure before it should tell the same.
+    A widget needs the kernel and is not kept in the saved notebook (give its cell the tag
+    ``widget``, see ``htdg.course.execute``), so a static figure before it should show the same.
+
+    Args:
+        draw: takes the value of every control under the control's name.
+        controls: ipywidgets that have a value.
     """
     from ipywidgets import HTML, VBox
 
-    shown = HTML()
+    page = HTML()
 
     def redraw(_change: object = None) -> None:
         values = {name: control.value for name, control in controls.items()}
         # One assignment, so that the old figure stays until the new one is there: no flicker.
         source = f"data:image/png;base64,{png(draw(**values))}"
-        shown.value = f'<img src="{source}" alt="{ALT}" style="max-width:100%">'
+        page.value = f'<img src="{source}" alt="{ALT}" style="max-width:100%">'
 
     for control in controls.values():
         control.observe(redraw, names="value")
     redraw()
-    return VBox([*controls.values(), shown])
+    return VBox([*controls.values(), page])
