@@ -104,3 +104,11 @@ def test_the_courses_files_are_the_packages_own_where_it_has_them(tmp_path, monk
     monkeypatch.setattr(files, "_PACKAGE", tmp_path)
     assert notebook_folder() == tmp_path / "course" / "material" / "notebooks"
     assert texture_folder() == tmp_path / "course" / "material" / "data" / "textures"
+
+
+def test_no_notebook_depends_on_where_it_lies():
+    for path in NOTEBOOKS.rglob("[0-9a-z]*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+        assert '".."' not in code, path  # texture_folder() knows where the textures are
+        assert "__file__" not in code, path  # course_folder() knows where data sets are
