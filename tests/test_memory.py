@@ -4,13 +4,17 @@ import pytest
 import torch
 
 from htdg import HTDGConfig, HTDGDetector
+from htdg.backend import PlainBackend
+from htdg.fast.backend import FastBackend
 from htdg.runtime import memory
-from htdg.runtime.memory import bytes_per_image, images_at_once
+from htdg.runtime.memory import images_at_once
 from htdg.training import chunks_of, start_scale
 from htdg.transformations import CATALOGUE
+from tests.models import Stop, stop_at
 
 CPU = torch.device("cpu")
 GIB = 2**30
+BOTH = pytest.mark.parametrize("kind", [PlainBackend, FastBackend])
 
 
 @pytest.mark.parametrize(
@@ -23,36 +27,36 @@ def test_chunks_are_few_and_alike(count, at_once, sizes):
     assert [i for c in chunks for i in range(c.start, c.stop)] == list(range(count))
 
 
-def test_what_an_image_takes():
-    config = HTDGConfig(translation="pixel")
-    # 80,818 pixels of canvases, 64 channels, 4 bytes.
-    expected = 4 * memory.KEPT_LAYERS * 80_818 * 64
-    assert bytes_per_image(config, CATALOGUE, 4, 64) == expected
-    plain = bytes_per_image(config.with_options(fast=False), CATALOGUE, 4, 64)
-    assert plain == 4 * memory.KEPT_LAYERS_PLAIN * 54 * 64 * 64 * 64
-
-
+@BOTH
 @pytest.mark.parametrize("translation", ["pixel", "stretched", "resampled"])
 @pytest.mark.parametrize(("shots", "gib"), [(1, 2), (10, 8), (50, 20), (80, 20), (80, 1)])
-def test_the_plan_keeps_within_its_share_of_the_memory(monkeypatch, translation, shots, gib):
+def test_the_plan_keeps_within_its_share_of_the_memory(monkeypatch, kind, translation, shots, gib):
     monkeypatch.setattr(memory, "total_memory", lambda device: gib * GIB)
     config = HTDGConfig(translation=translation)
-    found = images_at_once(config, CATALOGUE, config.sides, shots, CPU)
-    each = bytes_per_image(config, CATALOGUE, 4, 64)
-    assert 1 <= found <= shots
-    assert found == 1 or found * each <= memory.SHARE["cpu"] * gib * GIB
-    largest = max(c.stop - c.start for c in chunks_of(shots, found))
-    fewer = len(chunks_of(shots, found)) - 1
+    backend = kind(config, CATALOGUE, CPU)
+    at_once = images_at_once(backend, config.sides, shots, 0, CPU)
+    image_bytes = backend.training_bytes(4, 64)
+    assert 1 <= at_once <= shots
+    assert at_once == 1 or at_once * image_bytes <= memory.SHARE["cpu"] * gib * GIB
+    largest = max(c.stop - c.start for c in chunks_of(shots, at_once))
+    fewer = len(chunks_of(shots, at_once)) - 1
     # One part less would not fit.
-    assert fewer == 0 or -(-shots // fewer) * each > memory.SHARE["cpu"] * gib * GIB
-    assert largest <= found
+    assert fewer == 0 or -(-shots // fewer) * image_bytes > memory.SHARE["cpu"] * gib * GIB
+    assert largest <= at_once
 
 
 def test_what_is_asked_for_goes(monkeypatch):
     monkeypatch.setattr(memory, "total_memory", lambda device: GIB)
     config = HTDGConfig(images_at_once=3)
-    assert images_at_once(config, CATALOGUE, config.sides, 80, CPU) == 3
-    assert images_at_once(config, CATALOGUE, config.sides, 2, CPU) == 2
+    backend = FastBackend(config, CATALOGUE, CPU)
+    assert images_at_once(backend, config.sides, 80, 3, CPU) == 3
+    assert images_at_once(backend, config.sides, 2, 3, CPU) == 2
+
+
+def test_a_plan_without_scales_takes_all(monkeypatch):
+    """The ablation mse trains none."""
+    monkeypatch.setattr(memory, "total_memory", lambda device: 100)
+    assert images_at_once(PlainBackend(HTDGConfig(), CATALOGUE, CPU), (), 7, 0, CPU) == 7
 
 
 def test_the_memory_of_this_machine_is_known():
@@ -71,16 +75,17 @@ def double(training):
     return training
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_chunks_add_up_to_what_they_are_by_themselves(fast):
+@BOTH
+def test_chunks_add_up_to_what_they_are_by_themselves(kind):
     """A step over two chunks has the mean of the two chunks' losses and gradients, to 1e-9."""
-    config = HTDGConfig.preset("tiny", fast=fast, images_at_once=2)
+    config = HTDGConfig.preset("tiny", images_at_once=2, precision="float32")
     transformations = config.resolve_transformations(True)
     real = images(4)
     noise, previous = torch.rand_like(real), torch.rand_like(real)
 
     def begin(x, index):
-        training = double(start_scale(config, transformations, [], x))
+        backend = kind(config, transformations, CPU)
+        training = double(start_scale(config, transformations, [], x, backend))
         training.index = index
         training.rec_noise = noise[index] * 0.5
         return training
@@ -90,27 +95,27 @@ def test_chunks_add_up_to_what_they_are_by_themselves(fast):
     parts = [begin(real[i], i) for i in torch.arange(4).split(2)]
     assert all(len(part.chunks) == 1 for part in parts)
     for step, network in (("d_step", "discriminator"), ("g_step", "generator")):
-        found = getattr(whole, step)(noise, previous)
+        together = getattr(whole, step)(noise, previous)
         alone = [getattr(p, step)(noise[p.index], previous[p.index]) for p in parts]
-        for name, value in found.items():
+        for name, value in together.items():
             expected = sum(float(losses[name]) for losses in alone) / 2
             assert float(value) == pytest.approx(expected, rel=1e-9)
-        own = list(getattr(whole.scale, network).parameters())
-        theirs = [list(getattr(p.scale, network).parameters()) for p in parts]
-        for i, parameter in enumerate(own):
-            mean = (theirs[0][i].grad + theirs[1][i].grad) / 2
+        parameters = list(getattr(whole.scale, network).parameters())
+        of_parts = [list(getattr(p.scale, network).parameters()) for p in parts]
+        for i, parameter in enumerate(parameters):
+            mean = (of_parts[0][i].grad + of_parts[1][i].grad) / 2
             torch.testing.assert_close(parameter.grad, mean, rtol=1e-7, atol=1e-9)
         for part in parts:  # go on from the same weights
-            for kind in ("discriminator", "generator"):
-                state = getattr(whole.scale, kind).state_dict()
-                getattr(part.scale, kind).load_state_dict(state)
+            for name in ("discriminator", "generator"):
+                state = getattr(whole.scale, name).state_dict()
+                getattr(part.scale, name).load_state_dict(state)
 
 
-def test_statistics_are_the_chunks_own():
+def test_every_chunk_has_batch_statistics_of_its_own():
     """What differs from all at once: with chunks the losses are others, and close."""
     losses = {}
     for at_once in (0, 2):
-        config = HTDGConfig.preset("tiny", images_at_once=at_once)
+        config = HTDGConfig.preset("tiny", images_at_once=at_once, precision="float32")
         transformations = config.resolve_transformations(True)
         training = double(start_scale(config, transformations, [], images(4)))
         noise = torch.rand_like(training.real)
@@ -121,30 +126,35 @@ def test_statistics_are_the_chunks_own():
 
 def test_the_plan_is_said_kept_and_followed_when_going_on(brick, tmp_path, monkeypatch, capsys):
     config = HTDGConfig.preset("tiny", niter=2)
-    one = bytes_per_image(config, config.resolve_transformations(True), 3, 20)
-    monkeypatch.setattr(memory, "total_memory", lambda device: int(one / 0.5 * 1.5))
-    pair = brick[0][:2]
-    straight = HTDGDetector(config).fit(pair)
-    assert (
-        "of 2 training images at most 1 at a time go through the networks, so that memory"
-        in capsys.readouterr().err
+    backend = FastBackend(config, config.resolve_transformations(True), CPU)
+    image_bytes = backend.training_bytes(3, 20)
+    monkeypatch.setattr(memory, "total_memory", lambda device: int(image_bytes / 0.5 * 1.5))
+    two = brick[0][:2]
+    straight = HTDGDetector(config).fit(two)
+    sentence = (
+        "of 2 training images at most 1 at a time go through the networks, to fit into memory"
     )
-    assert straight.images_at_once == 1
+    assert sentence in capsys.readouterr().err
+    assert straight.images_at_once_ == 1
     straight.save(tmp_path / "model")
-    assert HTDGDetector.load(tmp_path / "model", device="cpu").images_at_once == 1
+    assert HTDGDetector.load(tmp_path / "model", device="cpu").images_at_once_ == 1
 
-    def stop(state):
-        if (state.scale, state.iteration) == (2, 1):
-            raise KeyboardInterrupt
-
-    broken = {"checkpoint": tmp_path / "begun", "checkpoint_seconds": 0.0, "progress": False}
-    with pytest.raises(KeyboardInterrupt):
-        HTDGDetector(config).fit(pair, callback=stop, **broken)
+    place = {"checkpoint": tmp_path / "begun", "checkpoint_seconds": 0.0}
+    with pytest.raises(Stop):
+        HTDGDetector(config).fit(two, callback=stop_at(2, 1), progress=False, **place)
     # Going on where there is more memory must not change the result.
     monkeypatch.setattr(memory, "total_memory", lambda device: 64 * GIB)
-    resumed = HTDGDetector(config).fit(pair, **broken)
-    assert resumed.images_at_once == 1
+    capsys.readouterr()
+    resumed = HTDGDetector(config).fit(two, **place)
+    assert "as this training was begun" in capsys.readouterr().err
+    assert resumed.images_at_once_ == 1
     assert torch.equal(resumed.sample(2), straight.sample(2))
-    assert not torch.equal(
-        HTDGDetector(config).fit(pair, progress=False).sample(2), straight.sample(2)
-    )
+    at_once = HTDGDetector(config).fit(two, progress=False)
+    assert at_once.images_at_once_ == 2
+    assert not torch.equal(at_once.sample(2), straight.sample(2))
+
+
+def test_a_number_that_was_asked_for_is_said_and_kept(brick, capsys):
+    detector = HTDGDetector("tiny", niter=1, images_at_once=1, device="cpu").fit(brick[0][:2])
+    assert "at most 1 at a time go through the networks, as asked for" in capsys.readouterr().err
+    assert detector.images_at_once_ == 1

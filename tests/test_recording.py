@@ -5,45 +5,49 @@ from functools import cache
 import pytest
 import torch
 
-from htdg import HTDGConfig, training
-from htdg.fast import cuda_graphs as recording
+from htdg import HTDGConfig
+from htdg.fast import backend as fast_backend
+from htdg.fast import cuda_graphs
+from htdg.fast.backend import FastBackend
 from htdg.runtime import memory
-from htdg.training import ScaleTraining, freeze, start_scale
+from htdg.sampling import freeze
+from htdg.training import start_scale
 
 CONFIG = HTDGConfig.preset("tiny", niter=4, milestone_d=2, milestone_g=3, precision="float32")
 
 
 @pytest.fixture(autouse=True)
 def no_failures(monkeypatch):
-    monkeypatch.setattr(recording, "_failures", [])
+    monkeypatch.setattr(cuda_graphs, "_failures", [])
     monkeypatch.delenv("HTDG_GRAPHS", raising=False)
 
 
 def trained(config=CONFIG, device="cpu", sides=(14, 16)):
     """Scales after all their iterations; of the last one the training."""
     rng = torch.Generator().manual_seed(0)
-    scales = []
+    transformations, scales = config.resolve_transformations(True), []
+    backend = FastBackend(config, transformations, torch.device(device))
     for side in sides:
         real = (torch.rand(2, 3, side, side, generator=rng) * 2 - 1).to(device)
-        found = start_scale(config, config.resolve_transformations(True), scales, real)
+        training = start_scale(config, transformations, scales, real, backend)
         for _ in range(config.niter):
-            found.step()
-        scales.append(freeze(found.scale))
-    return found
+            training.step()
+        scales.append(freeze(training.scale))
+    return training
 
 
 @cache
 def without(config=CONFIG):
     """The same without recordings."""
-    assert training.recordable is recording.recordable
+    assert fast_backend.recordable is cuda_graphs.recordable
     return trained(config)
 
 
-def everything(found):
+def everything(training):
     """What training changed."""
-    networks = (found.scale.discriminator, found.scale.generator)
+    networks = (training.scale.discriminator, training.scale.generator)
     tensors = [tensor for network in networks for tensor in network.state_dict().values()]
-    return [*tensors, *found.history.values()]
+    return [*tensors, *training.history.values()]
 
 
 def assert_same(one, other):
@@ -51,9 +55,9 @@ def assert_same(one, other):
         assert torch.equal(a, b)
 
 
-def state(found):
+def state(training):
     """All that a step may change, as groups."""
-    return found._changing(found.adam_d) + found._changing(found.adam_g)
+    return training.backend._changing()
 
 
 class Graph:
@@ -65,19 +69,19 @@ class Graph:
     def __init__(self, monkeypatch, play=lambda step, noise, previous: step(noise, previous)):
         self.recorded, self.now = [], False
         self.play = play
-        monkeypatch.setattr(recording, "record", self.record)
-        monkeypatch.setattr(training, "recordable", lambda device: not recording._failures)
+        monkeypatch.setattr(cuda_graphs, "record", self.record)
+        monkeypatch.setattr(fast_backend, "recordable", lambda device: not cuda_graphs._failures)
 
     def record(self, step, noise, previous, device, pool):
         self.recorded.append(step.__name__)
         groups = state(step.__self__)
-        before = recording._copies(groups)
+        before = cuda_graphs._copies(groups)
         self.now = True
         try:
             step(noise, previous)
         finally:
             self.now = False
-            recording._restore(groups, before)
+            cuda_graphs._restore(groups, before)
         lay = noise.clone(), None if previous is None else previous.clone()
         losses = {}
 
@@ -97,18 +101,18 @@ def test_played_steps_are_those_steps(options, monkeypatch):
     config = CONFIG.with_options(**options)
     expected = without(config)
     graph = Graph(monkeypatch)
-    found = trained(config)
-    assert found.recordings.failed == ""
-    assert_same(found, expected)
-    # Of each scale the 4th of 12 steps, and where the learning rate falls: after 2 iterations for
-    # D, 3 for G.
-    both = ["d_step"] * 4 + ([] if "method" in options else ["g_step"] * 4)
+    played = trained(config)
+    assert played.backend.recordings.failed == ""
+    assert_same(played, expected)
+    # Of each of two scales the 4th of 12 steps, and where a learning rate falls: D's after 2
+    # iterations, G's after 3.
+    both = ["d_step"] * 6 + ([] if "method" in options else ["g_step"] * 6)
     assert sorted(graph.recorded) == both
 
 
 def test_most_steps_are_played(monkeypatch):
     played = []
-    Graph(monkeypatch, lambda step, *given: played.append(step.__name__) or step(*given))
+    Graph(monkeypatch, lambda step, *inputs: played.append(step.__name__) or step(*inputs))
     trained(sides=(14,))
     # Of 12 steps of each kind 3 warm up; those that record are played, too, and then undone.
     assert [played.count(kind) for kind in ("d_step", "g_step")] == [9, 9]
@@ -125,9 +129,9 @@ def stale_previous(step, noise, previous):
 def nothing(step, noise, previous):
     """Finds the right losses, but changes nothing."""
     groups = state(step.__self__)
-    before = recording._copies(groups)
+    before = cuda_graphs._copies(groups)
     losses = step(noise, previous)
-    recording._restore(groups, before)
+    cuda_graphs._restore(groups, before)
     return losses
 
 
@@ -136,8 +140,8 @@ def spoilt(kind):
 
     def play(step, noise, previous):
         losses = step(noise, previous)
-        scale = step.__self__
-        adam = scale.adam_d if step.__name__ == "d_step" else scale.adam_g
+        training = step.__self__
+        adam = training.adam_d if step.__name__ == "d_step" else training.adam_g
         with torch.no_grad():
             if kind == "losses":
                 return {name: loss * 1.02 for name, loss in losses.items()}
@@ -148,7 +152,7 @@ def spoilt(kind):
             if kind == "weights":
                 adam.param_groups[0]["params"][0].add_(0.01)
             else:
-                for name, buffer in scale.scale.discriminator.named_buffers():
+                for name, buffer in training.scale.discriminator.named_buffers():
                     if name.endswith(kind):
                         buffer.mul_(1.001).add_(1e-3)
         return losses
@@ -186,63 +190,64 @@ def test_a_recording_that_is_wrong_is_not_used(play, why, monkeypatch):
     # Coarser scales as they are, so that there is something in ``previous``, and statistics that
     # have settled.
     Graph(monkeypatch, play)
-    monkeypatch.setattr(recording, "WARM_UP", 45)
+    monkeypatch.setattr(cuda_graphs, "WARM_UP", 45)
     with pytest.warns(UserWarning, match=f"could not be recorded as a CUDA graph.*{why}") as warned:
-        found = trained(config)
+        after = trained(config)
     assert len([w for w in warned if "CUDA graph" in str(w.message)]) == 1
-    assert_same(found, expected)
+    assert_same(after, expected)
 
 
 def test_a_step_that_fails_while_it_is_recorded_leaves_no_trace(monkeypatch):
     config = CONFIG.with_options(g_steps=1, niter=6)
     expected = without(config)
     graph = Graph(monkeypatch)
-    whole = ScaleTraining.generated
+    whole = FastBackend.copies
 
-    def generated(self, *given):
-        if graph.now and torch.is_grad_enabled():
+    def copies(self, images):
+        if graph.now and images.requires_grad:  # a G step
             raise RuntimeError("refused")
-        return whole(self, *given)
+        return whole(self, images)
 
-    monkeypatch.setattr(ScaleTraining, "generated", generated)
+    monkeypatch.setattr(FastBackend, "copies", copies)
     with pytest.warns(UserWarning, match=r"\(refused\)"):
-        found = trained(config)
+        after = trained(config)
     assert graph.recorded[-1] == "g_step"
-    assert_same(found, expected)
+    assert_same(after, expected)
 
 
 def test_a_step_beside_the_recordings_that_finds_no_memory_is_done_without_them(monkeypatch):
     expected = without()
     Graph(monkeypatch)
-    whole, calls = recording.on_side_stream, []
+    whole, calls = cuda_graphs.on_side_stream, []
 
     def short(device, step, noise, previous):
         losses = whole(device, step, noise, previous)
         calls.append(step.__name__)
-        if calls.count("d_step") == recording.WARM_UP + 1:  # the one that would be recorded
+        if calls.count("d_step") == cuda_graphs.WARM_UP + 1:  # the one that would be recorded
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return losses
 
-    monkeypatch.setattr(recording, "on_side_stream", short)
+    monkeypatch.setattr(cuda_graphs, "on_side_stream", short)
     with pytest.warns(UserWarning, match=r"\(CUDA out of memory\.\)"):
-        found = trained()
-    assert_same(found, expected)
+        after = trained()
+    assert_same(after, expected)
 
 
 def test_steps_are_recorded_on_gpus_only_and_not_where_it_is_turned_off(monkeypatch):
-    assert [recording.recordable(torch.device(d)) for d in ("cpu", "mps")] == [False, False]
-    assert recording.recordable(torch.device("cuda"))
+    assert [cuda_graphs.recordable(torch.device(d)) for d in ("cpu", "mps")] == [False, False]
+    assert cuda_graphs.recordable(torch.device("cuda"))
     monkeypatch.setenv("HTDG_GRAPHS", "0")
-    assert not recording.recordable(torch.device("cuda"))
+    assert not cuda_graphs.recordable(torch.device("cuda"))
     monkeypatch.delenv("HTDG_GRAPHS")
-    recording._failures.append("once")
-    assert not recording.recordable(torch.device("cuda"))
+    cuda_graphs._failures.append("once")
+    assert not cuda_graphs.recordable(torch.device("cuda"))
 
 
 def test_recordings_are_counted_in_the_plan_for_memory(monkeypatch):
     monkeypatch.setattr(memory, "total_memory", lambda device: 2**26)
-    rows = CONFIG.resolve_transformations(True)
-    plan = (CONFIG, rows, (41,), 80, torch.device("cuda"))
+    cuda = torch.device("cuda")
+    backend = FastBackend(CONFIG, CONFIG.resolve_transformations(True), cuda)
+    plan = (backend, (41,), 80, 0, cuda)
     recorded = memory.images_at_once(*plan)
     monkeypatch.setenv("HTDG_GRAPHS", "0")
     assert 1 < recorded < memory.images_at_once(*plan) <= 2 * recorded + 1
@@ -253,29 +258,29 @@ def test_recordings_are_counted_in_the_plan_for_memory(monkeypatch):
 def test_on_a_gpu_played_steps_do_what_the_steps_do(precision, monkeypatch):
     config = CONFIG.with_options(precision=precision, niter=6)
     plays = []
-    whole = recording.record
+    whole = cuda_graphs.record
 
-    def counted(*given):
-        play, losses = whole(*given)
+    def counted(*inputs):
+        play, losses = whole(*inputs)
         return lambda: plays.append(1) or play(), losses
 
-    monkeypatch.setattr(recording, "record", counted)
-    found = trained(config, "cuda")
-    assert found.recordings.failed == ""
-    assert len(plays) == 2 * 2 * (18 - recording.WARM_UP)  # of two scales and two kinds
+    monkeypatch.setattr(cuda_graphs, "record", counted)
+    recorded = trained(config, "cuda")
+    assert recorded.backend.recordings.failed == ""
+    assert len(plays) == 2 * 2 * (18 - cuda_graphs.WARM_UP)  # of two scales and two kinds
     monkeypatch.setenv("HTDG_GRAPHS", "0")
     expected = trained(config, "cuda")
-    for name, losses in found.history.items():
+    for name, losses in recorded.history.items():
         torch.testing.assert_close(losses, expected.history[name], rtol=0.02, atol=0.02)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_on_a_gpu_an_iteration_does_not_wait_for_it(monkeypatch):
     monkeypatch.setenv("HTDG_GRAPHS", "0")
-    found = trained(CONFIG.with_options(niter=2), "cuda")
-    found.iteration = 0
+    training = trained(CONFIG.with_options(niter=2), "cuda")
+    training.iteration = 0
     torch.cuda.set_sync_debug_mode("error")
     try:
-        found.step()
+        training.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")

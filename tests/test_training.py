@@ -1,33 +1,27 @@
-"""Training: the losses against loops, who learns in which step, and repeatability."""
+"""Training: the losses against loops, who learns in which step, and repeatability.
 
-import copy
+All of it with the plain backend; ``test_backend`` compares the fast one with it.
+"""
+
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from htdg import HTDGConfig
-from htdg.adam import Adam
-from htdg.fast import native as kernels
+from htdg.losses import generated_loss, real_loss
 from htdg.networks import Discriminator
 from htdg.pyramid import resize
-from htdg.sampling import Scale, generate, reconstruction_noise
-from htdg.training import (
-    ScaleTraining,
-    autocast,
+from htdg.sampling import (
+    Scale,
     freeze,
-    generated_loss,
-    learning_rates,
+    generate,
     noise_amplitudes,
-    real_loss,
-    start_scale,
-    train_scale,
+    reconstruction_noise,
 )
+from htdg.training import ScaleTraining, learning_rates, start_scale, train_scale
 
-CONFIG = HTDGConfig.preset("tiny", niter=4, fast=False)
+CONFIG = HTDGConfig.preset("tiny", niter=4, precision="float32")
 TRANSFORMATIONS = CONFIG.resolve_transformations(coloured=True)
 
 
@@ -97,7 +91,8 @@ def test_g_is_pulled_to_the_image_with_weight_alpha():
     training = fresh()
     noise, previous = training.draw_noise(), training.draw_previous(1)[0]
     g, d = training.scale.generator, training.scale.discriminator
-    adversarial = real_loss(d, training.transformed(g(noise, previous, training.index)))
+    fake_copies = training.backend.copies(g(noise, previous, training.index))
+    adversarial = real_loss(d, fake_copies)
     rebuilt = g(training.rec_noise, training.rec_previous, training.index)
     loss = adversarial + CONFIG.alpha * ((rebuilt - training.real) ** 2).mean()
     expected = torch.autograd.grad(loss, list(g.parameters()))
@@ -204,11 +199,6 @@ def test_bf16_gives_nearly_the_same_losses():
     assert values["bf16"] != values["float32"]
 
 
-def test_autocast_is_off_for_float32():
-    with autocast(torch.device("cpu"), "float32"):
-        assert not torch.is_autocast_enabled("cpu")
-
-
 def test_history_has_an_entry_for_every_iteration():
     training: ScaleTraining = fresh()
     training.step()
@@ -243,8 +233,9 @@ def test_the_gradient_of_a_d_step_is_that_of_both_losses():
     training = fresh(count=2)
     noise, previous = training.draw_noise(), training.draw_previous(1)[0]
     g, d = training.scale.generator, training.scale.discriminator
-    fake = training.transformed(g(noise, previous, training.index).detach())
-    on_real, on_fake = real_loss(d, training.real_copies), generated_loss(d, fake)
+    fake_copies = training.backend.copies(g(noise, previous, training.index).detach())
+    (real_copies,) = training.real_copies
+    on_real, on_fake = real_loss(d, real_copies), generated_loss(d, fake_copies)
     expected = torch.autograd.grad(on_real + on_fake, list(d.parameters()))
     losses = training.d_step(noise, previous)
     for p, gradient in zip(d.parameters(), expected, strict=True):
@@ -263,26 +254,10 @@ def test_what_a_scale_in_training_starts_from():
             torch.testing.assert_close(training.rec_noise[k, colour], expected)
     rebuilt = generate(scales, reconstruction_noise(scales), torch.arange(2))[-1]
     torch.testing.assert_close(training.rec_previous, resize(rebuilt, 16))
-    assert training.real_copies.shape == (4, 2, 3, 16, 16)
+    (real_copies,) = training.real_copies  # one chunk holds both images
+    assert real_copies.shape == (4, 2, 3, 16, 16)
     for m, t in enumerate(TRANSFORMATIONS):
-        torch.testing.assert_close(training.real_copies[m], t.apply(training.real))
-
-
-def test_an_iteration_of_the_fast_way_is_one_of_the_plain_way():
-    scales = trained(sides=(14,), count=2)
-    after = {}
-    for fast in (False, True):
-        training = fresh(CONFIG.with_options(fast=fast), coarser=scales, side=16, count=2)
-        training.step()
-        after[fast] = training
-    for name, values in after[True].history.items():
-        assert values[0].item() == pytest.approx(after[False].history[name][0].item(), rel=2e-4)
-    for kind in ("generator", "discriminator"):
-        plain, fast = (getattr(after[way].scale, kind).state_dict() for way in (False, True))
-        # Adam's first steps turn rounding errors of gradients that are zero into full steps.
-        for key, value in plain.items():
-            if not key.endswith(("conv.bias", "running_mean", "tracked")):
-                assert (fast[key] - value).abs().mean() < 1e-4, (kind, key)
+        torch.testing.assert_close(real_copies[m], t.apply(training.real))
 
 
 def test_random_draws_of_the_coarsest_scale():
@@ -420,93 +395,3 @@ def test_a_scale_is_trained_to_its_last_iteration_and_no_further():
     done = weights(training.scale.generator)
     train_scale(training, (14,), None)
     assert torch.equal(weights(training.scale.generator), done)
-
-
-@pytest.mark.parametrize("fast", [True, False])
-def test_copies_are_drawn_in_float32_also_under_autocast(fast):
-    """Otherwise D could tell generated patches from real ones by their rounding."""
-    training = fresh(CONFIG.with_options(fast=fast, precision="bf16"))
-    with training.autocast():
-        inside = training.transformed(image())
-    for a, b in zip(inside, training.transformed(image()), strict=True):
-        assert torch.equal(a, b)
-
-
-class NeverWaits(TorchDispatchMode):
-    """Refuses operations for which a program waits for a GPU: numbers it has to know or to send.
-
-    On a processor ``cpu``, ``to`` and ``tolist`` do not show; the test on a GPU sees them.
-    """
-
-    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal")
-    WAITS += ("unique_dim", "_unique2", "unique_consecutive")
-    WAITS += ("lift_fresh",)  # a constant from the computer's memory
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name not in self.WAITS, name
-        assert func != torch.ops.aten.repeat_interleave.Tensor, name
-        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
-            assert not any(i is not None and i.dtype == torch.bool for i in args[1]), name
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize(
-    "wait",
-    [
-        lambda x: float(x[0]),
-        lambda x: bool((x > 0).all()),
-        lambda x: x[x > 0],
-        lambda x: x.new_tensor([1.0]),
-        lambda x: x.unique(),
-        lambda x: x.repeat_interleave(torch.ones_like(x, dtype=torch.long)),
-    ],
-)
-def test_what_waits_is_noticed(wait):
-    x = torch.ones(3)
-    with NeverWaits(), pytest.raises(AssertionError):
-        wait(x)
-
-
-@pytest.mark.parametrize("translation", ["pixel", "stretched", "resampled"])
-def test_an_iteration_never_waits_for_the_device(translation, monkeypatch):
-    monkeypatch.setattr(kernels, "library", lambda: None)  # with PyTorch alone, as on a GPU
-    config = CONFIG.with_options(fast=True, translation=translation)
-    transformations = config.with_options(transformations="rgb54").resolve_transformations(True)
-    coarser = trained(config)[:1]
-    training = start_scale(config, TRANSFORMATIONS, coarser, image(16))
-    every = start_scale(config, transformations, [], image(16))
-    with NeverWaits():
-        training.step()
-        every.step()
-
-
-def test_our_adam_is_pytorchs():
-    rng = torch.Generator().manual_seed(0)
-    start = torch.randn(7, generator=rng)
-    ours, theirs = (start.clone().requires_grad_() for _ in range(2))
-    first, second = Adam([ours], 0.1, (0.5, 0.9)), torch.optim.Adam([theirs], 0.1, (0.5, 0.9))
-    for step in range(6):
-        for parameter, adam in ((ours, first), (theirs, second)):
-            adam.zero_grad()
-            (parameter**2).sum().backward()
-            adam.step()
-        assert ours.equal(theirs)
-        assert not ours.equal(start)
-        if step == 2:
-            second.load_state_dict(copy.deepcopy(first.state_dict()))
-            first.load_state_dict(copy.deepcopy(second.state_dict()))
-
-
-def test_training_imports_no_compiler():
-    code = """
-import sys, torch
-from htdg.adam import Adam
-x = torch.zeros(2, requires_grad=True)
-adam = Adam([x])
-x.sum().backward()
-adam.step()
-adam.load_state_dict(adam.state_dict())
-assert "torch._dynamo" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
