@@ -31,11 +31,11 @@ def answers(name: str) -> dict[str, Any]:
 
 def self_checks() -> list[tuple[str, str, Callable[..., None]]]:
     """Every self-check of the course: its notebook, the answer it examines, and the check."""
-    found = []
+    checks_called = []
     for path in sorted((NOTEBOOKS / "solutions").glob("*.ipynb")):
         checks = importlib.import_module(f"htdg.course.checks_{path.stem[:2]}")
         for cell in nbformat.read(path, as_version=4)["cells"]:
             called = _CHECKED.match(cell["source"])
             if called:
-                found.append((path.stem, called[2], getattr(checks, called[1])))
-    return found
+                checks_called.append((path.stem, called[2], getattr(checks, called[1])))
+    return checks_called

@@ -35,12 +35,12 @@ def notebook_of(*cells):
 
 def test_the_exercise_version_has_no_answers():
     book = notebook_of(("import math", []), (ANSWER, ["exercise"]), ("x = 1", ["solution"]))
-    made = exercises.without_answers(book)
-    assert [c["source"] for c in made["cells"]] == [
+    exercise_book = exercises.without_answers(book)
+    assert [c["source"] for c in exercise_book["cells"]] == [
         "import math",
         'def double(x):\n    """Twice x."""\n    raise NotImplementedError("your code here")\n',
     ]
-    assert all(c["outputs"] == [] and c["execution_count"] is None for c in made["cells"])
+    assert all(c["outputs"] == [] and c["execution_count"] is None for c in exercise_book["cells"])
     assert book["cells"][1]["source"] == ANSWER  # the solution stays as it was
 
 
@@ -165,8 +165,8 @@ def test_one_that_fails_is_told_how():
 
 def test_an_empty_one_is_not_done_yet(capsys):
     defined = {}
-    made = exercises.without_answers(notebook_of((ANSWER, ["exercise"])))
-    exec(made["cells"][0]["source"], defined)
+    exercise_book = exercises.without_answers(notebook_of((ANSWER, ["exercise"])))
+    exec(exercise_book["cells"][0]["source"], defined)
     check_double(defined["double"])
     assert capsys.readouterr().out.startswith("Not done yet")
 

@@ -140,14 +140,14 @@ def sides(
 )
 def test_mistakes_about_sides(options, said):
     with pytest.raises(NotRight, match=said):
-        checks_01.check_sides(lambda *given: sides(*given, **options))
+        checks_01.check_sides(lambda *arguments: sides(*arguments, **options))
 
 
 def test_more_mistakes_about_sides():
     with pytest.raises(NotRight, match="the wrong way round"):
-        checks_01.check_sides(lambda *given: pyramid_sides(*given)[::-1])
+        checks_01.check_sides(lambda *arguments: pyramid_sides(*arguments)[::-1])
     with pytest.raises(NotRight, match="all the sides"):
-        checks_01.check_sides(lambda *given: 25)
+        checks_01.check_sides(lambda *arguments: 25)
     with pytest.raises(NotRight, match=r"there is one scale, \(25,\), not \(\)"):
         checks_01.check_sides(lambda s, m, t, r: () if m == t else pyramid_sides(s, m, t, r))
     with pytest.raises(NotRight, match="For image_size 28"):
@@ -180,23 +180,23 @@ def test_mistakes_about_shrinking(answer, said):
 
 def levels(images, sides, clamp=True, **options):
     settings = {"mode": "bicubic", "antialias": True, "align_corners": False} | options
-    made = [F.interpolate(images, size=(side, side), **settings) for side in sides]
-    return [level.clamp(-1, 1) for level in made] if clamp else made
+    levels = [F.interpolate(images, size=(side, side), **settings) for side in sides]
+    return [level.clamp(-1, 1) for level in levels] if clamp else levels
 
 
 def overwritten(images, sides, clamp=True):
-    made = []
+    results = []
     for side in sides:
         images = levels(images, (side,), clamp)[0]
-        made.append(images.clamp(-1, 1))
-    return made
+        results.append(images.clamp(-1, 1))
+    return results
 
 
 def chained(images, sides):
-    made = [images]
+    results = [images]
     for side in reversed(sides):
-        made.append(resize(made[-1], side))
-    return made[:0:-1]
+        results.append(resize(results[-1], side))
+    return results[:0:-1]
 
 
 @pytest.mark.parametrize(
@@ -230,17 +230,17 @@ def test_mistakes_about_pyramids(answer, said):
 
 def test_a_pyramid_that_changes_its_input_is_still_judged_by_its_values(solution):
     def spoils(images, sides):
-        made = solution["my_pyramid"](images, sides)
+        levels = solution["my_pyramid"](images, sides)
         images.zero_()
-        return made
+        return levels
 
     checks_01.check_pyramid(spoils)
 
 
 def test_arrays_and_double_precision_are_right_as_well(solution, capsys):
-    checks_01.check_patches(lambda *given: np.array(solution["patches_of"](*given)))
-    checks_01.check_window(lambda *given: np.array(solution["window"](*given)))
-    checks_01.check_sides(lambda *given: np.array(pyramid_sides(*given)))
+    checks_01.check_patches(lambda *arguments: np.array(solution["patches_of"](*arguments)))
+    checks_01.check_window(lambda *arguments: np.array(solution["window"](*arguments)))
+    checks_01.check_sides(lambda *arguments: np.array(pyramid_sides(*arguments)))
     checks_01.check_shrink(lambda x, f: solution["shrink"](x.double(), f))
     checks_01.check_pyramid(lambda x, s: solution["my_pyramid"](x.double(), s))
     assert capsys.readouterr().out.count("Right: ") == 5

@@ -49,15 +49,15 @@ def loops(votes, t, n, turn=-1, sign=1, side=None, unknown=torch.nan, turn_last=
     """Undoing a map by loops, or almost: the options make the mistakes."""
     s, h = shift_pixels(side or n), len(votes)
     votes = votes if turn_last else torch.rot90(votes, turn * t.k)
-    found = torch.full((h, h), unknown, dtype=votes.dtype)
+    undone = torch.full((h, h), unknown, dtype=votes.dtype)
     for i in range(h):
         for j in range(h):
             row, column = i + sign * t.ty * s, j + sign * t.tx * s
             if 0 <= row < h and 0 <= column < h:
-                found[i, j] = votes[row, column]
+                undone[i, j] = votes[row, column]
     if turn_last:
-        found = torch.rot90(found, turn * t.k)
-    return found.flip(-1) if t.flip else found
+        undone = torch.rot90(undone, turn * t.k)
+    return undone.flip(-1) if t.flip else undone
 
 
 def rot(x, k):
@@ -96,9 +96,9 @@ def indexed(x, tx, ty, s=None, both=False, upper=True):
     return x[..., source(ty), :][..., source(tx)]
 
 
-def grey_of_images(x, each=True):
+def grey_of_images(x, by_image=True):
     mixed = 0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2]
-    return mixed[:, None].expand_as(x) if each else mixed
+    return mixed[:, None].expand_as(x) if by_image else mixed
 
 
 WEIGHTS = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
@@ -125,7 +125,7 @@ WRONG = {
         "not summed": lambda x: x * WEIGHTS,
         "channels differ": lambda x: x,
         "It mixes the three images": grey_of_images,
-        "the first axis is the batch": lambda x: grey_of_images(x, each=False),
+        "the first axis is the batch": lambda x: grey_of_images(x, by_image=False),
         "a third of the luma": lambda x: (x * WEIGHTS).mean(1, keepdim=True).expand_as(x),
         "not for one image": lambda x: luma(x).expand(3, 3, -1, -1),
         "One channel is left: the": lambda x: x[:, 0],
@@ -225,10 +225,10 @@ def test_double_precision_is_right_as_well(capsys):
 @pytest.mark.parametrize("t", CATALOGUE[:42:3], ids=str)
 def test_the_map_of_the_check_is_that_of_the_library(t):
     votes = torch.rand(21, 21, generator=torch.Generator().manual_seed(2))
-    found, defined = t.undo(votes, 31)
+    undone, defined = t.undo(votes, 31)
     mine = checks_02._undone(votes, t, 31)
     assert torch.equal(~mine.isnan(), defined)
-    assert torch.equal(mine[defined], found[defined])
+    assert torch.equal(mine[defined], undone[defined])
 
 
 # --- The figures --------------------------------------------------------------------------------
@@ -332,12 +332,12 @@ def test_the_search_circles_the_nearest_patch():
     image, errors = draw_02.example_image(24), np.ones((14, 14))
     errors[3, 5] = 0.25
     figure = draw_02.draw_search(image, {"pixel": image}, (1, 2), {"pixel": errors})
-    copy, where, found = figure.axes[:3]
+    copy, where, nearest = figure.axes[:3]
     assert "least 0.250 at (3, 5)" in where.get_title()
     assert [float(v) for v in where.lines[0].get_xydata()[0]] == [5, 3]
     assert copy.patches[0].get_xy() == (1.5, 0.5)
-    assert found.patches[0].get_xy() == (4.5, 2.5)
-    assert found.patches[0].get_width() == 11
+    assert nearest.patches[0].get_xy() == (4.5, 2.5)
+    assert nearest.patches[0].get_width() == 11
 
 
 def test_curves_and_points_hold_the_values():

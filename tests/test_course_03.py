@@ -40,7 +40,7 @@ def log_p(logits, axis=1):
     return logits.log_softmax(axis)
 
 
-def own(values, true):
+def true_class(values, true):
     return values[torch.arange(len(true)), true]
 
 
@@ -93,21 +93,41 @@ WRONG = [
     ("clueless_loss", lambda m: -np.log(m + 1), "sign"),
     ("clueless_loss", lambda m: 1 / (m + 1), "minus its logarithm"),
     ("clueless_loss", lambda m: 7.0, r"return 7\.000"),
-    ("patch_cross_entropy", lambda x, t: -own(log_p(x), t).sum(), "the sum over all"),
-    ("patch_cross_entropy", lambda x, t: -own(log_p(x), t).mean((1, 2)), "single number"),
-    ("patch_cross_entropy", lambda x, t: -own(log_p(x), t).mean((1, 2)).sum(), "add up the images"),
-    ("patch_cross_entropy", lambda x, t: -own(log_p(x, 0), t).mean(), "axis 0"),
-    ("patch_cross_entropy", lambda x, t: -own(log_p(x, 3), t).mean(), "axis 3"),
-    ("patch_cross_entropy", lambda x, t: own(log_p(x).exp(), t).mean(), "logarithm is missing"),
-    ("patch_cross_entropy", lambda x, t: -own(log_p(x).exp(), t).mean().log(), "before the mean"),
-    ("patch_cross_entropy", lambda x, t: -own(x, t).mean(), "no probabilities yet"),
-    ("patch_cross_entropy", lambda x, t: own(log_p(x), t).mean(), "sign"),
+    ("patch_cross_entropy", lambda x, t: -true_class(log_p(x), t).sum(), "the sum over all"),
+    ("patch_cross_entropy", lambda x, t: -true_class(log_p(x), t).mean((1, 2)), "single number"),
+    (
+        "patch_cross_entropy",
+        lambda x, t: -true_class(log_p(x), t).mean((1, 2)).sum(),
+        "add up the images",
+    ),
+    ("patch_cross_entropy", lambda x, t: -true_class(log_p(x, 0), t).mean(), "axis 0"),
+    ("patch_cross_entropy", lambda x, t: -true_class(log_p(x, 3), t).mean(), "axis 3"),
+    (
+        "patch_cross_entropy",
+        lambda x, t: true_class(log_p(x).exp(), t).mean(),
+        "logarithm is missing",
+    ),
+    (
+        "patch_cross_entropy",
+        lambda x, t: -true_class(log_p(x).exp(), t).mean().log(),
+        "before the mean",
+    ),
+    ("patch_cross_entropy", lambda x, t: -true_class(x, t).mean(), "no probabilities yet"),
+    ("patch_cross_entropy", lambda x, t: true_class(log_p(x), t).mean(), "sign"),
     ("patch_cross_entropy", lambda x, t: -log_p(x)[:, t].mean(), "pair image b"),
-    ("patch_cross_entropy", lambda x, t: -own(x.softmax(1), t).log().mean(), "overflows"),
-    ("patch_cross_entropy", lambda x, t: -own(log_p(x), t).mean().detach(), "gradient"),
-    ("patch_cross_entropy", lambda x, t: -own(log_p(x), t).mean().item(), "must return a tensor"),
+    ("patch_cross_entropy", lambda x, t: -true_class(x.softmax(1), t).log().mean(), "overflows"),
+    ("patch_cross_entropy", lambda x, t: -true_class(log_p(x), t).mean().detach(), "gradient"),
+    (
+        "patch_cross_entropy",
+        lambda x, t: -true_class(log_p(x), t).mean().item(),
+        "must return a tensor",
+    ),
     ("patch_cross_entropy", lambda x, t: -(one_hot(x, t) * log_p(x)).mean(), "number of classes"),
-    ("patch_cross_entropy", lambda x, t: -own(log_p(x.mean((2, 3))), t).mean(), "before the soft"),
+    (
+        "patch_cross_entropy",
+        lambda x, t: -true_class(log_p(x.mean((2, 3))), t).mean(),
+        "before the soft",
+    ),
     ("patch_cross_entropy", lambda x, t: F.cross_entropy(x, t), "cross_entropy is what you are"),
     ("patch_cross_entropy", lambda x, t: F.nll_loss(log_p(x), t), "nll_loss is what you are"),
     ("true_classes", lambda m, b, real: torch.arange(m).repeat(b), "0, 0, 1, 1"),
@@ -178,7 +198,7 @@ def test_every_mistake_has_its_sentence(name, answer, said):
 def test_the_precision_of_an_answer_is_free(capsys):
     right = {
         "patch_cross_entropy": [
-            lambda x, t: -own(log_p(x.double()), t).mean(),
+            lambda x, t: -true_class(log_p(x.double()), t).mean(),
             lambda x, t: (
                 -torch.einsum("bchw,bchw->", one_hot(x, t).float(), log_p(x)) / x[:, 0].numel()
             ),
@@ -217,9 +237,9 @@ def notebook(monkeypatch):
     shown = []
 
     class Handle:
-        def update(self, content, **how):
-            assert how["raw"]
-            shown.append(("again", content, how["metadata"]))
+        def update(self, content, **options):
+            assert options["raw"]
+            shown.append(("again", content, options["metadata"]))
 
     def display(content, raw, display_id, metadata):
         assert raw
@@ -248,7 +268,7 @@ def watched(brick):
 
 
 def test_a_watched_training_is_the_same_bit_for_bit(watched, tiny):
-    for mine, theirs in zip(watched[1].scales, tiny.scales, strict=True):
+    for mine, theirs in zip(watched[1].scales_, tiny.scales_, strict=True):
         assert torch.equal(mine.z_star, theirs.z_star)
         assert torch.equal(mine.sigma, theirs.sigma)
         for name in ("generator", "discriminator"):
@@ -259,11 +279,11 @@ def test_a_watched_training_is_the_same_bit_for_bit(watched, tiny):
 def test_in_a_notebook_one_figure_is_replaced(brick, notebook):
     detector = fit(brick, LivePlot(every=2))
     assert [kind for kind, *_ in notebook] == ["new"] + ["again"] * (len(notebook) - 1)
-    assert len(notebook) == 2 * len(detector.sides)
+    assert len(notebook) == 2 * len(detector.sides_)
     _, content, metadata = notebook[-1]
     assert "3 iterations trained" in content["text/plain"]
     assert metadata["image/png"]["alt"] == content["text/plain"]
-    assert content["image/png"] == f"PNG of {len(detector.sides)} scales of 3 iterations trained"
+    assert content["image/png"] == f"PNG of {len(detector.sides_)} scales of 3 iterations trained"
 
 
 def test_it_draws_no_more_often_than_it_may_but_always_the_end(brick, notebook, monkeypatch):
@@ -285,13 +305,13 @@ def test_elsewhere_nothing_is_drawn(brick, capsys, monkeypatch):
 def test_moments_tell_what_there_was(watched):
     plot, detector = watched
     places = [(m.scale, m.iteration) for m in plot.moments]
-    assert places == [(n, i) for n in range(len(detector.sides)) for i in (2, 3)]
+    assert places == [(n, i) for n in range(len(detector.sides_)) for i in (2, 3)]
     for moment in plot.moments:
-        sides = detector.sides[: moment.scale + 1]
+        sides = detector.sides_[: moment.scale + 1]
         assert [s.shape for s in moment.samples] == [(side, side, 3) for side in sides]
         assert moment.real.shape == (sides[-1], sides[-1], 3)
         assert moment.real.dtype == np.uint8
-    for n, scale in enumerate(detector.history):
+    for n, scale in enumerate(detector.history_):
         assert np.array_equal(plot.history[n]["d_real"], np.asarray(scale["d_real"]))
     last = plot.moments[-1]
     assert np.array_equal(last.samples[0], plot.moments[-2].samples[0])  # the scales below rest
@@ -301,7 +321,7 @@ def test_moments_tell_what_there_was(watched):
 def test_the_figure_of_a_moment_ends_there(watched):
     plot, detector = watched
     first, last = plot.figure(0), plot.figure()
-    n = len(detector.sides)
+    n = len(detector.sides_)
 
     def drawn(figure):
         return [

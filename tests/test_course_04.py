@@ -23,14 +23,14 @@ def solution():
     return answers("04_vote_aggregation")
 
 
-def own(values):
+def own_class(values):
     return torch.stack([values[k, k] for k in range(len(values))])
 
 
 def diverging(logits):
     """Right, but for large logits."""
     e = logits[:, : len(logits)].exp()
-    return own(e / e.sum(1, keepdim=True))
+    return own_class(e / e.sum(1, keepdim=True))
 
 
 def of_the_notebook(logits):
@@ -42,21 +42,21 @@ def of_the_notebook(logits):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (lambda x: own(x.softmax(1)), '"generated" has a say in your votes'),
+        (lambda x: own_class(x.softmax(1)), '"generated" has a say in your votes'),
         (lambda x: x.softmax(1)[:, -1], 'That is the probability of "generated"'),
         (lambda x: x[:, :-1].softmax(1), "all probabilities of every patch"),
-        (lambda x: own(x[:, :-1].softmax(1)).mean((1, 2)), "must have shape (3, 5, 7)"),
+        (lambda x: own_class(x[:, :-1].softmax(1)).mean((1, 2)), "must have shape (3, 5, 7)"),
         (lambda x: x[:, :-1].softmax(1).amax(1), "the most likely class. A vote is for"),
         (lambda x: x.softmax(1)[:, :-1].amax(1), "And it is the copy's own class, not the most"),
-        (lambda x: own(x[:, :-1].softmax(0)), "not over the copies, axis 0"),
-        (lambda x: own(x[:, :-1].softmax(2)), "not over the rows of the map, axis 2"),
-        (lambda x: own(x[:, :-1].softmax(3)), "not over the columns of the map, axis 3"),
-        (lambda x: own(x[:, :-1]), "take the softmax first"),
-        (lambda x: own(x[:, :-1].exp()), "do not divide by the sum"),
-        (lambda x: own(x[:, :-1].log_softmax(1)), "logarithms of votes"),
+        (lambda x: own_class(x[:, :-1].softmax(0)), "not over the copies, axis 0"),
+        (lambda x: own_class(x[:, :-1].softmax(2)), "not over the rows of the map, axis 2"),
+        (lambda x: own_class(x[:, :-1].softmax(3)), "not over the columns of the map, axis 3"),
+        (lambda x: own_class(x[:, :-1]), "take the softmax first"),
+        (lambda x: own_class(x[:, :-1].exp()), "do not divide by the sum"),
+        (lambda x: own_class(x[:, :-1].log_softmax(1)), "logarithms of votes"),
         (lambda x: x[:, :-1].softmax(1)[:, 0], "class 0 of every copy"),
-        (lambda x: own(x[:, :-1].softmax(1)).numpy(), "Return a tensor, not an ndarray"),
-        (lambda x: own(x[:, :-1].softmax(1)) ** 2, "not those of the library"),
+        (lambda x: own_class(x[:, :-1].softmax(1)).numpy(), "Return a tensor, not an ndarray"),
+        (lambda x: own_class(x[:, :-1].softmax(1)) ** 2, "not those of the library"),
         (diverging, "With large logits exp overflows"),
         (of_the_notebook, "which has M = 3: take M from the argument, len(logits)"),
     ],
@@ -67,7 +67,7 @@ def test_mistakes_with_votes(answer, said):
 
 
 def test_double_precision_is_no_mistake(capsys):
-    checks_04.check_votes(lambda x: own(x[:, :-1].double().softmax(1)))
+    checks_04.check_votes(lambda x: own_class(x[:, :-1].double().softmax(1)))
     assert capsys.readouterr().out.startswith("Right")
 
 
@@ -105,9 +105,9 @@ def test_mistakes_with_places(answer, said):
         checks_04.check_place(answer)
 
 
-@pytest.mark.parametrize("made", [torch.tensor, np.array, list])
-def test_a_place_may_be_a_tensor_an_array_or_a_list(made, capsys):
-    checks_04.check_place(lambda i, j, k, s: made(turned(i + 5, j + 5, k, s - 1)))
+@pytest.mark.parametrize("form", [torch.tensor, np.array, list])
+def test_a_place_may_be_a_tensor_an_array_or_a_list(form, capsys):
+    checks_04.check_place(lambda i, j, k, s: form(turned(i + 5, j + 5, k, s - 1)))
     assert capsys.readouterr().out.startswith("Right")
 
 
@@ -124,8 +124,8 @@ def test_places_are_those_of_the_library(solution, k):
     side, turns = 25, transformations_named("rotations")
     votes = torch.zeros(4, 1, 15, 15)
     votes[k, 0, 2, 9] = 1
-    found, _ = patch_votes(votes, turns, side, "pixel")
-    row, column = np.argwhere(found[0].numpy() > 0)[0] + 5
+    vote_map, _ = patch_votes(votes, turns, side, "pixel")
+    row, column = np.argwhere(vote_map[0].numpy() > 0)[0] + 5
     assert solution["my_place"](2, 9, k, side) == (row, column)
 
 
@@ -279,7 +279,7 @@ def test_the_answers_are_those_of_the_library(solution):
 
 
 @pytest.fixture(scope="module")
-def judged():
+def labels_and_scores():
     """Labels and scores of 30 images, with a tie between the kinds."""
     rng = np.random.default_rng(4)
     labels = np.repeat([0, 1], [12, 18])
@@ -376,16 +376,16 @@ def test_rates_by_hand():
     assert draw_04.rates(labels, scores, 0) == (1, 1)
 
 
-def test_the_threshold_and_its_point(judged):
-    labels, scores = judged
+def test_the_threshold_and_its_point(labels_and_scores):
+    labels, scores = labels_and_scores
     threshold = float(np.median(scores))
     figure = draw_04.draw_threshold(labels, scores, threshold)
     left, right = figure.axes
     flagged = scores >= threshold
     x, y = flagged[labels == 0].mean(), flagged[labels == 1].mean()
-    told = [tick.get_text() for tick in left.get_yticklabels()]
-    assert told[0] == f"normal:\n{flagged[:12].sum()} of 12\nflagged"
-    assert told[1] == f"anomalous:\n{flagged[12:].sum()} of 18\nflagged"
+    tick_labels = [tick.get_text() for tick in left.get_yticklabels()]
+    assert tick_labels[0] == f"normal:\n{flagged[:12].sum()} of 12\nflagged"
+    assert tick_labels[1] == f"anomalous:\n{flagged[12:].sum()} of 18\nflagged"
     dots = [line for line in left.lines if line.get_marker() in ("o", "^")]
     assert [sorted(line.get_xdata()) for line in dots] == [sorted(scores[:12]), sorted(scores[12:])]
     for line, colour in zip(dots, (NORMAL, ANOMALOUS), strict=True):
@@ -397,8 +397,8 @@ def test_the_threshold_and_its_point(judged):
     assert f"{x:.2f}" in right.get_xlabel()
 
 
-def test_the_pairs(judged):
-    labels, scores = judged
+def test_the_pairs(labels_and_scores):
+    labels, scores = labels_and_scores
     won = draw_04.outcomes(labels, scores)
     assert won.shape == (18, 12)
     assert won.mean() == pytest.approx(roc_auc_score(labels, scores))
@@ -434,7 +434,7 @@ def test_one_kind_against_good():
     assert draw_04.auroc_against_good(scores, kinds, "stain") == 1
 
 
-def test_every_figure_is_new(judged):
-    one, other = (draw_04.draw_pairs(*judged) for _ in range(2))
+def test_every_figure_is_new(labels_and_scores):
+    one, other = (draw_04.draw_pairs(*labels_and_scores) for _ in range(2))
     assert isinstance(one, Figure)
     assert one is not other

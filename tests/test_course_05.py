@@ -22,12 +22,12 @@ def lowest(votes, fractions, *, up=False, least=1, counts=int, sort=True, mean=F
     """The means of the lowest votes, with their mistakes as options."""
     rows = np.sort(votes, axis=1) if sort else votes
     rows = rows[:, ::-1] if up else rows
-    found = []
+    means = []
     for fraction in fractions:
         count = max(least, counts(rows.shape[1] * fraction))
         part = rows[:, :count]
-        found.append(part.mean(1).sum() if count else math.nan)
-    return np.array(found) / (len(votes) if mean else 1)
+        means.append(part.mean(1).sum() if count else math.nan)
+    return np.array(means) / (len(votes) if mean else 1)
 
 
 def pooled(votes, fractions):
@@ -72,10 +72,10 @@ def test_mistakes_about_turns(answer, said):
 
 def shifted(over_copy, shift, empty=math.nan, border=0):
     h = len(over_copy)
-    found = np.full((h, h), empty)
-    found[:, : h - shift] = over_copy[:, shift:]
-    found[:, h - shift - border :] = empty
-    return found
+    shifted = np.full((h, h), empty)
+    shifted[:, : h - shift] = over_copy[:, shift:]
+    shifted[:, h - shift - border :] = empty
+    return shifted
 
 
 @pytest.mark.parametrize(
@@ -293,9 +293,9 @@ def test_counted_counts_turns():
     located = np.ones((2, 5, 5))
     located[0, 0, 0] = located[1, 0, 0] = 0.1
     located[0, 2, 3] = located[1, 4, 4] = 0.2
-    found = draw_05.counted(located, 0.08)  # 2 of 25
-    assert found.sum() == 4
-    assert (found[0, 0], found[2, 3], found[4, 4]) == (2, 1, 1)
+    counts = draw_05.counted(located, 0.08)  # 2 of 25
+    assert counts.sum() == 4
+    assert (counts[0, 0], counts[2, 3], counts[4, 4]) == (2, 1, 1)
     assert draw_05.counted(located, 0.001).sum() == 2
     assert (draw_05.counted(located, 1.0) == 2).all()
 
@@ -320,11 +320,13 @@ def test_the_answers_agree_with_the_library(solution, walls):
     """A whole AUPRO from the student's overlap and integral is that of the library."""
     mask = np.zeros((30, 30), bool)
     mask[2:12, 3:9] = mask[20:23, 20:22] = mask[23, 22] = True
-    found = np.random.default_rng(8).permutation(900).reshape(30, 30) / 900
-    found = np.clip(found + 0.2007 * mask, 0, 1)
-    cuts = [2, *np.unique(found)[::-1]]
-    fpr = np.array([(found >= t)[~mask].mean() for t in cuts])
-    pro = np.array([solution["region_overlap"](found >= t, mask) for t in cuts])
-    wanted = pixel_metrics([found], [mask])["aupro"]
+    anomaly_map = np.random.default_rng(8).permutation(900).reshape(30, 30) / 900
+    anomaly_map = np.clip(anomaly_map + 0.2007 * mask, 0, 1)
+    cuts = [2, *np.unique(anomaly_map)[::-1]]
+    fpr = np.array([(anomaly_map >= t)[~mask].mean() for t in cuts])
+    pro = np.array([solution["region_overlap"](anomaly_map >= t, mask) for t in cuts])
+    wanted = pixel_metrics([anomaly_map], [mask])["aupro"]
     assert solution["my_aupro"](fpr, pro) == pytest.approx(wanted, abs=1e-6)
-    assert solution["my_threshold"](found.ravel(), 0.1) == upper_quantile(found.ravel(), 0.1)
+    assert solution["my_threshold"](anomaly_map.ravel(), 0.1) == upper_quantile(
+        anomaly_map.ravel(), 0.1
+    )

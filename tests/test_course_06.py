@@ -71,21 +71,23 @@ def test_mistakes_about_pairs(answer, said):
         checks_06.check_paired(answer)
 
 
-def interval(labels, scores, rng, repeats, *, ends=(0.025, 0.975), how="images", share=1, up=1):
-    found = []
+def interval(labels, scores, rng, repeats, *, ends=(0.025, 0.975), mistake="", share=1, up=1):
+    aurocs = []
     places = [np.flatnonzero(labels == label) for label in (0, 1)]
     for _ in range(repeats):
-        drawn = [rng.choice(mine, int(len(mine) * share), replace=how != "once") for mine in places]
+        drawn = [
+            rng.choice(mine, int(len(mine) * share), replace=mistake != "once") for mine in places
+        ]
         chosen = np.concatenate(drawn)
-        given = rng.permutation(chosen) if how == "apart" else chosen
-        found.append(roc_auc_score(labels[given], up * scores[chosen]))
-    return np.quantile(found, ends)
+        labelled = rng.permutation(chosen) if mistake == "apart" else chosen
+        aurocs.append(roc_auc_score(labels[labelled], up * scores[chosen]))
+    return np.quantile(aurocs, ends)
 
 
 def of_the_mean(labels, scores, rng, repeats):
-    found = draw_06.bootstrap_aurocs(labels, scores, repeats)
-    error = found.std() / math.sqrt(repeats)
-    return found.mean() - 2 * error, found.mean() + 2 * error
+    aurocs = draw_06.bootstrap_aurocs(labels, scores, repeats)
+    error = aurocs.std() / math.sqrt(repeats)
+    return aurocs.mean() - 2 * error, aurocs.mean() + 2 * error
 
 
 @pytest.mark.parametrize(
@@ -96,8 +98,8 @@ def of_the_mean(labels, scores, rng, repeats):
         (lambda *a: interval(*a, ends=(0.005, 0.995)), "too wide"),
         (lambda *a: interval(*a, share=0.5), "too wide"),
         (lambda *a: interval(*a, share=2), "too narrow"),
-        (lambda *a: interval(*a, how="apart"), "labels and scores apart"),
-        (lambda *a: interval(*a, how="once"), "with replacement"),
+        (lambda *a: interval(*a, mistake="apart"), "labels and scores apart"),
+        (lambda *a: interval(*a, mistake="once"), "with replacement"),
         (lambda *a: interval(*a, up=-1), "1 less the AUROC"),
         (lambda *a: interval(*a)[::-1], "The lower end must come first"),
         (lambda *a: interval(*a).mean(), "Return 2 numbers"),
@@ -183,8 +185,8 @@ def test_bootstrap_draws_images_with_their_scores():
     assert (draw_06.bootstrap_aurocs(labels, [0.1, 0.5, 0.2, 0.6, 0.7], 50) == 1).all()
     assert (draw_06.bootstrap_aurocs(labels, [0.3] * 5, 50) == 0.5).all()  # ties count one half
     # One normal image, two anomalous ones, one of them above it: 0, 1 or 2 of the two drawn.
-    found = draw_06.bootstrap_aurocs([0, 1, 1], [0.5, 0.4, 0.6], 4000)
-    values, counts = np.unique(found, return_counts=True)
+    aurocs = draw_06.bootstrap_aurocs([0, 1, 1], [0.5, 0.4, 0.6], 4000)
+    values, counts = np.unique(aurocs, return_counts=True)
     np.testing.assert_array_equal(values, [0, 0.5, 1])
     np.testing.assert_allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
     again = [draw_06.bootstrap_aurocs([0, 1, 1], [0.5, 0.4, 0.6], 9, seed) for seed in (3, 3)]
@@ -195,10 +197,10 @@ def test_bootstrap_varies_about_the_auroc():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], (30, 50))
     scores = rng.normal(0, 1, 80) + labels
-    found = draw_06.bootstrap_aurocs(labels, scores, 4000)
-    assert found.mean() == pytest.approx(roc_auc_score(labels, scores), abs=0.005)
+    aurocs = draw_06.bootstrap_aurocs(labels, scores, 4000)
+    assert aurocs.mean() == pytest.approx(roc_auc_score(labels, scores), abs=0.005)
     slow = interval(labels, scores, rng, 500)
-    np.testing.assert_allclose(np.quantile(found, (0.025, 0.975)), slow, atol=0.03)
+    np.testing.assert_allclose(np.quantile(aurocs, (0.025, 0.975)), slow, atol=0.03)
 
 
 def test_draws_needed():
@@ -241,9 +243,9 @@ def test_draw_numbers_shows_three_rows_with_errors():
 
 
 def test_draw_shots_joins_each_draw_and_adds_the_mean():
-    found = np.array([[0.5, 0.8], [0.7, 0.8]])
-    left, right = draw_06.draw_shots([1, 5], found, {"A": ([60, 70], [5, 2])}).axes
-    for line, row in zip(left.lines, found, strict=False):
+    aurocs = np.array([[0.5, 0.8], [0.7, 0.8]])
+    left, right = draw_06.draw_shots([1, 5], aurocs, {"A": ([60, 70], [5, 2])}).axes
+    for line, row in zip(left.lines, aurocs, strict=False):
         np.testing.assert_array_equal(line.get_ydata(), row)
     mean = left.containers[0]
     np.testing.assert_allclose(mean.lines[0].get_ydata(), [0.6, 0.8])
@@ -266,9 +268,9 @@ def test_draw_bootstrap_draws_the_interval():
 
 
 def test_draw_ablations_draws_draws_means_and_the_paper():
-    found = np.array([[0.6, 0.8], [0.5, 0.6]])
-    left, right = draw_06.draw_ablations(["whole", "a"], found, [(64.9, 5.9), (60.7, 8.5)]).axes
-    np.testing.assert_array_equal(left.lines[0].get_xdata(), found[:, 0])
+    aurocs = np.array([[0.6, 0.8], [0.5, 0.6]])
+    left, right = draw_06.draw_ablations(["whole", "a"], aurocs, [(64.9, 5.9), (60.7, 8.5)]).axes
+    np.testing.assert_array_equal(left.lines[0].get_xdata(), aurocs[:, 0])
     np.testing.assert_allclose(left.containers[0].lines[0].get_xdata(), [0.7, 0.55])
     np.testing.assert_allclose(right.containers[0].lines[0].get_xdata(), [0.649, 0.607])
     ends = right.containers[0].lines[2][0].get_segments()[1]
@@ -312,9 +314,9 @@ def test_the_answers_agree_with_the_library(solution):
     rng = np.random.default_rng(2)
     labels, scores = np.repeat([0, 1], 30), rng.normal(0, 1, 60)
     scores[30:] += 1
-    found = solution["auroc_interval"](labels, scores, rng, 500)
+    interval_ends = solution["auroc_interval"](labels, scores, rng, 500)
     wanted = np.quantile(draw_06.bootstrap_aurocs(labels, scores), (0.025, 0.975))
-    np.testing.assert_allclose(found, wanted, atol=0.03)
+    np.testing.assert_allclose(interval_ends, wanted, atol=0.03)
     one, other = rng.normal(0, 1, (2, 6))
     np.testing.assert_allclose(
         solution["paired"](one, other), draw_06.mean_and_error(one - other), rtol=1e-12

@@ -40,26 +40,26 @@ def folder(tmp_path, brick):
 
 
 def test_findings_agree_with_the_detector_and_are_sorted(calibrated, folder):
-    found = findings(calibrated, folder)
-    assert len(found) == 6
-    assert "more/photo_1.png" in [finding.name for finding in found]
-    scores = [finding.score for finding in found]
+    report = findings(calibrated, folder)
+    assert len(report) == 6
+    assert "more/photo_1.png" in [finding.name for finding in report]
+    scores = [finding.score for finding in report]
     assert scores == sorted(scores, reverse=True)
-    paths = [folder / finding.name for finding in found]
+    paths = [folder / finding.name for finding in report]
     np.testing.assert_allclose(scores, calibrated.anomaly_score(paths, 0.1), atol=1e-6)
-    verdicts = np.where([finding.anomalous for finding in found], -1, 1)
-    np.testing.assert_array_equal(verdicts, calibrated.predict(paths))
-    assert set(verdicts) == {-1, 1}
-    assert found[0].rows.shape == (len(calibrated.sides),)
-    assert found[0].picture.shape == (96, 96, 3)
-    assert found[0].picture.dtype == np.uint8
+    labels = np.where([finding.anomalous for finding in report], -1, 1)
+    np.testing.assert_array_equal(labels, calibrated.predict(paths))
+    assert set(labels) == {-1, 1}
+    assert report[0].rows.shape == (len(calibrated.sides_),)
+    assert report[0].picture.shape == (96, 96, 3)
+    assert report[0].picture.dtype == np.uint8
 
 
 def test_a_page_counts_names_and_escapes(calibrated, folder, brick):
     Image.fromarray(brick[1][0]).save(folder / "<b> & c.png")
     page = folder_page(calibrated, str(folder))
     flagged = sum(finding.anomalous for finding in findings(calibrated, folder))
-    limit = calibrated.threshold.score
+    limit = calibrated.threshold_.score
     assert f"{flagged} of 7 images score above the threshold of {limit:.3f}" in page
     assert page.count("<img ") == 7
     assert page.count(" anomalous</figcaption>") == flagged
@@ -68,21 +68,20 @@ def test_a_page_counts_names_and_escapes(calibrated, folder, brick):
 
 
 def test_a_page_shows_the_oddest_only(calibrated, folder, monkeypatch):
-    monkeypatch.setattr(draw_07, "SHOWN", 2)
+    monkeypatch.setattr(draw_07, "MAX_SHOWN", 2)
     page = folder_page(calibrated, folder)
     oddest = [finding.name for finding in findings(calibrated, folder)][:2]
     assert "The 2 oddest are shown" in page
     assert re.findall(r'alt="([^,]+),', page) == oddest
 
 
-def test_what_is_wrong_with_a_folder_is_said(calibrated, tmp_path):
+def test_what_is_wrong_with_a_folder_is_said(calibrated, tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "holds no image" in folder_page(calibrated, tmp_path / "empty")
     assert "is no folder" in folder_page(calibrated, tmp_path / "missing")
     assert "Give the path of a folder" in folder_page(calibrated, "  ")
-    uncalibrated = HTDGDetector("tiny")
     with pytest.raises(UserError, match="no threshold"):
-        findings(uncalibrated, tmp_path)
+        findings(tiny, tmp_path)
 
 
 def test_the_button_scores_the_folder_that_was_typed(calibrated, folder):
@@ -110,7 +109,7 @@ def test_a_quarter_turn_is_counter_clockwise():
     assert second.get_title() == "x, a quarter turn"
 
 
-def test_verdicts_are_framed_and_marked():
+def test_labels_are_framed_and_marked():
     normal = Finding("a/b.png", 0.25, False, np.zeros((4, 4, 3), np.uint8), np.zeros(2))
     odd = replace(normal, name="c.png", score=0.75, anomalous=True)
     axes = draw_07.draw_findings([odd, normal, normal], columns=2).axes
