@@ -105,7 +105,8 @@ class HTDGConfig:
         """Validate every option."""
         # The class is frozen; NumPy's numbers become Python's, which JSON knows.
         for name, least in _INTEGERS.items():
-            object.__setattr__(self, name, _checked_integer(name, getattr(self, name), least))
+            number = whole_number(f"Option {name}", getattr(self, name), least)
+            object.__setattr__(self, name, number)
         for name, limits in _REALS.items():
             object.__setattr__(self, name, _checked_real(name, getattr(self, name), *limits))
         self._check_sizes()
@@ -167,8 +168,8 @@ class HTDGConfig:
     def ignored(self) -> tuple[str, ...]:
         """The options that make no difference under this ``method``."""
         if self.method == "mse":
-            used = ("image_size", "device", "method")
-            used += ("min_size", "max_size", "layers")  # they must fit image_size all the same
+            # The sizes of the pyramid are not used, but must fit image_size all the same.
+            used = ("image_size", "device", "method", "min_size", "max_size", "layers")
             return tuple(field.name for field in fields(self) if field.name not in used)
         generator = _OF_GENERATOR if self.method == "no_generator" else ()
         return generator if self.method == "geom" else (*generator, *_OF_GEOM)
@@ -232,22 +233,12 @@ def whole_number(name: str, value: object, low: int, high: int = LARGEST) -> int
 
     NumPy's integers are as good as Python's.
     """
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:
-        rule = f"from {low} to {high}" if high < LARGEST else f"at least {low}"
-        raise ConfigError(f"{name} is {value!r}, but it must be a whole number, {rule}.")
-    return int(value)
-
-
-def _checked_integer(name: str, value: object, low: int) -> int:
-    rule = f"a whole number, at least {low}"
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        _refuse(name, value, rule)
-    if value > LARGEST:
-        _refuse(name, value, f"{rule}, and no larger than {LARGEST}")
-    if value < low:
-        _refuse(name, value, rule)
-    return int(value)
+    if isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high:
+        return int(value)
+    limits = f"from {low} to {high}" if high < LARGEST else f"at least {low}"
+    if isinstance(value, Integral) and int(value) > high:
+        limits = f"no larger than {high}"
+    raise ConfigError(f"{name} is {value!r}, but it must be a whole number, {limits}.")
 
 
 def _checked_real(
@@ -272,7 +263,7 @@ def _as_catalogue(rows: object) -> tuple[tuple[int, int, int, int, int], ...]:
     rule = "a list of different (grey, flip, tx, ty, k), grey and flip 0 or 1, tx and ty -1, 0 "
     rule += "or 1, k 0 to 3"
     try:
-        checked = [Transformation(*map(_as_int, row)) for row in rows]  # type: ignore[attr-defined]
+        checked = [Transformation(*map(as_int, row)) for row in rows]  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         raise ConfigError(f"Option transformations is {rows!r}, but it must be {rule}.") from None
     if not checked or len(set(checked)) < len(checked):
@@ -280,7 +271,7 @@ def _as_catalogue(rows: object) -> tuple[tuple[int, int, int, int, int], ...]:
     return tuple((t.grey, t.flip, t.tx, t.ty, t.k) for t in checked)
 
 
-def _as_int(value: object) -> int:
+def as_int(value: object) -> int:
     """A whole number as Python's; TypeError if it is none."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError

@@ -88,6 +88,7 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
+                assert module.bias is not None
                 module.weight.normal_(0.0, 0.02, generator=generator)
                 bound = module.weight[0].numel() ** -0.5
                 module.bias.uniform_(-bound, bound, generator=generator)

@@ -7,6 +7,7 @@ the coarsest scale sees the whole object in a few patches and the finest sees it
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
@@ -60,7 +61,8 @@ def resize(images: torch.Tensor, size: Size) -> torch.Tensor:
 
 def height_and_width(size: Size) -> tuple[int, int]:
     """Both, also where one number stands for a square."""
-    return (size, size) if isinstance(size, int) else tuple(size)
+    height, width = size if isinstance(size, Sequence) else (size, size)
+    return height, width
 
 
 def build_pyramid(images: torch.Tensor, sides: tuple[int, ...]) -> list[torch.Tensor]:

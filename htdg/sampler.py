@@ -9,16 +9,18 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from htdg.config import LARGEST, ConfigError, whole_number
-from htdg.pyramid import Size
+from htdg.config import LARGEST, ConfigError, HTDGConfig, as_int, whole_number
+from htdg.pyramid import Size, height_and_width
 from htdg.runtime.device import reproducible
-from htdg.sampling import generate, random_noise, reconstruction_noise, sample_sizes
+from htdg.sampling import generate, random_noise, reconstruction_noise
 from htdg.state import ModelState
 
 #: Images whose noise is drawn together. Another number would give other samples.
 SAMPLES_AT_ONCE = 64
 #: Bytes that the widest layer's activations of the images drawn together may take.
 SAMPLING_BYTES = 2**29
+#: No sample is larger: it would not fit into memory.
+LARGEST_SAMPLE = 2048
 
 
 class Sampler:
@@ -103,3 +105,34 @@ class Sampler:
         index = torch.arange(len(self.model.images), device=self.device)
         with reproducible(), torch.inference_mode():
             return self._rebuilt(index)[-1].cpu()
+
+
+def sample_sizes(
+    config: HTDGConfig, sides: Sequence[int], size: Size | None
+) -> list[tuple[int, int]]:
+    """Height and width at every scale of a sample that is ``size`` at the finest.
+
+    The ratios between scales are those of the pyramid, so patches keep their size. None is the
+    pyramid itself.
+
+    Raises:
+        ConfigError: no such size, or one that is smaller than a patch at the coarsest scale.
+    """
+    if size is None:
+        return [(side, side) for side in sides]
+    try:
+        height, width = map(as_int, height_and_width(size))
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"The size of a sample is {size!r}, but it must be a side, or height and width."
+        ) from None
+    finest = sides[-1]
+    sizes = [(round(height * s / finest), round(width * s / finest)) for s in sides]
+    if max(height, width) > LARGEST_SAMPLE or min(sizes[0]) < config.receptive_field:
+        patch = config.receptive_field
+        least = next(n for n in range(1, sides[-1] + 1) if round(n * sides[0] / sides[-1]) >= patch)
+        raise ConfigError(
+            f"The size of a sample is {height} x {width} pixels, but each must be from {least} to "
+            f"{LARGEST_SAMPLE}."
+        )
+    return sizes

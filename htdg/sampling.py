@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from htdg.config import ConfigError, HTDGConfig
+from htdg.config import HTDGConfig
 from htdg.networks import Discriminator, Generator
 from htdg.pyramid import Size, height_and_width, resize
 
@@ -67,8 +67,6 @@ def freeze(scale: Scale) -> Scale:
 
 #: Draws standard normal noise: (scale number, size) -> (B, 3, H, W).
 DrawNoise = Callable[[int, Size], torch.Tensor]
-#: No sample is larger: it would not fit into memory.
-LARGEST_SAMPLE = 2048
 
 
 def random_noise(index: torch.Tensor, generator: torch.Generator) -> DrawNoise:
@@ -144,35 +142,3 @@ def noise_amplitudes(
         rebuilt = generate(coarser, reconstruction_noise(coarser), index)
         missing = (real - upsampled(rebuilt, real.shape[-1], real)).abs().mean((1, 2, 3))
     return config.noise_amplitude * missing
-
-
-def sample_sizes(
-    config: HTDGConfig, sides: Sequence[int], size: Size | None
-) -> list[tuple[int, int]]:
-    """Height and width at every scale of a sample that is ``size`` at the finest.
-
-    The ratios between scales are those of the pyramid, so patches keep their size. None is the
-    pyramid itself.
-
-    Raises:
-        ConfigError: no such size, or one that is smaller than a patch at the coarsest scale.
-    """
-    if size is None:
-        return [(side, side) for side in sides]
-    try:
-        height, width = height_and_width(size)
-        if type(height) is not int or type(width) is not int:
-            raise TypeError
-    except (TypeError, ValueError):
-        raise ConfigError(
-            f"The size of a sample is {size!r}, but it must be a side, or height and width."
-        ) from None
-    sizes = [tuple(round(n * side / sides[-1]) for n in (height, width)) for side in sides]
-    if max(height, width) > LARGEST_SAMPLE or min(sizes[0]) < config.receptive_field:
-        patch = config.receptive_field
-        least = next(n for n in range(1, sides[-1] + 1) if round(n * sides[0] / sides[-1]) >= patch)
-        raise ConfigError(
-            f"The size of a sample is {height} x {width} pixels, but each must be from {least} to "
-            f"{LARGEST_SAMPLE}."
-        )
-    return sizes

@@ -93,8 +93,10 @@ class Scorer:
         batch_size: int | None,
         progress: bool,
     ) -> Iterator[Prediction]:
-        counted = isinstance(images, Sequence) and not isinstance(images, str)
-        with ProgressBar.for_scoring(progress, len(images) if counted else None) as bar:
+        total = None
+        if isinstance(images, Sequence) and not isinstance(images, str):
+            total = len(images)
+        with ProgressBar.for_scoring(progress, total) as bar:
             voters = self.voters()
             if batch_size is None:
                 batch_size = max(1, SCORING_BYTES // max(v.bytes_per_image() for v in voters))

@@ -62,7 +62,7 @@ class Threshold:
         if least > self.false_positive_rate:
             sentence += f" (so few that {least:.1%} is the least that can be expected)"
         if self.source == GENERATED:
-            sentence += "; of real images any share may be flagged: use held-out ones if you can"
+            sentence += "; of real images any share may be flagged, so use held-out ones if you can"
         return sentence
 
 

@@ -74,7 +74,7 @@ def as_fractions(defect_fraction: object) -> tuple[float | None, ...]:
     Raises:
         ConfigError: there is none, or one is not a number in (0, 1].
     """
-    fractions = (defect_fraction,)
+    fractions: tuple[object, ...] = (defect_fraction,)
     if isinstance(defect_fraction, (Sequence, np.ndarray)) and are_several(defect_fraction):
         fractions = tuple(defect_fraction)
     if not fractions:
@@ -91,10 +91,11 @@ def are_several(defect_fraction: object) -> bool:
 
 def _checked(fraction: object) -> float:
     """A defect fraction as a float; ConfigError if it is not in (0, 1]."""
-    number = isinstance(fraction, (Real, np.ndarray)) and not isinstance(fraction, bool)
-    if not number or np.ndim(fraction) > 0 or not 0 < fraction <= 1:
-        raise ConfigError(
-            f"defect_fraction is {fraction!r}, but it must be above 0 and at most 1 "
-            "(0.05 averages the lowest 5 % of the votes)."
-        )
-    return float(fraction)
+    if isinstance(fraction, np.ndarray) and fraction.ndim == 0:
+        fraction = fraction.item()
+    if isinstance(fraction, Real) and not isinstance(fraction, bool) and 0 < float(fraction) <= 1:
+        return float(fraction)
+    raise ConfigError(
+        f"defect_fraction is {fraction!r}, but it must be above 0 and at most 1 "
+        "(0.05 averages the lowest 5 % of the votes)."
+    )

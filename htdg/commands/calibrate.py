@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from htdg.commands.common import collect_images
+from htdg.commands.common import UsageError, collect_images
 from htdg.detector import HTDGDetector
 from htdg.io.files import check_writable
 
@@ -18,8 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=Path,
         metavar="IMAGE_OR_FOLDER",
-        help="normal images that did not train; without any, the model generates some, which is "
-        "less reliable",
+        help="normal images that did not train",
     )
     parser.add_argument(
         "--false-positive-rate",
@@ -32,7 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--defect-fraction", type=float, metavar="F", help="as it will be given to score"
     )
     parser.add_argument(
-        "--generated", type=int, default=200, metavar="N", help="images to generate (default: 200)"
+        "--generated",
+        type=int,
+        nargs="?",
+        const=200,
+        metavar="N",
+        help="instead of images, N that the model generates (default: 200): far less reliable",
     )
     parser.add_argument("--seed", type=int, default=0, help="of their noise (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -41,12 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Carry the command out."""
     check_writable(options.model / "config.json")
+    if bool(options.images) == (options.generated is not None):
+        raise UsageError(
+            "A threshold needs normal images that did not train: name some, or a folder of them. "
+            "--generated takes images that the model generates instead, which is far less reliable."
+        )
     detector = HTDGDetector.load(options.model, device=options.device)
     threshold = detector.calibrate(
-        collect_images(options.images) if options.images else None,
+        collect_images(options.images) if options.images else "generated",
         options.false_positive_rate,
         options.defect_fraction,
-        options.generated,
+        options.generated or 200,
         options.seed,
         progress=True,
     )

@@ -49,8 +49,8 @@ def config_from(options: argparse.Namespace) -> HTDGConfig:
 
 def given_options(options: argparse.Namespace) -> dict[str, Any]:
     """The options of the method that were given in place of the preset's."""
-    given = {f.name: getattr(options, f.name) for f in fields(HTDGConfig)}
-    return {name: value for name, value in given.items() if value is not None}
+    values = {f.name: getattr(options, f.name) for f in fields(HTDGConfig)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def refuse_ignored(config: HTDGConfig, options: argparse.Namespace) -> None:
@@ -84,10 +84,10 @@ def collect_images(
     Other files in folders are named on standard error and passed over, or refused if ``strict``.
     UsageError if nothing is left.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for place in places:
         if not place.is_dir():
-            found.append(place)
+            paths.append(place)
             continue
         inside, skipped = list_images(place, strict)
         if leave_out is not None:
@@ -96,5 +96,5 @@ def collect_images(
         name_skipped(skipped)
         if not inside:
             raise UsageError(f"{place} holds no image: name a folder with images in it.")
-        found += inside
-    return found
+        paths += inside
+    return paths

@@ -75,7 +75,7 @@ def execute(options: argparse.Namespace) -> None:
                     f"--{name.replace('_', '-')}."
                 )
     refuse_ignored(as_variant(config, options.variant) if options.variant else config, options)
-    own = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
+    of_dataset = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
     task = Task(
         dataset=options.dataset,
         normal_class=options.normal_class,
@@ -85,7 +85,7 @@ def execute(options: argparse.Namespace) -> None:
         limit=options.limit,
         limit_per_kind=options.limit_per_kind,
         data_root=options.data_root,
-        options=own,
+        options=of_dataset,
         equalise=options.equalise or default_equalise(options.preset, config),
         defect_fraction=options.defect_fraction,
         variant=options.variant,

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from htdg.detector import HTDGDetector
+from htdg.fast.choice import describe_choices
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,18 +18,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Carry the command out."""
     detector = HTDGDetector.load(options.model, device="cpu")
-    config = detector.config
+    config = detector.config_
     described = json.loads((options.model / "config.json").read_text())
-    seconds = sum(scale["seconds"] for scale in detector.history)
+    seconds = sum(scale["seconds"] for scale in detector.history_)
     print(f"model            {options.model} (format {described['format']})")
-    print(f"trained on       {', '.join(detector.image_names)}")
+    print(f"trained on       {', '.join(detector.image_names_)}")
     print(
         f"                 with htdg {described['htdg']}, torch {described['torch']}, on "
         f"{described['trained_on']} in {seconds:.0f} s"
     )
-    print(f"scales           {' '.join(str(s) for s in detector.sides)} pixels")
-    print(f"transformations  {len(detector.transformations)}, translation {config.translation}")
-    print(f"threshold        {detector.threshold or 'none: htdg calibrate makes one'}")
+    print(f"scales           {' '.join(str(s) for s in detector.sides_)} pixels")
+    print(f"transformations  {len(detector.transformations_)}, translation {config.translation}")
+    print(f"computing here   {describe_choices()}")
+    print(f"threshold        {detector.threshold_ or 'none: htdg calibrate makes one'}")
     for name, value in described["config"].items():
         if name not in ("transformations", "translation"):
             print(f"{name:<16} {value}")

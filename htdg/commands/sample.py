@@ -65,7 +65,7 @@ def execute(options: argparse.Namespace) -> None:
     drawn = [samples]
     if options.grid:
         rows = {}
-        for n, side in enumerate(detector.sides):
+        for n, side in enumerate(detector.sides_):
             drawn.append(detector.sample(options.n, options.seed, size, n))
             rows[f"random from scale {n}\n({side} px)"] = to_uint8(drawn[-1])
         save_figure(plot_sample_grid(rows), options.out / "grid.png")

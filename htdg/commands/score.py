@@ -20,7 +20,7 @@ from htdg.evaluation.plots import overlay, png_bytes
 from htdg.evaluation.tables import score_table
 from htdg.io.files import check_writable, write_bytes, write_text
 from htdg.io.images import load_image, to_uint8
-from htdg.prediction import Verdict
+from htdg.scorer import Prediction
 from htdg.thresholds import Threshold
 
 
@@ -59,19 +59,20 @@ def execute(options: argparse.Namespace) -> None:
         check_folder("--maps", options.maps)
     detector = HTDGDetector.load(options.model, device=options.device)
     paths = collect_images(options.images, options.strict, leave_out=options.maps)
-    threshold = detector.threshold
+    threshold = detector.threshold_
     fraction = options.defect_fraction
     if fraction is None and threshold is not None:
         fraction = threshold.defect_fraction
-    how = ((fraction,), options.maps is not None, options.batch_size, True)
-    rows = []
-    verdicts = detector.judge(paths, *how)
-    for path, name, verdict in zip(paths, map_names(paths), verdicts, strict=True):
-        rows.append(verdict.normality[0])
+    predictions = detector.predictions(
+        paths, (fraction,), options.maps is not None, options.batch_size, progress=True
+    )
+    per_scale = []
+    for path, name, prediction in zip(paths, map_names(paths), predictions, strict=True):
+        per_scale.append(prediction.normality[0])
         if options.maps is not None:
-            write_maps(options.maps, name, path, verdict, threshold)
-    rows = np.stack(rows)  # (B, N + 1)
-    m = len(detector.transformations)
+            write_maps(options.maps, name, path, prediction, threshold)
+    rows = np.stack(per_scale)  # (B, N + 1)
+    m = len(detector.transformations_)
     others = {}
     if threshold is not None and _same(threshold.defect_fraction, fraction):
         others["anomalous"] = (1 - rows.mean(1) / m > threshold.score).astype(int)
@@ -81,7 +82,7 @@ def execute(options: argparse.Namespace) -> None:
     else:
         write_text(options.csv, table)
         print(options.csv)
-    _tell_threshold(options, fraction, threshold)
+    _explain_threshold(options, fraction, threshold)
 
 
 def _same(fraction: float | None, other: float | None) -> bool:
@@ -89,19 +90,19 @@ def _same(fraction: float | None, other: float | None) -> bool:
     return (fraction or 1.0) == (other or 1.0)
 
 
-def _tell_threshold(
+def _explain_threshold(
     options: argparse.Namespace, fraction: float | None, threshold: Threshold | None
 ) -> None:
     """Say on standard error what was called anomalous, or why nothing was."""
     votes = f"the lowest {100 * fraction:g} % of the votes" if fraction else "all votes"
     if threshold is None:
-        told = f"no threshold, so nothing is called anomalous: htdg calibrate {options.model}"
+        sentence = f"no threshold, so nothing is called anomalous: htdg calibrate {options.model}"
     elif not _same(threshold.defect_fraction, fraction):
-        own = f"--defect-fraction {threshold.defect_fraction or 1.0:g}"
-        told = f"the threshold is for {own}, so nothing is called anomalous: calibrate again"
+        option = f"--defect-fraction {threshold.defect_fraction or 1.0:g}"
+        sentence = f"the threshold is for {option}, so nothing is called anomalous: calibrate again"
     else:
-        told = f"threshold {threshold}"
-    print(f"htdg: scores of {votes}; {told}", file=sys.stderr)
+        sentence = f"threshold {threshold}"
+    print(f"htdg: scores of {votes}; {sentence}", file=sys.stderr)
 
 
 def _check_apart(maps: Path, images: Sequence[Path]) -> None:
@@ -126,12 +127,13 @@ def map_names(paths: Sequence[Path]) -> list[str]:
 
 
 def write_maps(
-    folder: Path, name: str, path: Path, verdict: Verdict, threshold: Threshold | None
+    folder: Path, name: str, path: Path, prediction: Prediction, threshold: Threshold | None
 ) -> None:
     """``<name>_map.png``, 0 to 65535 for 0 to 1, and ``<name>_overlay.png``."""
-    found = verdict.anomaly_map
-    levels = np.round(found * 65535).astype(np.uint16)
+    anomaly_map = prediction.anomaly_map
+    assert anomaly_map is not None
+    levels = np.round(anomaly_map * 65535).astype(np.uint16)
     write_bytes(folder / f"{name}_map.png", png_bytes(levels))
     image = to_uint8(load_image(path)[None])[0]
     limit = None if threshold is None else threshold.pixel
-    write_bytes(folder / f"{name}_overlay.png", png_bytes(overlay(image, found, limit)))
+    write_bytes(folder / f"{name}_overlay.png", png_bytes(overlay(image, anomaly_map, limit)))

@@ -47,7 +47,7 @@ class ModelError(UserError):
 
 def save_model(model: ModelState, folder: Path) -> None:
     """Write the model directory ``folder`` in one step; ModelError if that cannot be done."""
-    description = {
+    description: dict[str, object] = {
         **model.trained_with,
         "config": model.config.as_dict(),
         "sides": list(model.sides),
