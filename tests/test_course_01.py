@@ -180,8 +180,8 @@ def test_mistakes_about_shrinking(answer, said):
 
 def levels(images, sides, clamp=True, **options):
     settings = {"mode": "bicubic", "antialias": True, "align_corners": False} | options
-    levels = [F.interpolate(images, size=(side, side), **settings) for side in sides]
-    return [level.clamp(-1, 1) for level in levels] if clamp else levels
+    resized = [F.interpolate(images, size=(side, side), **settings) for side in sides]
+    return [level.clamp(-1, 1) for level in resized] if clamp else resized
 
 
 def overwritten(images, sides, clamp=True):
