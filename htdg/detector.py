@@ -193,19 +193,20 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
             ConfigError: an option is not allowed, this machine has no such device, or the
                 training diverged.
         """
-        for name in ("model_", "device_", "offset_"):  # a training that breaks off leaves none
-            self.__dict__.pop(name, None)
         config = self.resolved_config()
         device = resolve_device(config.device)
         loaded = load_images(images)
         labels = [str(n) for n in (_names(images, len(loaded)) if names is None else names)]
         if len(labels) != len(loaded):
             raise ImageError(
-                f"There are {len(loaded)} images but {len(labels)} names: give as many."
+                f"There are {len(loaded)} images but {len(labels)} names: give as many (a tensor "
+                "(3, H, W) is one RGB image; three grey ones are (3, 1, H, W))."
             )
         for image, name in zip(loaded, labels, strict=True):
             _check_trainable(image, name)
         square = torch.cat([resize(i[None], config.image_size) for i in loaded])  # (K, 3, s, s)
+        for name in ("model_", "device_", "offset_"):  # a training that breaks off leaves none
+            self.__dict__.pop(name, None)
         model = fit_model(
             config,
             square,

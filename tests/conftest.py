@@ -24,6 +24,12 @@ def tiny(brick):
     return HTDGDetector("tiny").fit(brick[0][0], progress=False)
 
 
+@pytest.fixture(scope="session")
+def two(brick):
+    """Another one, trained on two images, so that everything with a K has more than one entry."""
+    return HTDGDetector("tiny", seed=1, niter=1).fit(brick[0], progress=False)
+
+
 @pytest.fixture
 def colour_image():
     """A random colour image (1, 3, 24, 24) in [-1, 1] without any symmetry."""

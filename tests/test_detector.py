@@ -1,7 +1,10 @@
-"""The detector with all 54 transformations on two colour images: training, scores, mistakes.
+"""The detector from training to scores: with all 54 transformations on two colour images.
 
-``test_models`` has the same detector in small: one grey image and the four rotations.
+``test_estimator`` has what it is to scikit-learn, ``test_scorer`` maps and defect fractions,
+``test_sampler`` its images, ``test_storage`` its directory, ``test_device`` devices.
 """
+
+import json
 
 import numpy as np
 import pytest
@@ -17,19 +20,14 @@ from htdg import (
     NotFittedError,
 )
 from htdg.io import images
-from htdg.io.checkpoint import scale_tensors
 from htdg.io.images import load_image
 from htdg.pyramid import resize
+from tests.models import QUIET, Stop, same_weights, stop_at
 
 #: The learning rate of D falls after two iterations, that of G after three.
 CONFIG = HTDGConfig.preset(
     "tiny", transformations="auto", niter=4, milestone_d=2, milestone_g=3, channels=4
 )
-QUIET = {"progress": False}
-
-
-class Stop(Exception):
-    pass
 
 
 def in_colour(crop):
@@ -62,11 +60,6 @@ def model(normal, events):
     return HTDGDetector(CONFIG).fit(normal, callback=note, **QUIET)
 
 
-def same_weights(first, second):
-    one, two = scale_tensors(first.scales), scale_tensors(second.scales)
-    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-
-
 def without_seconds(history):
     return [{k: v for k, v in scale.items() if k != "seconds"} for scale in history]
 
@@ -75,29 +68,38 @@ def without_seconds(history):
 
 
 def test_what_a_trained_detector_knows(model, normal):
-    assert len(model.transformations) == 54
-    assert [scale.side for scale in model.scales] == [14, 16, 18, 20]
-    assert model.image_names == ["image 1", "image 2"]
+    assert len(model.transformations_) == 54
+    assert model.sides_ == (14, 16, 18, 20)
+    assert [scale.side for scale in model.scales_] == [14, 16, 18, 20]
+    assert model.image_names_ == ["image 1", "image 2"]
     expected = torch.stack([resize(load_image(i)[None], 20)[0] for i in normal])
-    assert torch.equal(model.images, expected)
-    for scale in model.scales:
+    assert torch.equal(model.images_, expected)
+    for n, scale in enumerate(model.scales_):
         assert not scale.discriminator.training
         assert scale.sigma.shape == (2,)
+        assert (scale.sigma[0] == scale.sigma[1]) == (n == 0)  # above 0 by what is missing
+    assert model.config_ == CONFIG
+    assert model.images_at_once_ == 2
+    assert model.has_generator_
+    assert model.threshold_ is None
+    assert model.trained_with_["torch"] == torch.__version__
 
 
 def test_history(model):
-    assert [scale["side"] for scale in model.history] == [14, 16, 18, 20]
-    for scale in model.history:
+    assert [scale["side"] for scale in model.history_] == [14, 16, 18, 20]
+    for scale in model.history_:
         assert scale["lr_d"] == pytest.approx([5e-4, 5e-4, 5e-5, 5e-5])
         assert scale["lr_g"] == pytest.approx([5e-4, 5e-4, 5e-4, 5e-5])
         assert scale["seconds"] > 0
         for loss in ("d_real", "d_fake", "g_adversarial", "g_reconstruction"):
             assert len(scale[loss]) == 4
             assert np.isfinite(scale[loss]).all()
-    assert set(model.history[0]) == {
+    assert set(model.history_[0]) == {
         *("side", "seconds", "lr_d", "lr_g"),
         *("d_real", "d_fake", "g_adversarial", "g_reconstruction"),
     }
+    assert json.loads(json.dumps(model.history_)) == model.history_
+    assert model.training_seconds_ == pytest.approx(sum(s["seconds"] for s in model.history_))
 
 
 def test_the_callback_hears_all_in_order(model, events):
@@ -106,9 +108,10 @@ def test_the_callback_hears_all_in_order(model, events):
     assert {(s.n_scales, s.niter) for s, _ in events} == {(4, 4)}
     assert [s.side for s, _ in events] == [side for side in (14, 16, 18, 20) for _ in range(4)]
     for state, losses in events:
-        recorded = model.history[state.scale]
+        recorded = model.history_[state.scale]
         for name, value in losses.items():
             assert value == pytest.approx(recorded[name][state.iteration - 1])
+            assert value > 0
     left = [s.seconds_left for s, _ in events]
     assert left[-1] == 0
     assert min(left[:-1]) > 0
@@ -120,13 +123,19 @@ def test_one_seed_gives_one_model_in_whatever_form_the_images_come(model, normal
         Image.fromarray(image).save(path)
     again = HTDGDetector(CONFIG).fit(paths, **QUIET)
     assert same_weights(model, again)
-    assert again.image_names == [str(p) for p in paths]
-    assert without_seconds(again.history) == without_seconds(model.history)
+    assert again.image_names_ == [str(p) for p in paths]
+    assert without_seconds(again.history_) == without_seconds(model.history_)
     batch = torch.from_numpy(np.stack(normal)).permute(0, 3, 1, 2)
     names = ["left", "right"]
     named = HTDGDetector(CONFIG).fit((image for image in batch), names=names, **QUIET)
     assert same_weights(model, named)
-    assert named.image_names == names
+    assert named.image_names_ == names
+
+
+def test_another_seed_gives_another_model(tiny, brick):
+    other = HTDGDetector("tiny", seed=1).fit(brick[0][0], **QUIET)
+    assert not same_weights(tiny, other)
+    assert not torch.equal(tiny.scales_[0].z_star, other.scales_[0].z_star)
 
 
 def test_fitting_again_starts_afresh(brick):
@@ -134,7 +143,7 @@ def test_fitting_again_starts_afresh(brick):
     once = HTDGDetector(config).fit(brick[0][0], **QUIET)
     twice = HTDGDetector(config).fit(brick[0], **QUIET).fit(brick[0][0], **QUIET)
     assert same_weights(once, twice)
-    assert len(twice.history) == 4
+    assert len(twice.history_) == 4
 
 
 def test_training_writes_nothing_of_its_own_accord(brick, tmp_path, monkeypatch, capfd):
@@ -147,23 +156,17 @@ def test_training_writes_nothing_of_its_own_accord(brick, tmp_path, monkeypatch,
 # --- interrupted and resumed --------------------------------------------------------------------
 
 
-def stop_at(scale, iteration):
-    def callback(state):
-        if (state.scale, state.iteration) == (scale, iteration):
-            raise Stop
-
-    return callback
-
-
 def test_a_training_stopped_three_times_ends_as_if_never_stopped(model, normal, tmp_path):
     place = {"checkpoint": tmp_path / "c", "checkpoint_seconds": 0, **QUIET}
     for where in ((0, 3), (1, 1), (3, 4)):  # also past the first milestone, and at the very end
         with pytest.raises(Stop):
             HTDGDetector(CONFIG).fit(normal, callback=stop_at(*where), **place)
-    resumed = HTDGDetector(CONFIG).fit(normal, **place)
+    seen = []
+    resumed = HTDGDetector(CONFIG).fit(normal, callback=seen.append, **place)
+    assert (seen[0].scale, seen[0].iteration) == (3, 4)  # stopped before that could be written
     assert same_weights(model, resumed)
-    assert without_seconds(resumed.history) == without_seconds(model.history)
-    assert all(scale["seconds"] > 0 for scale in resumed.history)
+    assert without_seconds(resumed.history_) == without_seconds(model.history_)
+    assert all(scale["seconds"] > 0 for scale in resumed.history_)
     # A finished training has nothing left to do.
     done = HTDGDetector(CONFIG).fit(normal, callback=stop_at(3, 4), **place)
     assert same_weights(model, done)
@@ -181,7 +184,7 @@ def test_checkpoints_are_written_after_every_scale_and_as_often_as_asked(brick, 
         return seen[0].scale, seen[0].iteration
 
     assert continues_at(0, "often") == (2, 3)  # done twice: stopped before it could be written
-    assert continues_at(1000, "seldom") == (2, 1)
+    assert continues_at(1000, "rarely") == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -216,9 +219,9 @@ def test_a_training_that_was_broken_off_is_no_model(use, brick, tmp_path):
     broken = HTDGDetector("tiny")
     with pytest.raises(Stop):
         broken.fit(brick[0][0], callback=stop_at(2, 1), **QUIET)
-    given = {"save": tmp_path / "m", "sample": 1, "score_samples": brick[1]}[use]
+    argument = {"save": tmp_path / "m", "sample": 1, "score_samples": brick[1]}[use]
     with pytest.raises(NotFittedError):
-        getattr(broken, use)(given)
+        getattr(broken, use)(argument)
 
 
 # --- scores -------------------------------------------------------------------------------------
@@ -228,10 +231,10 @@ def slow_normality(model, image, fraction):
     """Votes patch by patch, as the paper's section 3.2 has it: one value for each scale."""
     square = resize(load_image(image)[None], 20)
     normality = []
-    for scale in model.scales:
+    for scale in model.scales_:
         x = resize(square, scale.side)
         total = 0.0
-        for m, transformation in enumerate(model.transformations):
+        for m, transformation in enumerate(model.transformations_):
             with torch.no_grad():
                 logits = scale.discriminator(transformation.apply(x, "resampled"))[0]
             logits = logits.double().numpy()  # (55, h, w)
@@ -256,11 +259,12 @@ def test_scores_equal_a_slow_version(model, unseen, fraction):
         np.testing.assert_allclose(row, slow_normality(model, image, fraction), rtol=1e-5)
 
 
-def test_anomaly_scores_turn_normality_around(model, unseen):
-    normality = model.score_samples(unseen)
+@pytest.mark.parametrize("fraction", [None, 0.1])
+def test_anomaly_scores_turn_normality_around(model, unseen, fraction):
+    normality = model.score_samples(unseen, fraction)
     assert normality.shape == (len(unseen),)
-    np.testing.assert_allclose(normality, model.score_scales(unseen).mean(1), rtol=1e-12)
-    anomaly = model.anomaly_score(unseen)
+    np.testing.assert_allclose(normality, model.score_scales(unseen, fraction).mean(1), rtol=1e-12)
+    anomaly = model.anomaly_score(unseen, fraction)
     np.testing.assert_allclose(anomaly, 1 - normality / 54, rtol=1e-12)
     assert ((anomaly >= 0) & (anomaly <= 1)).all()
     assert anomaly.dtype == np.float64
@@ -310,8 +314,34 @@ def test_colour_images_score_the_same_in_every_form(model, unseen, tmp_path):
         "float tensor": torch.from_numpy(image / 255).permute(2, 0, 1),
     }
     expected = model.score_scales(image)
-    for form, given in forms.items():
-        np.testing.assert_allclose(model.score_scales(given), expected, atol=1e-9, err_msg=form)
+    for form, same in forms.items():
+        np.testing.assert_allclose(model.score_scales(same), expected, atol=1e-9, err_msg=form)
+
+
+def test_grey_images_score_the_same_in_every_form(tiny, brick, tmp_path):
+    grey = brick[1][1].copy()
+    colour = np.stack([grey] * 3, axis=-1)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    forms = [
+        grey,
+        grey[..., None],
+        colour,
+        np.dstack([colour, np.full_like(grey, 255)]),
+        grey / 255,
+        colour.astype(np.float32) / 255,
+        grey.astype(np.uint16) * 257,
+        torch.from_numpy(grey),
+        torch.from_numpy(colour).permute(2, 0, 1),
+        torch.from_numpy(grey / 255)[None],
+        Image.fromarray(grey),
+        Image.fromarray(colour),
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+    ]
+    scores = tiny.anomaly_score(forms)  # all of them in one list
+    np.testing.assert_allclose(scores, scores[0], atol=1e-9)
+    alone = [tiny.anomaly_score(form)[0] for form in forms]
+    np.testing.assert_allclose(alone, scores, atol=1e-6)
 
 
 def test_scores_depend_neither_on_the_batch_nor_on_the_company(model, unseen):
@@ -321,6 +351,12 @@ def test_scores_depend_neither_on_the_batch_nor_on_the_company(model, unseen):
         np.testing.assert_allclose(together, alone, atol=1e-6)
     np.testing.assert_allclose(model.score_samples(np.stack(unseen)), alone, atol=1e-6)
     np.testing.assert_allclose(model.score_samples(iter(unseen[::-1])), alone[::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, True, "2"])
+def test_a_wrong_batch_size_is_refused_before_any_image_is_read(model, size):
+    with pytest.raises(ConfigError, match=f"batch_size is {size!r}, but it must be a whole number"):
+        model.score_scales(["missing.png"], batch_size=size)
 
 
 def test_one_bad_image_among_many_is_numbered(model, unseen, tmp_path):
@@ -333,49 +369,6 @@ def test_one_bad_image_among_many_is_numbered(model, unseen, tmp_path):
         model.anomaly_score([])
 
 
-# --- images from the model ----------------------------------------------------------------------
-
-
-def test_samples_take_the_training_images_in_turn(model):
-    """Each sample again by itself, through the generators one by one."""
-    samples = model.sample(3, seed=5)
-    assert samples.shape == (3, 3, 20, 20)
-    rng = torch.Generator().manual_seed(5)
-    noises = [
-        torch.randn(3, 3 if n else 1, s.side, s.side, generator=rng)
-        for n, s in enumerate(model.scales)
-    ]
-    for i, k in enumerate((0, 1, 0)):
-        x = torch.zeros(1, 3, 14, 14)
-        for scale, noise in zip(model.scales, noises, strict=True):
-            with torch.no_grad():
-                amplified = scale.sigma[k] * noise[i : i + 1].expand(-1, 3, -1, -1)
-                x = scale.generator(amplified, resize(x, scale.side), torch.tensor([k]))
-        torch.testing.assert_close(samples[i], x[0], atol=1e-5, rtol=0)
-
-
-def test_samples_follow_their_seed_alone(model):
-    torch.manual_seed(1)
-    first = model.sample(2, seed=3)
-    torch.manual_seed(2)
-    assert torch.equal(model.sample(2, seed=3), first)
-    assert not torch.equal(model.sample(2, seed=4), first)
-    assert torch.isfinite(first).all()
-
-
-def test_every_training_image_is_rebuilt(model):
-    rebuilt = model.reconstruct()
-    assert rebuilt.shape == (2, 3, 20, 20)
-    assert not torch.equal(rebuilt[0], rebuilt[1])
-    assert torch.equal(model.reconstruct(), rebuilt)
-
-
-@pytest.mark.parametrize("n", [0, -1])
-def test_a_wrong_number_of_samples(model, n):
-    with pytest.raises(ValueError, match=f"number of samples is {n}, but it must be at least 1"):
-        model.sample(n)
-
-
 # --- mistakes -----------------------------------------------------------------------------------
 
 
@@ -383,7 +376,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (30, 30), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("wrong", "sentence"),
     [
         ([NOISE, np.full((30, 30), 7, np.uint8)], "image 2 is one flat colour"),
         ([NOISE, np.full((30, 30, 3), (9, 80, 200), np.uint8)], "image 2 is one flat colour"),
@@ -398,12 +391,12 @@ NOISE = np.random.default_rng(0).integers(0, 256, (30, 30), dtype=np.uint8)
         ([None], "image 1 is"),
     ],
 )
-def test_what_nothing_can_be_learnt_from(given, said, tmp_path, monkeypatch):
+def test_what_nothing_can_be_learnt_from(wrong, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.png").write_text("not an image")
     fresh = HTDGDetector("tiny")
-    with pytest.raises(ImageError, match=said) as refused:
-        fresh.fit(given, **QUIET)
+    with pytest.raises(ImageError, match=sentence) as refused:
+        fresh.fit(wrong, **QUIET)
     assert "\n" not in str(refused.value)
     with pytest.raises(NotFittedError):
         fresh.sample(1)
@@ -418,10 +411,12 @@ def test_a_huge_image_is_refused_in_training_and_in_scoring(model, unseen, monke
 
 
 def test_a_refused_image_leaves_a_trained_detector_as_it_was(brick):
-    detector = HTDGDetector("tiny").fit(brick[0][0], **QUIET)
+    detector = HTDGDetector("tiny", niter=1).fit(brick[0][0], **QUIET)
     before = detector.score_samples(brick[1])
     with pytest.raises(ImageError):
         detector.fit(np.zeros((9, 9), np.uint8), **QUIET)
+    with pytest.raises(ConfigError):
+        detector.set_params(niter=0).fit(brick[0][0], **QUIET)
     np.testing.assert_array_equal(detector.score_samples(brick[1]), before)
 
 
@@ -432,11 +427,18 @@ def test_a_refused_image_leaves_a_trained_detector_as_it_was(brick):
         lambda d, path: d.score_scales(NOISE),
         lambda d, path: d.anomaly_score(NOISE),
         lambda d, path: d.votes(NOISE),
+        lambda d, path: d.anomaly_map(NOISE),
+        lambda d, path: d.predictions(NOISE),
+        lambda d, path: d.calibrate(NOISE),
+        lambda d, path: d.predict(NOISE),
+        lambda d, path: d.decision_function(NOISE),
         lambda d, path: d.sample(),
         lambda d, path: d.reconstruct(),
         lambda d, path: d.save(path),
+        lambda d, path: d.save_threshold(path),
+        lambda d, path: d.sides_,
+        lambda d, path: d.history_,
     ],
-    ids=["samples", "scales", "anomaly", "votes", "sample", "reconstruct", "save"],
 )
 def test_an_untrained_detector_says_so(use, tmp_path):
     with pytest.raises(NotFittedError, match=r"is not trained: call fit\(images\) or load"):
@@ -449,66 +451,11 @@ def test_names_must_be_as_many_as_images():
         HTDGDetector("tiny").fit([NOISE, NOISE.T], names=["only one"], **QUIET)
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:3", "mps"])
-def test_a_device_that_is_not_there_is_refused_at_once(device, monkeypatch, model, tmp_path):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    said = f"Option device is '{device}', but PyTorch finds no such device here"
-    with pytest.raises(ConfigError, match=said):
-        HTDGDetector(CONFIG.with_options(device=device))
-    model.save(tmp_path / "model")
-    with pytest.raises(ConfigError, match=said):
-        HTDGDetector.load(tmp_path / "model", device=device)
-
-
-@pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize(
-    ("device", "has_bf16", "asked", "expected"),
-    [
-        ("cuda", True, "auto", torch.bfloat16),
-        ("cuda", False, "auto", torch.float32),
-        ("cuda", True, "float32", torch.float32),
-        ("cpu", True, "auto", torch.float32),
-        ("cpu", True, "bf16", torch.bfloat16),
-        ("mps", True, "bf16", torch.float32),
-    ],
-)
-def test_the_precision_that_votes_are_computed_in(
-    device, has_bf16, asked, expected, fast, brick, monkeypatch
-):
-    """Runs on the CPU and only believes that it were another device."""
-    detector = HTDGDetector(HTDGConfig.preset("tiny", niter=1)).fit(brick[0][0], **QUIET)
-    seen = []
-    forward = torch.nn.Conv2d.forward
-
-    def watched(self, x):
-        seen.append(forward(self, x))
-        return seen[-1]
-
-    monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
-    detector.config = detector.config.with_options(precision=asked, fast=fast)
-    believed = torch.device(device)
-    real_autocast = torch.autocast
-    monkeypatch.setattr(torch, "autocast", lambda kind, **how: real_autocast("cpu", **how))
-    monkeypatch.setattr(detector, "device", believed)
-    x = resize(load_image(brick[1][0])[None], 14)
-    with torch.inference_mode():
-        votes = detector._voters()[0](x)
-    assert [y.dtype for y in seen] == [expected] * 5
-    assert votes.dtype == torch.float32  # softmax is never taken in bf16
-
-
-def test_an_unknown_preset_is_refused():
-    with pytest.raises(ConfigError, match="Option preset is 'fast', but it must be one of paper_"):
-        HTDGDetector("fast")
-
-
 @pytest.mark.parametrize("tint", [0, 1, 2, 3, 20])
 def test_automatic_transformations_need_visible_colour(tint, brick):
     """A grey level or two, as JPEG leaves them, are not colour yet."""
     crop = np.minimum(brick[0][0], 255 - 20)
     image = np.stack([crop, crop, crop + np.uint8(tint)], axis=-1)
-    config = HTDGConfig.preset("tiny", transformations="auto", niter=1, max_size=14, image_size=14)
-    model = HTDGDetector(config).fit(image, **QUIET)
-    assert len(model.transformations) == (54 if tint > 2 else 42)
+    options = {"transformations": "auto", "niter": 1, "max_size": 14, "image_size": 14}
+    model = HTDGDetector("tiny", **options).fit(image, **QUIET)
+    assert len(model.transformations_) == (54 if tint > 2 else 42)

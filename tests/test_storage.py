@@ -1,8 +1,4 @@
-"""Models on disk: nothing lost, nothing half-written, nothing altered unnoticed, no code inside.
-
-``test_models`` has the common kinds of damage; here are the finer ones and what goes wrong in the
-middle of writing.
-"""
+"""Models on disk: nothing lost, nothing half-written, nothing altered unnoticed, no code inside."""
 
 import ast
 import hashlib
@@ -10,6 +6,7 @@ import json
 import platform
 import shutil
 import struct
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +17,10 @@ from safetensors import SafetensorError
 
 import htdg
 from htdg import ConfigError, HTDGConfig, HTDGDetector, ModelError
-from htdg.io import model_directory as storage
-from htdg.io.checkpoint import scale_tensors
+from htdg.io import model_directory
 from htdg.io.files import OutputError, check_writable, write_text
-from htdg.io.model_directory import digest, read_directory
+from htdg.io.model_directory import digest, load_model, read_directory, save_model, scale_tensors
+from tests.models import QUIET, same_weights
 
 FILES = ["config.json", "history.json", "weights.safetensors"]
 
@@ -32,13 +29,6 @@ FILES = ["config.json", "history.json", "weights.safetensors"]
 def saved(tiny, tmp_path):
     tiny.save(tmp_path / "model")
     return tmp_path / "model"
-
-
-@pytest.fixture(scope="module")
-def other(brick):
-    """A model that is not ``tiny``."""
-    config = HTDGConfig.preset("tiny", seed=1, niter=1)
-    return HTDGDetector(config).fit(brick[0], progress=False)
 
 
 def contents(folder):
@@ -50,48 +40,57 @@ def contents(folder):
 # --- there and back -----------------------------------------------------------------------------
 
 
-def test_a_loaded_model_is_the_saved_one(other, brick, tmp_path):
+def test_a_loaded_model_is_the_saved_one(two, brick, tmp_path):
     """Two training images, so that everything with a K has more than one entry."""
-    other.save(tmp_path / "m")
+    two.save(tmp_path / "m")
     loaded = HTDGDetector.load(tmp_path / "m", device="cpu")
-    one, two = scale_tensors(other.scales), scale_tensors(loaded.scales)
-    assert list(one) == list(two)
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert same_weights(loaded, two)
     for fraction in (None, 0.1):
-        expected = other.score_scales(brick[1], fraction)
+        expected = two.score_scales(brick[1], fraction)
         np.testing.assert_allclose(loaded.score_scales(brick[1], fraction), expected, atol=1e-12)
-    assert torch.equal(loaded.reconstruct(), other.reconstruct())
-    assert torch.equal(loaded.sample(3, seed=2), other.sample(3, seed=2))
-    assert torch.equal(loaded.images, other.images)
-    assert loaded.image_names == other.image_names
-    assert loaded.history == other.history
-    assert loaded.config == other.config.with_options(device="cpu")
+    assert torch.equal(loaded.reconstruct(), two.reconstruct())
+    assert torch.equal(loaded.sample(3, seed=2), two.sample(3, seed=2))
+    assert torch.equal(loaded.images_, two.images_)
+    assert loaded.image_names_ == two.image_names_
+    assert loaded.history_ == two.history_
+    assert loaded.trained_with_ == two.trained_with_
+    assert loaded.sides_ == two.sides_
+    assert loaded.transformations_ == two.transformations_
+    assert loaded.config_ == two.config_.with_options(device="cpu")
 
 
-def test_a_loaded_model_saves_the_same_files(other, tmp_path):
-    other.save(tmp_path / "a")
+def test_a_state_is_saved_and_loaded_without_a_detector(two, brick, tmp_path):
+    save_model(two.model_, tmp_path / "m")
+    state = load_model(tmp_path / "m", "cpu")
+    again = HTDGDetector.from_model(state)
+    np.testing.assert_array_equal(again.score_samples(brick[1]), two.score_samples(brick[1]))
+    with pytest.raises(FrozenInstanceError):
+        state.threshold = None
+
+
+def test_a_loaded_model_saves_the_same_files(two, tmp_path):
+    two.save(tmp_path / "a")
     HTDGDetector.load(str(tmp_path / "a")).save(str(tmp_path / "deeper" / "b"))
     assert contents(tmp_path / "a") == contents(tmp_path / "deeper" / "b")
 
 
-def test_own_transformations_come_back(brick, tmp_path):
+def test_transformations_of_ones_own_come_back(brick, tmp_path):
     rows = ((0, 0, 0, 0, 0), (0, 1, -1, 0, 3), (1, 0, 0, 1, 0))
-    config = HTDGConfig.preset("tiny", niter=1, transformations=rows, translation="pixel")
-    model = HTDGDetector(config).fit(brick[0][0], progress=False)
-    model.save(tmp_path / "m")
+    model = HTDGDetector("tiny", niter=1, transformations=rows, translation="pixel")
+    model.fit(brick[0][0], **QUIET).save(tmp_path / "m")
     loaded = HTDGDetector.load(tmp_path / "m")
-    assert loaded.config.transformations == rows
-    assert loaded.transformations == model.transformations
+    assert loaded.config_.transformations == rows
+    assert loaded.transformations_ == model.transformations_
     np.testing.assert_allclose(
         loaded.score_samples(brick[1]), model.score_samples(brick[1]), atol=1e-12
     )
 
 
-def test_config_json_tells_everything(tiny, saved):
+def test_config_json_says_everything(tiny, saved):
     described = json.loads((saved / "config.json").read_text())
     tensors = safetensors.torch.load_file(saved / "weights.safetensors")
     assert described.pop("tensors") == {name: digest(t) for name, t in tensors.items()}
-    assert HTDGConfig(**described.pop("config")) == tiny.config
+    assert HTDGConfig(**described.pop("config")) == tiny.config_
     history = (saved / "history.json").read_bytes()
     assert described.pop("history") == hashlib.sha256(history).hexdigest()
     assert described == {
@@ -106,7 +105,7 @@ def test_config_json_tells_everything(tiny, saved):
         "images_at_once": 1,
         "threshold": None,
     }
-    assert set(tensors) == {*scale_tensors(tiny.scales), "images"}
+    assert set(tensors) == {*scale_tensors(tiny.scales_), "images"}
 
 
 def test_a_model_of_the_first_format_is_still_read(tiny, saved, brick):
@@ -117,7 +116,7 @@ def test_a_model_of_the_first_format_is_still_read(tiny, saved, brick):
         del described["config"][name]
     (saved / "config.json").write_text(json.dumps(described | {"format": 1}))
     again = HTDGDetector.load(saved, device="cpu")
-    assert again.threshold is None
+    assert again.threshold_ is None
     assert again.anomaly_score(brick[1][0])[0] == tiny.anomaly_score(brick[1][0])[0]
 
 
@@ -125,8 +124,8 @@ def test_a_digest_by_hand():
     header, data = b"torch.float32 (1, 2) ", struct.pack("<2f", 1.0, -2.0)
     tensor = torch.tensor([[1.0, -2.0]])
     assert digest(tensor) == hashlib.sha256(header + data).hexdigest()
-    different = [tensor.T, tensor.double(), tensor.view(torch.int32), -tensor, tensor[:, :1]]
-    assert digest(tensor) not in {digest(t) for t in different}
+    others = [tensor.T, tensor.double(), tensor.view(torch.int32), -tensor, tensor[:, :1]]
+    assert digest(tensor) not in {digest(t) for t in others}
     # What counts are the values, not how they lie in memory.
     assert digest(torch.tensor([[1.0], [-2.0]]).T) == digest(tensor)
 
@@ -140,6 +139,11 @@ def flip_a_bit(model):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+
+
+def cut_short(model):
+    path = model / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
 
 
 def change_tensors(change):
@@ -193,6 +197,10 @@ DAMAGE = [
     (change_tensors(dict.clear), "has no tensor images"),
     (lambda m: (m / "weights.safetensors").write_bytes(b""), "weights.safetensors is damaged ("),
     (lambda m: (m / "weights.safetensors").write_bytes(b"PK" * 50), "weights.safetensors is dam"),
+    (cut_short, "weights.safetensors is damaged ("),
+    (lambda m: (m / "weights.safetensors").unlink(), "has no weights.safetensors: copy the model"),
+    (lambda m: (m / "config.json").unlink(), "has no config.json: it is no htdg model directory."),
+    (shutil.rmtree, "has no config.json: it is no htdg model directory."),
     (edit(format=3), "has model format 3, but this htdg reads up to 2: update htdg."),
     (edit(format=10**30), "but this htdg reads up to 2: update htdg."),
     (edit(format="1"), "has no format number: it is no htdg model."),
@@ -210,6 +218,8 @@ DAMAGE = [
     (edit(sides=[14, 16, 18]), "it has more scales than its pyramid plan has sides."),
     (edit(sides=[14, 16, 18, 21]), "scale3.z_star does not follow from its options."),
     (edit(sides=[16, 14, 18, 20]), "its pyramid plan is [16, 14, 18, 20]."),
+    (edit(sides=[9, 16, 18, 20]), "its pyramid plan is [9, 16, 18, 20]."),
+    (edit(sides=[14, 16, 16, 20]), "its pyramid plan is [14, 16, 16, 20]."),
     (edit(sides="14"), "its pyramid plan is '14'."),
     (edit(threshold=[1]), "is no complete htdg model"),
     (set_option(lr_d=-1), "Option lr_d is -1, but it must be"),
@@ -217,19 +227,21 @@ DAMAGE = [
     (set_option(transformations="rgb55"), "Option transformations is 'rgb55', but it must be"),
     (set_option(layers=4), "is no complete htdg model"),
     (set_option(channels=16), "is no complete htdg model"),
+    (set_option(speed=9), "unexpected keyword argument 'speed'"),
     (edit(transformations=[[0, 0, 0, 0, 0]]), "is no complete htdg model"),
+    (edit(transformations=[[0, 0, 0, 0, 9]]), "Transformation k is 9"),
     (edit(tensors=[]), "htdg model"),
     (edit(format=0), "format"),
 ]
 
 
-@pytest.mark.parametrize(("damage", "said"), DAMAGE)
-def test_a_damaged_model_gets_one_sentence(damage, said, saved):
+@pytest.mark.parametrize(("damage", "sentence"), DAMAGE)
+def test_a_damaged_model_gets_one_sentence(damage, sentence, saved):
     damage(saved)
     with pytest.raises((ModelError, ConfigError)) as refused:
         HTDGDetector.load(saved)
     text = str(refused.value)
-    assert said in text
+    assert sentence in text
     assert text.endswith(".")
     assert "\n" not in text
     assert ". " not in text.replace(str(saved), "").replace("HTDGConfig.__init__", "")
@@ -250,17 +262,17 @@ def test_a_model_without_its_history_still_scores(tiny, saved, brick):
     (saved / "history.json").unlink()
     loaded = HTDGDetector.load(saved)
     np.testing.assert_array_equal(loaded.score_samples(brick[1]), tiny.score_samples(brick[1]))
-    assert loaded.history == []
+    assert loaded.history_ == []
 
 
 # --- writing ------------------------------------------------------------------------------------
 
 
-def test_another_model_is_replaced_whole(other, saved, tmp_path):
+def test_another_model_is_replaced_whole(two, saved, tmp_path):
     (saved / "notes.txt").write_text("about the old model")
-    other.save(saved)
+    two.save(saved)
     assert sorted(p.name for p in saved.iterdir()) == FILES
-    assert HTDGDetector.load(saved).config.seed == 1
+    assert HTDGDetector.load(saved).config_.seed == 1
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
@@ -290,7 +302,7 @@ def test_an_empty_folder_is_filled_and_parents_are_made(tiny, tmp_path):
 
 
 def test_what_a_killed_program_left_behind_is_cleared_away(tiny, tmp_path):
-    others = [".model.v2.123.tmp", ".other.123.tmp"]
+    others = [".model.v2.123.tmp", ".two.123.tmp"]
     for name in (".model.123.tmp", *others):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights.safetensors").write_text("half")
@@ -304,7 +316,7 @@ def fail_to_save_tensors(monkeypatch, error):
         Path(path).write_bytes(b"half of it")
         raise error
 
-    monkeypatch.setattr(storage.safetensors.torch, "save_file", save_file)
+    monkeypatch.setattr(model_directory.safetensors.torch, "save_file", save_file)
 
 
 def fail_to_write(name):
@@ -356,12 +368,12 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("fail", "error"), FAILURES)
-def test_a_failure_leaves_the_old_model_and_nothing_else(fail, error, other, saved, monkeypatch):
+def test_a_failure_leaves_the_old_model_and_nothing_else(fail, error, two, saved, monkeypatch):
     before = contents(saved.parent)
     with monkeypatch.context() as patch:
         fail(patch, error)
         with pytest.raises(ModelError, match=r"model cannot be written: .*No space left"):
-            other.save(saved)
+            two.save(saved)
     assert contents(saved.parent) == before
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
     HTDGDetector.load(saved)
@@ -392,7 +404,7 @@ def test_places_that_cannot_be_written_are_known_beforehand(tmp_path, monkeypatc
         check_writable(tmp_path / "file" / "x")
     check_writable(tmp_path / "x")
     assert not (tmp_path / "x").exists()
-    monkeypatch.setattr(storage.os, "access", lambda *_: False)  # root may write anywhere
+    monkeypatch.setattr(model_directory.os, "access", lambda *_: False)  # root may write anywhere
     with pytest.raises(OutputError, match="x cannot be written: no permission for "):
         check_writable(tmp_path / "x")
 
@@ -402,8 +414,7 @@ def test_places_that_cannot_be_written_are_known_beforehand(tmp_path, monkeypatc
 
 def test_a_model_holds_no_pickle(saved, tiny, brick, tmp_path):
     checkpoint = tmp_path / "checkpoint"
-    tiny_again = HTDGDetector(HTDGConfig.preset("tiny", niter=1))
-    tiny_again.fit(brick[0][0], checkpoint=checkpoint, progress=False)
+    HTDGDetector("tiny", niter=1).fit(brick[0][0], checkpoint=checkpoint, **QUIET)
     for folder in (saved, checkpoint):
         assert sorted(p.name for p in folder.iterdir()) == FILES
         for name in ("config.json", "history.json"):
