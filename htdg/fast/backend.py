@@ -114,8 +114,11 @@ class FastBackend:
         """The step, on a GPU from its recording."""
         if self.recordings is None:
             return step(*inputs)
+        noise, previous = inputs
+        assert noise is not None
         rates = [adam.param_groups[0]["lr"] for adam in self.optimisers]
-        return self.recordings.run(step.__name__, step, *inputs, self._changing, rates)
+        kind = step.__name__
+        return self.recordings.run(kind, step, noise, previous, self._changing, rates)
 
     def _changing(self) -> list[list[torch.Tensor]]:
         """What steps change: weights, running statistics, the optimisers' moments.
