@@ -186,8 +186,8 @@ def _read_noise(folder: Path, count: int) -> tuple[list[torch.Tensor], list[torc
         )
     if noise[0][0].image is not None and len(noise[0]) != shots:
         raise ModelError(
-            f"The fixed noise in {folder} is for {len(noise[0])} training images, but the noise "
-            f"amplitudes are for {shots}: copy files of the same training."
+            f"The fixed noise and the noise amplitudes in {folder} are for different numbers of "
+            f"training images, {len(noise[0])} and {shots}: copy files of the same training."
         )
     return z_stars, [sigma.expand(shots).clone() for sigma in sigmas]  # one number is for all
 
