@@ -582,13 +582,13 @@ def list_of_objects(folder):
 REFUSED_LAYOUT = {
     "an image too few": (
         of_images("Zs.pth", lambda z: z.pop(1)),
-        "The fixed noise and the noise amplitudes in {folder} are for different numbers of training "
-        "images, 1 and 2: copy files",
+        "The fixed noise and the noise amplitudes in {folder} are for different numbers of "
+        "training images, 1 and 2: copy files",
     ),
     "an amplitude too few": (
         of_images("NoiseAmp.pth", lambda a: a.pop(1)),
-        "The fixed noise and the noise amplitudes in {folder} are for different numbers of training "
-        "images, 2 and 1: copy files",
+        "The fixed noise and the noise amplitudes in {folder} are for different numbers of "
+        "training images, 2 and 1: copy files",
     ),
     "a scale too few": (
         of_images("NoiseAmp.pth", lambda a: a[1].pop()),
