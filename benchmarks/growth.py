@@ -111,10 +111,10 @@ def planned_point(config: HTDGConfig, shots: int, gib: float) -> dict[str, float
     return {"seconds": seconds, "mib": used, "images_at_once": at_once}
 
 
-def page(found: dict[str, Any]) -> str:
+def page(results: dict[str, Any]) -> str:
     """The figures as a table."""
     lines = [
-        f"Machine: {found['machine']}. One iteration of one scale (RGB, 54 transformations, "
+        f"Machine: {results['machine']}. One iteration of one scale (RGB, 54 transformations, "
         "`stretched`, width 32, float32, one image of 64 pixels; of 32 pixels where shots vary) "
         "with one thing varied, each in a process of its own. Memory is the most above that of the "
         "interpreter and libraries. Scoring: models of image_size 32.",
@@ -125,7 +125,7 @@ def page(found: dict[str, Any]) -> str:
     for name, points in VARIED.items():
         cells = []
         for options in points:
-            value = found["points"][json.dumps(options)]
+            value = results["points"][json.dumps(options)]
             what = options.get("translation", list(options.values())[-1])
             if "images_at_once" in value:
                 what = f"{options['shots']} shots, {what}, {value['images_at_once']} at once"
@@ -143,18 +143,18 @@ def main() -> None:
         print(json.dumps(point(**options.point)))
         return
     file = HERE / "growth.json"
-    found = json.loads(file.read_text()) if file.is_file() else {"points": {}}
-    found["machine"] = machine(CPU)
+    results = json.loads(file.read_text()) if file.is_file() else {"points": {}}
+    results["machine"] = machine(CPU)
     for points in VARIED.values():
         for chosen in points:
-            if json.dumps(chosen) in found["points"]:
+            if json.dumps(chosen) in results["points"]:
                 continue
             words = [sys.executable, "-m", "benchmarks.growth", "--point", json.dumps(chosen)]
             done = subprocess.run(words, check=True, capture_output=True, text=True)
-            found["points"][json.dumps(chosen)] = json.loads(done.stdout)
-            write_text(file, json.dumps(found, indent=1) + "\n")
+            results["points"][json.dumps(chosen)] = json.loads(done.stdout)
+            write_text(file, json.dumps(results, indent=1) + "\n")
             print(chosen, done.stdout.strip(), flush=True)
-    write_part(HERE / "README.md", "Growth", page(found))
+    write_part(HERE / "README.md", "Growth", page(results))
 
 
 if __name__ == "__main__":

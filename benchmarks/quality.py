@@ -86,26 +86,28 @@ def runs() -> Iterator[Run]:
 
 def pace() -> dict[str, dict[str, float]]:
     """Seconds that an iteration of all scales takes now: by ``image_size``, then catalogue."""
-    found: dict[str, dict[str, float]] = {}
+    records: dict[str, dict[str, float]] = {}
     for size in sorted({size for _, sizes, _ in TIMED for size in sizes}):
         for catalogue in ("grey42", "rgb54"):
             config = HTDGConfig(image_size=size, translation="pixel", transformations=catalogue)
             config = config.with_options(precision="float32", device="cpu")
             seconds = sum(iteration_seconds(config, resolve_device("cpu"), 3))
-            found.setdefault(str(size), {})[catalogue] = seconds
+            records.setdefault(str(size), {})[catalogue] = seconds
             print(size, catalogue, seconds, flush=True)
-    return found
+    return records
 
 
-def timed(found: list[dict[str, Any]], paces: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+def timed(
+    records: list[dict[str, Any]], paces: dict[str, dict[str, float]]
+) -> list[dict[str, Any]]:
     """The results with the minutes of training at this pace, whatever ran beside them."""
     results = []
-    for result in found:
+    for result in records:
         options = result["options"]
         if result["study"] == "time":
             grey = CLASSES[result["class"]]["dataset"] == "fashionmnist"
-            each = paces[str(options["image_size"])]["grey42" if grey else "rgb54"]
-            result = {**result, "minutes": each * options["niter"] / 60}
+            pace = paces[str(options["image_size"])]["grey42" if grey else "rgb54"]
+            result = {**result, "minutes": pace * options["niter"] / 60}
         results.append(result)
     return results
 
@@ -149,7 +151,7 @@ def commit() -> str:
 # --- The page -----------------------------------------------------------------------------------
 
 
-def page(found: list[dict[str, Any]], where: str) -> str:
+def page(records: list[dict[str, Any]], where: str) -> str:
     """Every study as a table."""
     lines = [f"Machine: {where}. One-shot, 1,000 test images a class (bottle: all 83), float32", ""]
     lines[0] += " unless said otherwise, CIFAR10 from a subset decoded from JPEG. Convolutions by "
@@ -160,25 +162,25 @@ def page(found: list[dict[str, Any]], where: str) -> str:
         ("precision", "precision"),
         ("equalise", "equalise"),
     ):
-        said = ["", measured_with(found, study), ""]
-        lines += [f"### {study.capitalize()}", *said, *_comparison(found, study, option), ""]
-    said = ["", measured_with(found, "bottle"), ""]
-    lines += ["### Bottle, the lowest 5 % of the votes", *said, *_bottle(found), ""]
-    said = ["", measured_with(found, "time"), ""]
-    lines += ["### AUROC against minutes of training", *said, *_times(found), ""]
+        said = ["", measured_with(records, study), ""]
+        lines += [f"### {study.capitalize()}", *said, *_comparison(records, study, option), ""]
+    said = ["", measured_with(records, "bottle"), ""]
+    lines += ["### Bottle, the lowest 5 % of the votes", *said, *_bottle(records), ""]
+    said = ["", measured_with(records, "time"), ""]
+    lines += ["### AUROC against minutes of training", *said, *_times(records), ""]
     lines += ["![AUROC against minutes of training, a panel a class](quality.png)", ""]
     return "\n".join(lines)
 
 
-def measured_with(found: list[dict[str, Any]], study: str) -> str:
+def measured_with(records: list[dict[str, Any]], study: str) -> str:
     """The commits that a study's runs were made with, and how many with each."""
-    runs = Counter(r.get("commit", "an earlier one") for r in found if r["study"] == study)
+    runs = Counter(r.get("commit", "an earlier one") for r in records if r["study"] == study)
     return "Commits: " + ", ".join(f"{name} ({count} runs)" for name, count in runs.items()) + "."
 
 
-def _comparison(found: list[dict[str, Any]], study: str, option: str) -> list[str]:
+def _comparison(records: list[dict[str, Any]], study: str, option: str) -> list[str]:
     groups: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
-    for result in found:
+    for result in records:
         options = result["options"]
         same = result["study"] == study
         if study == "precision":  # float32 stands in the study of translation
@@ -203,9 +205,9 @@ def _comparison(found: list[dict[str, Any]], study: str, option: str) -> list[st
     return lines
 
 
-def _bottle(found: list[dict[str, Any]]) -> list[str]:
+def _bottle(records: list[dict[str, Any]]) -> list[str]:
     lines = ["| transformations | iterations a scale | image AUROC | minutes |", "| --- " * 4 + "|"]
-    for result in found:
+    for result in records:
         if result["study"] == "bottle":
             options = result["options"]
             cells = [options["transformations"], str(options["niter"])]
@@ -214,13 +216,13 @@ def _bottle(found: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _times(found: list[dict[str, Any]]) -> list[str]:
+def _times(records: list[dict[str, Any]]) -> list[str]:
     lines = [
         "| class | image_size | draws | iterations: mean AUROC (minutes) "
         "| first within 0.01 of the longest |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for (name, size), points in _curves(found).items():
+    for (name, size), points in _curves(records).items():
         first = next(p for p in points if p.mean >= points[-1].mean - 0.01)
         cells = [f"{p.niter}: {p.mean:.3f}{p.spread} ({p.minutes:.2f})" for p in points]
         reached = f"{first.minutes:.2f} minutes, {first.niter} iterations"
@@ -246,10 +248,10 @@ class _Point(NamedTuple):
         return f" [{min(self.aurocs):.3f} to {max(self.aurocs):.3f}]" if several else ""
 
 
-def _curves(found: list[dict[str, Any]]) -> dict[tuple[str, int], list[_Point]]:
+def _curves(records: list[dict[str, Any]]) -> dict[tuple[str, int], list[_Point]]:
     """Of every class and image size the lengths of training, shortest first."""
     draws: dict[tuple[str, int], dict[int, _Point]] = defaultdict(dict)
-    for result in found:
+    for result in records:
         if result["study"] == "time":
             options, niter = result["options"], result["options"]["niter"]
             points = draws[result["class"], options["image_size"]]
@@ -258,12 +260,12 @@ def _curves(found: list[dict[str, Any]]) -> dict[tuple[str, int], list[_Point]]:
     return {key: [points[n] for n in sorted(points)] for key, points in sorted(draws.items())}
 
 
-def plot(found: list[dict[str, Any]]) -> Figure:
+def plot(records: list[dict[str, Any]]) -> Figure:
     """AUROC against minutes of training, a panel a class, a line an image size.
 
     Lines are means over the draws, bands go from the least to the greatest.
     """
-    curves = _curves(found)
+    curves = _curves(records)
     names = sorted({name for name, _ in curves})
     figure = Figure(figsize=(3.6 * len(names), 3.2), layout="constrained")
     colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -287,12 +289,12 @@ def plot(found: list[dict[str, Any]]) -> Figure:
 
 
 def _handles(panels: Any) -> tuple[list[Any], list[str]]:
-    found = {}
+    records = {}
     for ax in panels:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             if len(handle.get_xdata()):
-                found[label] = handle
-    return list(found.values()), list(found)
+                records[label] = handle
+    return list(records.values()), list(records)
 
 
 def main() -> None:
@@ -314,9 +316,9 @@ def main() -> None:
         keep_freed_memory()
         kept["pace"] = pace()
         write_text(FILE, json.dumps(kept, indent=1) + "\n")
-    found = timed(list(kept["runs"].values()), kept["pace"])
-    save_figure(plot(found), HERE / "quality.png")
-    write_part(HERE / "README.md", "Time to quality", page(found, kept["machine"]))
+    records = timed(list(kept["runs"].values()), kept["pace"])
+    save_figure(plot(records), HERE / "quality.png")
+    write_part(HERE / "README.md", "Time to quality", page(records, kept["machine"]))
 
 
 if __name__ == "__main__":

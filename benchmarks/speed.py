@@ -54,15 +54,15 @@ def straightforward(preset: str, translation: str, repeats: int) -> dict[str, An
 
 def measure(device: torch.device, full: bool) -> dict[str, Any]:
     """All figures of this machine; prints each as it comes."""
-    repeats, found = 5, {"machine": machine(device), "torch": torch.__version__}
+    repeats, results = 5, {"machine": machine(device), "torch": torch.__version__}
     rates = {
         f"{width} {precision}": convolution_rate(width, precision, device)
         for width in (32, 64)
         for precision in ("float32", "bf16")
     }
-    found["convolution_rate"] = rates
-    print(found, flush=True)
-    rows = found["rows"] = {}
+    results["convolution_rate"] = rates
+    print(results, flush=True)
+    rows = results["rows"] = {}
 
     def keep(name: str, row: dict[str, Any]) -> None:
         rows[name] = row
@@ -96,9 +96,9 @@ def measure(device: torch.device, full: bool) -> dict[str, Any]:
                     row = {"iteration_s": iteration_seconds(chosen, device, repeats)}
                     del os.environ["HTDG_GRAPHS"]
                     keep(f"{preset} {translation} {precision}, not recorded", row)
-    found["tutorial_minutes"] = {p: tutorial_minutes(p, device) for p in ("float32", "bf16")}
-    print(found["tutorial_minutes"], flush=True)
-    return found
+    results["tutorial_minutes"] = {p: tutorial_minutes(p, device) for p in ("float32", "bf16")}
+    print(results["tutorial_minutes"], flush=True)
+    return results
 
 
 def tutorial_minutes(precision: str, device: torch.device) -> float:
@@ -122,13 +122,13 @@ def shares(config: HTDGConfig, times: list[float], rates: dict[str, float]) -> l
 # --- The page -----------------------------------------------------------------------------------
 
 
-def page(found: dict[str, Any]) -> str:
+def page(results: dict[str, Any]) -> str:
     """The figures as tables."""
-    rows, rates = found["rows"], found["convolution_rate"]
+    rows, rates = results["rows"], results["convolution_rate"]
     sides = HTDGConfig.preset("paper_rgb").sides
     lines = [
-        f"Machine: {found['machine']}; torch {found['torch']}. One 3 x 3 convolution, forward and "
-        "backward, runs at "
+        f"Machine: {results['machine']}; torch {results['torch']}. One 3 x 3 convolution, forward "
+        "and backward, runs at "
         + ", ".join(f"{v / 1e9:.0f} GFLOP/s ({k})" for k, v in rates.items())
         + ".",
         "",
@@ -152,11 +152,11 @@ def page(found: dict[str, Any]) -> str:
         for name, row in rows.items():
             if name.startswith(preset):
                 translation = name.split()[1]
-                own = rows.get(f"{preset} {translation} straightforward", base)
-                lines.append(_row(name.removeprefix(f"{preset} "), row, own))
+                baseline = rows.get(f"{preset} {translation} straightforward", base)
+                lines.append(_row(name.removeprefix(f"{preset} "), row, baseline))
         lines += [_row("official code (another run)", OFFICIAL[preset], base), ""]
     lines += _scoring(rows)
-    lines += _whole_models(rows, found["tutorial_minutes"])
+    lines += _whole_models(rows, results["tutorial_minutes"])
     return "\n".join(lines)
 
 
@@ -220,8 +220,8 @@ def main() -> None:
         if device.type == "cpu":
             keep_freed_memory()
         write_text(file, json.dumps(measure(device, options.full), indent=1) + "\n")
-    found = json.loads(file.read_text())
-    write_part(HERE / "README.md", f"Speed: {found['machine']}", page(found))
+    results = json.loads(file.read_text())
+    write_part(HERE / "README.md", f"Speed: {results['machine']}", page(results))
 
 
 if __name__ == "__main__":

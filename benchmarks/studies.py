@@ -86,8 +86,8 @@ def measured(config: HTDGConfig, task: Task, out: Path) -> Result:
     """Evaluate and keep what the tables show."""
     metrics = evaluate(task, out, config, overwrite=True, progress=False)
     names = ("image_auroc", "pixel_auroc", "aupro", "image_auroc_per_fraction", "test_images")
-    found = {name: metrics[name] for name in names if name in metrics}
-    return {**found, "minutes": metrics["training_seconds"] / 60}
+    figures = {name: metrics[name] for name in names if name in metrics}
+    return {**figures, "minutes": metrics["training_seconds"] / 60}
 
 
 def on_bottle(data_root: Path, out: Path, draw: int, shots: int, options: dict[str, Any]) -> Result:
@@ -205,15 +205,17 @@ def iteration_runs() -> Iterator[Run]:
                 task = Task(
                     "cifar10", name, draw=0, limit_per_kind=50, data_root=data_root, variant="b"
                 )
-                found = measured(config, task, out)
+                figures = measured(config, task, out)
                 detector = HTDGDetector.load(out / "model")
                 training = load_dataset("cifar10", data_root).training_images(name, 1, seed=0)[0]
                 generated = list((detector.sample(50).clamp(-1, 1) + 1) / 2)
-                found["vote of the training image"] = 1 - float(detector.anomaly_score(training)[0])
-                found["vote of generated images"] = 1 - float(
+                figures["vote of the training image"] = 1 - float(
+                    detector.anomaly_score(training)[0]
+                )
+                figures["vote of generated images"] = 1 - float(
                     detector.anomaly_score(generated).mean()
                 )
-                return found
+                return figures
 
             yield f"iterations|b|{name}|{niter}", perform
 
@@ -277,11 +279,11 @@ def flagged(
         "generated": detector.anomaly_score(generated, fraction),
     }
     rest = scores[count:]
-    found: Result = {"calibrating": count, "generated": 200, "tested": len(rest)}
-    for source, own in calibrating.items():
+    figures: Result = {"calibrating": count, "generated": 200, "tested": len(rest)}
+    for source, scores_of in calibrating.items():
         for rate in RATES:
-            found[f"{source} {rate}"] = float((rest > upper_quantile(own, rate)).mean())
-    return found
+            figures[f"{source} {rate}"] = float((rest > upper_quantile(scores_of, rate)).mean())
+    return figures
 
 
 STUDIES = {
@@ -350,16 +352,16 @@ def bottle_tables(kept: dict[str, Result]) -> list[str]:
             groups[words[0], int(words[1])].append(result)
     rows, fractions = [], []
     for (transformations, shots), results in groups.items():
-        own = [transformations, str(shots), str(len(results))]
+        head = [transformations, str(shots), str(len(results))]
         cells = [spread([r[n] for r in results]) for n in ("image_auroc", "pixel_auroc", "aupro")]
         paper = f"{PAPER_BOTTLE[transformations, shots] / 100:.3f}"
         minutes = f"{statistics.mean(r['minutes'] for r in results):.1f}"
-        rows.append([*own, cells[0], paper, *cells[1:], minutes])
+        rows.append([*head, cells[0], paper, *cells[1:], minutes])
         per = [
             spread([r["image_auroc_per_fraction"][str(f)] for r in results])
             for f in sorted(FRACTIONS)
         ]
-        fractions.append([*own[:2], *per])
+        fractions.append([*head[:2], *per])
     head = ["transformations", "shots", "seeds", "image AUROC, 5 %", "paper"]
     first = table([*head, "pixel AUROC", "AUPRO", "minutes of training"], rows)
     shares = [f"{f:.0%}" for f in sorted(FRACTIONS)]
@@ -427,7 +429,7 @@ def squared_error_table(kept: dict[str, Result]) -> list[str]:
             others = [f"{cells[column]:.3f}" for column in list(cells)[1:]]
             rows.append([name, f"{mean / 100:.3f} ± {deviation / 100:.3f}", first, *others])
     if len(rows) > 1:
-        pairs = [zip(*found, strict=True) for found in mine.values()]
+        pairs = [zip(*figures, strict=True) for figures in mine.values()]
         rows.append(["correlation", ""] + [f"{statistics.correlation(*p):.2f}" for p in pairs])
     return table(["class", "paper", "of a drawn image, 30 draws", "of black", "1 - of white"], rows)
 

@@ -128,8 +128,8 @@ class Scorer:
             return [NearestVoter(self.model.images.to(self.device))]
         if config.method == "geom":
             assert isinstance(self.model.classifier, WideResNet)
-            how = (self.model.transformations, config.translation, config.image_size)
-            return [GeomVoter(self.model.classifier, *how)]
+            applied = (self.model.transformations, config.translation, config.image_size)
+            return [GeomVoter(self.model.classifier, *applied)]
         return [self.backend.voter(scale) for scale in self.model.scales]
 
     def _votes_of(self, batch: torch.Tensor, voters: Sequence[Voter]) -> Iterator[torch.Tensor]:

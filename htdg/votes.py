@@ -2,7 +2,7 @@
 
 Paper section 3.2, "Anomaly detection": every patch of every transformed copy T_m(x) votes for its
 transformation with the probability that the discriminator gives to m. A patch like those of the
-training images knows what was done to it; an odd one does not.
+training images knows what was done to it; an anomalous one does not.
 """
 
 from __future__ import annotations

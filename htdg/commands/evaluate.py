@@ -48,12 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an ablation of the paper's Table 6: "
         + ", ".join(f"{v.letter} {v.name}" for v in VARIANTS),
     )
-    own = parser.add_argument_group("options of single data sets")
-    own.add_argument("--train", metavar="DIR", help="folder: good images")
-    own.add_argument("--test", metavar="DIR", help="folder: images to test")
-    own.add_argument("--masks", metavar="DIR", help="folder: masks of the defects")
-    own.add_argument("--strict", action="store_true", default=None, help="folder: images only")
-    own.add_argument("--archive", metavar="FILE", help="mvtec: archive to unpack")
+    single = parser.add_argument_group("options of single data sets")
+    single.add_argument("--train", metavar="DIR", help="folder: good images")
+    single.add_argument("--test", metavar="DIR", help="folder: images to test")
+    single.add_argument("--masks", metavar="DIR", help="folder: masks of the defects")
+    single.add_argument("--strict", action="store_true", default=None, help="folder: images only")
+    single.add_argument("--archive", metavar="FILE", help="mvtec: archive to unpack")
     parser.add_argument("--model", type=Path, help="use this trained model, do not train")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's results")
