@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from htdg import training
-from htdg.fast import losses as coverage
+from htdg import losses as plain_losses
+from htdg.fast import losses as canvas_losses
 from htdg.fast.batch_norm import normalise
 from htdg.fast.canvases import CanvasPlan, arranged, canvases_of
 from htdg.fast.folding import FoldedGenerator, folded_convolutions, voting_convolutions
@@ -67,8 +67,8 @@ def test_small_canvases_of_few_images_are_put_together():
     # 6 * (32 ** 2 - 29 ** 2) = 1,098 pixels more, to put the 7 with them 2,436: more than a pass.
     shapes = [(32, 32)] * 9, [(26, 26)] * 7
     for images, expected in ((1, shapes), (2, ([(32, 32)] * 3, [(29, 29)] * 6, [(26, 26)] * 7))):
-        found = arranged(canvases_of(CATALOGUE, 26, "pixel"), images)
-        assert [[c.shape for c in group] for group in found] == list(expected)
+        groups = arranged(canvases_of(CATALOGUE, 26, "pixel"), images)
+        assert [[c.shape for c in group] for group in groups] == list(expected)
 
 
 @pytest.mark.parametrize("translation", TRANSLATIONS)
@@ -108,11 +108,11 @@ SUBSETS = st.lists(st.sampled_from(CATALOGUE), min_size=1, max_size=9, unique=Tr
     side=st.integers(8, 21),
     count=st.integers(1, 3),
     translation=st.sampled_from(TRANSLATIONS),
-    classes=st.sampled_from(["each", "one for all that is real"]),
+    binary=st.booleans(),
 )
-def test_training_is_that_of_the_plain_way(subset, side, count, translation, classes):
+def test_training_is_that_of_the_plain_way(subset, side, count, translation, binary):
     """Losses, gradients to the weights and to the images, running statistics; in float64."""
-    d = discriminator(len(subset) if classes == "each" else 1)
+    d = discriminator(1 if binary else len(subset))
     check_training(subset, side, count, translation, d)
 
 
@@ -130,13 +130,13 @@ def test_float32_agrees_to_a_hundred_thousandth(translation):
     plain, shared = d, copy.deepcopy(d)
     copies = transform_all(images, CATALOGUE, translation)
     for kind in ("real_loss", "generated_loss"):
-        expected = getattr(training, kind)(plain, copies)
-        found = getattr(coverage, kind)(shared, plan.draw(images), plan)
-        assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+        expected = getattr(plain_losses, kind)(plain, copies)
+        loss = getattr(canvas_losses, kind)(shared, plan.draw(images), plan)
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
         plain.zero_grad()
         shared.zero_grad()
         expected.backward()
-        found.backward()
+        loss.backward()
         for p, q in zip(plain.parameters(), shared.parameters(), strict=True):
             # A position at the kink of LeakyReLU may fall on its other side by rounding.
             assert (p.grad - q.grad).norm() < 1e-5 + 1e-3 * p.grad.norm()
@@ -150,12 +150,12 @@ def check_training(subset, side, count, translation, d):
     first, second = (random_images(count, side).requires_grad_() for _ in range(2))
     copies, sheets = transform_all(first, subset, translation), plan.draw(second)
     for kind in ("real_loss", "generated_loss"):
-        expected = getattr(training, kind)(plain, copies)
-        found = getattr(coverage, kind)(shared, sheets, plan)
-        assert found.item() == pytest.approx(expected.item(), abs=1e-9)
+        expected = getattr(plain_losses, kind)(plain, copies)
+        loss = getattr(canvas_losses, kind)(shared, sheets, plan)
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-9)
         wanted = torch.autograd.grad(expected, [first, *plain.parameters()], retain_graph=True)
-        got = torch.autograd.grad(found, [second, *shared.parameters()], retain_graph=True)
-        for a, b in zip(wanted, got, strict=True):
+        gradients = torch.autograd.grad(loss, [second, *shared.parameters()], retain_graph=True)
+        for a, b in zip(wanted, gradients, strict=True):
             torch.testing.assert_close(b, a, atol=1e-9, rtol=1e-7)
     for a, b in zip(plain.buffers(), shared.buffers(), strict=True):
         torch.testing.assert_close(b, a, atol=1e-9, rtol=1e-7)
@@ -178,12 +178,12 @@ def test_votes_are_those_of_the_plain_way(subset, side, count, translation):
     with torch.inference_mode():
         expected = votes_from_logits(d(copies.flatten(0, 1)).unflatten(0, copies.shape[:2]))
         convolutions = voting_convolutions(d)
-        found = coverage.canvas_votes(convolutions, plan.draw(images), plan)
-    assert found.shape == (len(subset), count, side - 2 * LAYERS, side - 2 * LAYERS)
-    torch.testing.assert_close(found, expected.float(), atol=1e-6, rtol=0)
+        votes = canvas_losses.canvas_votes(convolutions, plan.draw(images), plan)
+    assert votes.shape == (len(subset), count, side - 2 * LAYERS, side - 2 * LAYERS)
+    torch.testing.assert_close(votes, expected.float(), atol=1e-6, rtol=0)
     for fraction in (None, 0.1):
-        got, wanted = (aggregate_votes(v.double(), fraction) for v in (found, expected))
-        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
+        scores, wanted = (aggregate_votes(v.double(), fraction) for v in (votes, expected))
+        torch.testing.assert_close(scores, wanted, atol=1e-5, rtol=0)
 
 
 def test_moments_do_not_lose_digits():

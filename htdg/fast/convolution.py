@@ -73,22 +73,18 @@ def _minimal_filtering(
     return choice.ours_is_faster(dtype, inputs, outputs, positions, _times_as_fast)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
+@torch.autocast("cpu", enabled=False)
 def _times_as_fast(dtype: torch.dtype, inputs: int, outputs: int, side: int) -> float:
     """How many times as fast as this module PyTorch convolves an image of this side, and back."""
     rng = torch.Generator().manual_seed(0)
-    x = _channels_last(torch.randn(1, inputs, side, side, generator=rng).to(dtype))
-    weight = _channels_last(torch.randn(outputs, inputs, 3, 3, generator=rng).to(dtype))
-    tensors = x.requires_grad_(), weight.requires_grad_()
+    x = torch.randn(1, inputs, side, side, generator=rng, dtype=torch.float32)
+    weight = torch.randn(outputs, inputs, 3, 3, generator=rng, dtype=torch.float32)
+    x, weight = (_channels_last(t.to(dtype)).requires_grad_() for t in (x, weight))
     bias = torch.zeros(outputs, dtype=dtype, requires_grad=True)
-
-    def ours() -> torch.Tensor:
-        return _Convolution.apply(weight, bias, x)[0]
-
-    def pytorchs() -> torch.Tensor:
-        return F.conv2d(x, weight, bias)
-
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        return _seconds(ours, tensors) / _seconds(pytorchs, tensors)
+    ours = _seconds(lambda: _Convolution.apply(weight, bias, x)[0], (x, weight))
+    return ours / _seconds(lambda: F.conv2d(x, weight, bias), (x, weight))
 
 
 def _seconds(forward: Callable[[], torch.Tensor], tensors: Sequence[torch.Tensor]) -> float:

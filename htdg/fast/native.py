@@ -16,7 +16,7 @@ import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -178,15 +178,21 @@ def address(
 def addresses(
     name: str,
     tensors: Sequence[torch.Tensor | None],
-    shapes: Iterable[tuple[int, ...]],
+    shapes: Sequence[tuple[int, ...]],
     dtype: torch.dtype = torch.float32,
 ) -> ctypes.Array[ctypes.c_void_p]:
-    """An array of the addresses of some tensors, each of its own shape; NULL for None."""
+    """An array of the ``address`` of each tensor, which must have its shape; NULL for None."""
+    _check_length(name, tensors, len(shapes))
     places = [
         None if tensor is None else address(name, tensor, shape, dtype)
         for tensor, shape in zip(tensors, shapes, strict=True)
     ]
     return (ctypes.c_void_p * len(places))(*places)
+
+
+def _check_length(name: str, entries: Sequence[object], length: int) -> None:
+    if len(entries) != length:
+        raise ValueError(f"{name} has {len(entries)} entries, but must have {length}.")
 
 
 def numbers(values: Sequence[int]) -> ctypes.Array[ctypes.c_ssize_t]:
@@ -268,6 +274,8 @@ def _sheets(
     xs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor | None], counts: Sequence[int]
 ) -> tuple[int, list[tuple[int, ...]], tuple[Argument, ...]]:
     """The channels, the shape of each x, and as arguments weights, counts, rows and periods."""
+    _check_length("weights", weights, len(xs))
+    _check_length("counts", counts, len(xs))
     channels, rows = xs[0].shape[1], [len(x) for x in xs]
     periods = [_period(w, n) for w, n in zip(weights, rows, strict=True)]
     weighting = addresses("weights", weights, [(period,) for period in periods])
