@@ -1,9 +1,13 @@
+"""Votes and what they add up to, against loops and by hand."""
+
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from htdg.votes import aggregate_votes, votes_from_logits
+from htdg import ConfigError
+from htdg.votes import aggregate_votes, as_fractions, votes_from_logits
 
 
 def random_logits(m=4, batch=2, side=3, seed=0):
@@ -113,7 +117,62 @@ def test_the_bounds():
     assert aggregate_votes(torch.zeros(3, 2, 4, 4), 0.1).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("fraction", [0, 0.0, -0.1, 1.01, math.nan, math.inf])
+def test_several_fractions_by_hand():
+    votes = torch.tensor([0.9, 0.1, 0.5, 0.3]).view(1, 1, 2, 2)
+    sums = aggregate_votes(votes, (0.25, 0.5, 0.01, None, 0.74))
+    assert sums[:, 0].tolist() == pytest.approx([0.1, 0.2, 0.1, 0.45, 0.2])
+
+
+def test_several_fractions_are_what_one_is_alone():
+    votes = torch.rand(4, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    fractions = (None, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
+    together = aggregate_votes(votes, fractions)
+    assert together.shape == (7, 3)
+    for fraction, of_fraction in zip(fractions, together, strict=True):
+        torch.testing.assert_close(of_fraction, aggregate_votes(votes, fraction))
+
+
+def test_an_array_of_fractions_is_a_list_of_them():
+    votes = torch.rand(4, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    fractions = [0.01, 0.05, 0.5]
+    expected = aggregate_votes(votes, fractions)
+    assert expected.shape == (3, 3)
+    assert torch.equal(aggregate_votes(votes, np.array(fractions)), expected)
+    assert aggregate_votes(votes, np.array([0.05])).shape == (1, 3)
+    assert torch.equal(aggregate_votes(votes, np.array(0.05)), expected[1])  # no dimension: one
+
+
+@pytest.mark.parametrize(
+    ("fractions", "expected"),
+    [
+        (None, (None,)),
+        (np.float32(0.5), (0.5,)),
+        (1, (1.0,)),
+        ([None, 0.5], (None, 0.5)),
+        (np.array([0.25, 0.5]), (0.25, 0.5)),
+        (np.array(0.25), (0.25,)),
+    ],
+)
+def test_fractions_become_floats(fractions, expected):
+    assert as_fractions(fractions) == expected
+    assert all(type(f) in (float, type(None)) for f in as_fractions(fractions))
+
+
+@pytest.mark.parametrize("wrong", [(), np.array([])], ids=repr)
+def test_no_fraction_is_refused(wrong):
+    with pytest.raises(ConfigError, match="defect_fraction is an empty list: give a fraction"):
+        aggregate_votes(torch.ones(2, 1, 3, 3), wrong)
+
+
+@pytest.mark.parametrize(
+    "fraction",
+    [
+        *(0, 0.0, -0.1, 1.01, math.nan, math.inf),
+        *("0.1", True, {0.1}, {0.1: 1}, torch.tensor([0.1, 0.2])),
+        *(np.array([0.1, 0.0]), np.array([[0.1, 0.2]]), np.array(["0.1"])),
+    ],
+    ids=repr,
+)
 def test_a_wrong_fraction_is_refused(fraction):
-    with pytest.raises(ValueError, match=r"defect_fraction is .* above 0 and at most 1"):
+    with pytest.raises(ConfigError, match=r"defect_fraction is .* above 0 and at most 1"):
         aggregate_votes(torch.ones(2, 1, 3, 3), fraction)
