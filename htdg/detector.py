@@ -379,8 +379,12 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
             check_rate(false_positive_rate)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        (fraction,) = as_fractions(defect_fraction)
-        source = HELD_OUT
+        fractions = as_fractions(defect_fraction)
+        if len(fractions) > 1:
+            raise ConfigError(
+                f"defect_fraction is {defect_fraction!r}, but a threshold is for one: give one."
+            )
+        fraction, source = fractions[0], HELD_OUT
         if images is None:
             raise ConfigError(
                 "calibrate needs normal images that did not train: give some. "

@@ -1,10 +1,14 @@
 """Thresholds: the quantile by hand, its guarantee by simulation, and the detector's use of it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from htdg import ConfigError, HTDGDetector, NotFittedError
+from htdg import ConfigError, HTDGDetector, ImageError, NotFittedError
 from htdg.thresholds import GENERATED, HELD_OUT, Threshold, upper_quantile
+from tests.models import QUIET
 
 
 def test_the_quantile_by_hand():
@@ -56,43 +60,95 @@ def model(tiny, tmp_path):
 def test_calibrating_with_held_out_images(model, brick, tmp_path):
     held_out, odd = brick[1][:2], np.zeros((40, 40), np.uint8)
     odd[::2] = 255
-    found = model.calibrate(held_out, 0.5, defect_fraction=0.2)
+    threshold = model.calibrate(held_out, 0.5, defect_fraction=0.2)
     scores = model.anomaly_score(held_out, 0.2)
-    assert found.score == pytest.approx(scores.max(), abs=1e-9)  # the 2nd of 2: ceil(3 * 0.5)
-    assert found.pixel == pytest.approx(max(model.anomaly_map(i).max() for i in held_out), abs=1e-6)
-    assert (found.count, found.source, found.defect_fraction) == (2, HELD_OUT, 0.2)
+    assert threshold.score == pytest.approx(scores.max(), abs=1e-9)  # the 2nd of 2: ceil(3 * 0.5)
+    highest = max(model.anomaly_map(image).max() for image in held_out)
+    assert threshold.pixel == pytest.approx(highest, abs=1e-6)
+    assert (threshold.count, threshold.source) == (2, HELD_OUT)
+    assert threshold.defect_fraction == 0.2
+    assert model.threshold_ == threshold
     images = [*held_out, odd]
-    expected = np.where(model.anomaly_score(images, 0.2) > found.score, -1, 1)
+    expected = np.where(model.anomaly_score(images, 0.2) > threshold.score, -1, 1)
     assert model.predict(images).tolist() == expected.tolist()
     assert model.predict(held_out).tolist() == [1, 1]  # not even those that set it
     model.save(tmp_path / "again")
     again = HTDGDetector.load(tmp_path / "again", device="cpu")
-    assert again.threshold == found
+    assert again.threshold_ == threshold
+    assert again.offset_ == model.offset_
     assert again.predict(images).tolist() == expected.tolist()
 
 
-def test_calibrating_with_generated_images(model):
-    found = model.calibrate(n_generated=19, false_positive_rate=0.1)
+def test_calibrating_with_generated_images_is_asked_for_by_name(model):
+    options = {"n_generated": 19, "false_positive_rate": 0.1}
+    threshold = model.calibrate("generated", **options)
     images = list((model.sample(19).clamp(-1, 1) + 1) / 2)
-    assert found.score == np.sort(model.anomaly_score(images))[17]  # the 18th of 19
-    assert (found.count, found.source) == (19, GENERATED)
-    assert model.calibrate(n_generated=19, false_positive_rate=0.1) == found  # seeded
-    assert model.calibrate(n_generated=19, false_positive_rate=0.1, seed=1) != found
+    assert threshold.score == np.sort(model.anomaly_score(images))[17]  # the 18th of 19
+    assert (threshold.count, threshold.source) == (19, GENERATED)
+    assert model.calibrate("generated", **options) == threshold  # seeded
+    assert model.calibrate("generated", **options, seed=1) != threshold
+
+
+def test_calibrating_without_images_is_refused(model):
+    for call in (model.calibrate, lambda: model.calibrate(None), lambda: model.calibrate(seed=1)):
+        with pytest.raises(ConfigError) as refused:
+            call()
+        assert str(refused.value) == (
+            "calibrate needs normal images that did not train: give some. "
+            'calibrate("generated") takes images that the model draws itself, from which the share '
+            "of real images that is flagged can be far from the one asked for."
+        )
+    with pytest.raises(ImageError, match="The list of images is empty"):
+        model.calibrate([])
+    assert model.threshold_ is None
+
+
+def test_an_image_called_generated_is_given_as_a_path(model, brick, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(brick[1][0]).save("generated", format="png")
+    threshold = model.calibrate(Path("generated"))
+    assert (threshold.count, threshold.source) == (1, HELD_OUT)
+    assert model.calibrate(["generated"]) == threshold
 
 
 def test_without_a_threshold_nothing_is_predicted(tiny, brick):
-    with pytest.raises(NotFittedError, match=r"has no threshold: call calibrate\(normal_images\)"):
-        tiny.predict(brick[1][:1])
+    for ask in (tiny.predict, tiny.decision_function):
+        with pytest.raises(
+            NotFittedError, match=r"has no threshold: call calibrate\(images\) with"
+        ):
+            ask(brick[1][:1])
+    assert not hasattr(tiny, "offset_")
 
 
 def test_fitting_again_forgets_the_threshold(model, brick):
-    model.calibrate(n_generated=2)
-    model.fit(brick[0][0], progress=False)
-    assert model.threshold is None
+    model.calibrate("generated", n_generated=2)
+    assert model.threshold_ is not None
+    model.fit(brick[0][0], **QUIET)
+    assert model.threshold_ is None
+    assert not hasattr(model, "offset_")
 
 
-@pytest.mark.parametrize("rate", [0, 1.5])
+@pytest.mark.parametrize("rate", [0, 1.5, float("nan"), True, "0.1", None])
 def test_impossible_rates_are_refused_in_one_sentence(model, brick, rate):
     with pytest.raises(ConfigError, match="false positive rate"):
         model.calibrate(brick[1][:1], rate)
-    assert model.threshold is None
+    assert model.threshold_ is None
+
+
+@pytest.mark.parametrize("fractions", [[0.1, 0.2], np.array([0.1, 0.2])], ids=["list", "array"])
+def test_a_threshold_is_for_one_fraction(model, brick, fractions):
+    with pytest.raises(ConfigError, match=r"defect_fraction is .*, but a threshold is for one"):
+        model.calibrate(brick[1][:1], defect_fraction=fractions)
+    assert model.threshold_ is None
+
+
+def test_numpy_s_numbers_are_as_good_as_python_s(model, brick, tmp_path):
+    expected = model.calibrate(brick[1][:2], 0.25, 0.5)
+    for kind in (np.float64, np.float32):
+        threshold = model.calibrate(brick[1][:2], kind(0.25), kind(0.5))
+        assert threshold == expected
+        assert type(threshold.false_positive_rate) is float
+        assert type(threshold.defect_fraction) is float
+    drawn = model.calibrate("generated", n_generated=np.int64(3), seed=np.uint8(1))
+    assert drawn == model.calibrate("generated", n_generated=3, seed=1)
+    model.save(tmp_path / "saved")  # what is kept is what JSON knows
