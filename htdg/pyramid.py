@@ -33,7 +33,9 @@ def pyramid_sides(
     # and 64 * (25 / 64) a little above 25.
     levels = math.ceil(round(math.log(min_size / image_size) / math.log(scale_factor), 9)) + 1
     cut = math.ceil(round(math.log(top / image_size) / math.log(scale_factor), 9))
-    steps = levels - cut  # N, so N + 1 scales
+    # N, so N + 1 scales; from the bound on, neighbours are less than a pixel apart and every whole
+    # number is a side, however many more there would be.
+    steps = min(levels - cut, math.ceil(top * math.log(top / min_size)))
     r = (min_size / top) ** (1 / steps)
     sides = [math.ceil(round(top * r ** (steps - n), 9)) for n in range(steps + 1)]
     return tuple(sorted(set(sides)))  # two scales of one side would be the same scale twice

@@ -1,6 +1,13 @@
+"""The pyramid: its sides by hand and for every config, and an image at all of them."""
+
+import math
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from htdg.config import HTDGConfig
@@ -57,6 +64,47 @@ def test_the_ends_are_the_sizes_asked_for():
         sides = pyramid_sides(image_size)
         assert (sides[0], sides[-1]) == (25, min(image_size, 64)), image_size
         assert list(sides) == sorted(sides), image_size
+
+
+LARGEST_SIZE = 2048
+
+
+@st.composite
+def configs(draw):
+    """Any sizes that go together, any ratio, any number of layers."""
+    layers = draw(st.integers(1, 12))
+    min_size = draw(st.integers(2 * layers + 2, LARGEST_SIZE - 100))
+    near = st.integers(min_size, min_size + 12)  # where few whole numbers lie between
+    sizes = near | st.integers(min_size, LARGEST_SIZE)
+    ratio = st.floats(0, 1, exclude_min=True, exclude_max=True) | st.floats(0.5, 0.95)
+    return HTDGConfig(
+        image_size=draw(sizes),
+        min_size=min_size,
+        max_size=draw(sizes),
+        scale_factor=draw(ratio),
+        layers=layers,
+    )
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@example(HTDGConfig(image_size=26))  # would be 25, 26, 26
+@example(
+    HTDGConfig(image_size=64, scale_factor=math.nextafter(1, 0))
+)  # as many scales as there are
+@example(HTDGConfig(image_size=64, scale_factor=5e-324))
+@given(configs())
+def test_sides_rise_strictly_whatever_the_config(config):
+    sides = config.sides
+    finest = min(config.max_size, config.image_size)
+    assert (sides[0], sides[-1]) == (config.min_size, finest)
+    assert all(type(side) is int for side in sides)
+    assert all(below < above for below, above in pairwise(sides))
+    assert sides[0] > config.receptive_field  # there is a patch at every scale
+
+
+@pytest.mark.parametrize("ratio", [0.99, 0.9999, 1 - 1e-12])
+def test_no_more_scales_than_whole_numbers(ratio):
+    assert pyramid_sides(31, 25, 31, ratio) == (25, 26, 27, 28, 29, 30, 31)
 
 
 def random_images(side, seed=0, amplitude=0.7):
