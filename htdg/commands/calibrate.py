@@ -45,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Carry the command out."""
     check_writable(options.model / "config.json")
-    if bool(options.images) == (options.generated is not None):
+    if options.images and options.generated is not None:
+        raise UsageError("Images are named, and --generated is given: leave out one of them.")
+    if not options.images and options.generated is None:
         raise UsageError(
             "A threshold needs normal images that did not train: name some, or a folder of them. "
             "--generated takes images that the model generates instead, which is far less reliable."
@@ -55,7 +57,7 @@ def execute(options: argparse.Namespace) -> None:
         collect_images(options.images) if options.images else "generated",
         options.false_positive_rate,
         options.defect_fraction,
-        options.generated or 200,
+        200 if options.generated is None else options.generated,
         options.seed,
         progress=True,
     )
