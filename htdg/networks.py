@@ -17,6 +17,9 @@ SLOPE = 0.2
 class ConvBlock(nn.Sequential):
     """3 x 3 convolution without padding, batch normalisation, LeakyReLU(0.2)."""
 
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d
+
     def __init__(self, in_channels: int, out_channels: int) -> None:
         """Create the block; the weights are set by ``initialise``."""
         super().__init__()

@@ -85,21 +85,6 @@ def test_nothing_is_unpickled():
         assert "allow_pickle=True" not in path.read_text()
 
 
-def test_the_core_knows_nothing_of_what_surrounds_it():
-    core = ["config", "pyramid", "transformations", "networks", "sampling", "training", "votes"]
-    core += ["errors"]
-    core += ["adam", "canvases", "coverage", "folding", "kernels", "normalisation"]
-    core += ["recording", "winograd"]
-    for name in core:
-        tree = ast.parse((ROOT / "htdg" / f"{name}.py").read_text())
-        imported = {
-            n.module.removeprefix("htdg.")
-            for n in ast.walk(tree)
-            if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("htdg.")
-        }
-        assert imported <= set(core), f"{name} imports {imported - set(core)}"
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebooks_are_fit_to_be_read(path):
     text = path.read_text()

@@ -58,7 +58,7 @@ COMMANDS = (
     Command(
         "import-official",
         "Make a model of one that was trained with the official code.",
-        "htdg import-official TrainedModels/car runs/car --transformations car.json",
+        "htdg import-official TrainedModels/car runs/car --image-size 128",
     ),
     Command(
         "run",

@@ -74,7 +74,13 @@ class Cifar10(ArraySet):
         return np.concatenate(images), np.concatenate(labels)
 
     def _from_torchvision(self, part: str) -> Split:
-        from torchvision.datasets import CIFAR10
+        try:
+            from torchvision.datasets import CIFAR10
+        except ImportError:
+            raise DatasetError(
+                "CIFAR10 in torchvision's layout is read by torchvision: pip install "
+                "'htdg[datasets]', or get the publisher's binary version."
+            ) from None
 
         try:
             dataset = CIFAR10(self.root, train=part == "train", download=False)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from PIL import Image
 
+from htdg.datasets.base import DatasetError
 from htdg.io.images import ImageLike, load_image, to_uint8
 
 
@@ -25,7 +25,14 @@ def equalise(image: ImageLike, size: int | None = None) -> np.ndarray:
 
     Raises:
         ImageError: the image cannot be read.
+        DatasetError: OpenCV is not installed.
     """
+    try:
+        import cv2  # an extra: nothing else needs it
+    except ImportError:
+        raise DatasetError(
+            "Contrast equalisation needs OpenCV: pip install 'htdg[datasets]', or equalise none."
+        ) from None
     rgb = to_uint8(load_image(image)[None])[0]  # (H, W, 3)
     if size is not None:
         square = Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC)

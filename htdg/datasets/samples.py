@@ -9,10 +9,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
+from htdg.datasets.base import DatasetError
 from htdg.datasets.defects import DEFECTS, foreign_patch
 
 TEXTURES = ("brick", "grass", "gravel")
@@ -96,11 +98,20 @@ def texture_set(
 
 def texture_photo(texture: str) -> np.ndarray:
     """The photograph (512, 512) uint8 called ``brick``, ``grass`` or ``gravel``."""
-    from skimage import data
-
     if texture not in TEXTURES:
         raise ValueError(f"There is no texture {texture!r}: choose from {', '.join(TEXTURES)}.")
-    return getattr(data, texture)()
+    return getattr(_photographs(), texture)()
+
+
+def _photographs() -> ModuleType:
+    """scikit-image's collection of sample photographs; DatasetError if it is not installed."""
+    try:
+        from skimage import data
+    except ImportError:
+        raise DatasetError(
+            "The sample photographs are scikit-image's: pip install 'htdg[datasets]'."
+        ) from None
+    return data
 
 
 def _shrunk(photo: np.ndarray) -> np.ndarray:
@@ -140,9 +151,8 @@ def face_set(train: int = 10) -> SampleSet:
     Raises:
         ValueError: more training images are asked for than there are.
     """
-    from skimage import data
-
-    images = np.round(data.lfw_subset() * 255).astype(np.uint8)  # 100 faces, then 100 others
+    faces_then_others = _photographs().lfw_subset()  # (200, 25, 25) in [0, 1], 100 of each
+    images = np.round(faces_then_others * 255).astype(np.uint8)
     sample = SampleSet()
     _take_training(sample, images, list(range(100)), train, "face")
     for i in range(train, 200):

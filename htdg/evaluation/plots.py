@@ -17,8 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
-from scipy.ndimage import binary_fill_holes
-from skimage.segmentation import find_boundaries
+from scipy.ndimage import binary_erosion, binary_fill_holes
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from htdg.io.files import write_bytes
@@ -247,7 +246,9 @@ def overlay(
     vermillion = np.array(to_rgb(ANOMALOUS)) * 255
     blended = image * (1 - 0.6 * strength) + vermillion * 0.6 * strength
     if threshold is not None:
-        blended[find_boundaries(anomaly_map > threshold, mode="inner")] = 255
+        above = anomaly_map > threshold
+        inside = binary_erosion(above, border_value=1)  # the image's edge is no contour
+        blended[above & ~inside] = 255
     return blended.round().astype(np.uint8)
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 #: Where a bar is shown: a terminal, a notebook, a file or pipe ("lines"), or nowhere.
 Look: TypeAlias = Literal["terminal", "notebook", "lines", "silent"]
-#: Metadata key that marks a notebook output as a progress line, for programs that run notebooks.
-PROGRESS_MARK = "htdg_progress"
 _SECONDS_BETWEEN: dict[Look, float] = {"terminal": 0.1, "notebook": 0.3, "lines": 10.0}
 
 
@@ -127,12 +125,11 @@ class ProgressBar:
         from IPython.display import display
 
         content = {"text/plain": text}
-        metadata = {PROGRESS_MARK: True}
         if self._handle is None:
-            handle = display(content, raw=True, display_id=True, metadata=metadata)
+            handle = display(content, raw=True, display_id=True)
             self._handle = cast(_DisplayHandle, handle)
         else:
-            self._handle.update(content, raw=True, metadata=metadata)
+            self._handle.update(content, raw=True)
 
 
 def name_skipped(paths: Iterable[Path]) -> None:
