@@ -131,7 +131,7 @@ def test_min_size_may_be_just_above_the_receptive_field():
     [
         [],  # empty
         [(0, 0, 0, 0, 0), (0, 0, 0, 0, 0)],  # twice the same
-        [(2, 0, 0, 0, 0)],  # each member out of its range
+        [(2, 0, 0, 0, 0)],  # each member out of range
         [(0, -1, 0, 0, 0)],
         [(0, 0, 2, 0, 0)],
         [(0, 0, 0, -2, 0)],
@@ -147,13 +147,13 @@ def test_min_size_may_be_just_above_the_receptive_field():
         42,
     ],
 )
-def test_own_transformations_are_checked(rows):
+def test_transformations_of_ones_own_are_checked(rows):
     message = refusal(transformations=rows)
     assert_one_sentence(message, "transformations", rows)
     assert "different (grey, flip, tx, ty, k)" in message
 
 
-def test_own_transformations_are_kept_in_order_as_tuples():
+def test_transformations_of_ones_own_are_kept_in_order_as_tuples():
     config = HTDGConfig(transformations=[[1, 0, -1, 0, 3], [0, 1, 0, 1, 0]])
     assert config.transformations == ((1, 0, -1, 0, 3), (0, 1, 0, 1, 0))
     first, second = config.resolve_transformations(coloured=False)
@@ -172,8 +172,8 @@ def test_own_transformations_are_kept_in_order_as_tuples():
     ],
 )
 def test_resolve_transformations(name, coloured, count):
-    found = HTDGConfig(transformations=name).resolve_transformations(coloured)
-    assert found == CATALOGUE[:count]
+    config = HTDGConfig(transformations=name)
+    assert config.resolve_transformations(coloured) == CATALOGUE[:count]
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ def honest_votes(t: Transformation, image: torch.Tensor, translation: str) -> to
 @pytest.mark.parametrize("t", CATALOGUE, ids=str)
 def test_the_odd_patch_is_found_under_every_single_transformation(t, translation):
     votes = honest_votes(t, odd_image(), translation)
-    found = 1 - pixel_votes(votes, (t,), SIDE, translation)[0]
-    peak = divmod(int(found.argmax()), SIDE)
+    oddness = 1 - pixel_votes(votes, (t,), SIDE, translation)[0]
+    peak = divmod(int(oddness.argmax()), SIDE)
     assert peak == ODD
-    assert found.max() > 2 * found[found < found.max()].median() + 1e-3
+    assert oddness.max() > 2 * oddness[oddness < oddness.max()].median() + 1e-3
 
 
 @pytest.mark.parametrize("t", CATALOGUE, ids=str)
@@ -39,14 +39,14 @@ def test_undoing_whole_pixels_is_exact_and_reflections_do_not_vote(t):
     torch.manual_seed(1)
     image = torch.rand(2, 3, SIDE, SIDE)
     image = image[:, :1].expand(-1, 3, -1, -1)  # grey, so that every copy keeps the values
-    patches, known = patch_votes(honest_votes(t, image, "pixel"), (t,), SIDE, "pixel")
+    patches, shown = patch_votes(honest_votes(t, image, "pixel"), (t,), SIDE, "pixel")
     expected = 1 - image[:, 0, RADIUS:-RADIUS, RADIUS:-RADIUS]
-    torch.testing.assert_close(patches[:, known], expected[:, known], atol=1e-6, rtol=0)
+    torch.testing.assert_close(patches[:, shown], expected[:, shown], atol=1e-6, rtol=0)
     # What a copy shows of the image is SIDE - shift pixels long, and so many patches fit into it.
     shift = int(0.15 * SIDE)
     rows, columns = (SIDE - abs(n) * shift - 2 * RADIUS for n in (t.ty, t.tx))
-    assert int(known.sum()) == rows * columns
-    assert (patches[:, ~known] == 0).all()
+    assert int(shown.sum()) == rows * columns
+    assert (patches[:, ~shown] == 0).all()
 
 
 def test_a_vote_for_the_reflection_cannot_move_the_map():
@@ -63,8 +63,8 @@ def test_the_mean_is_over_those_that_show_the_patch():
     # By hand: the identity votes 0.2 everywhere, the copy that is shifted right by 7 votes 0.6.
     shifted = Transformation(0, 0, 1, 0, 0)
     votes = torch.stack([torch.full((1, 38, 38), 0.2), torch.full((1, 38, 38), 0.6)])
-    patches, known = patch_votes(votes, (CATALOGUE[0], shifted), SIDE, "pixel")
-    assert known.all()
+    patches, shown = patch_votes(votes, (CATALOGUE[0], shifted), SIDE, "pixel")
+    assert shown.all()
     # The rightmost 7 columns of patches were shifted out of the copy: only the identity is left.
     torch.testing.assert_close(patches[0, :, :31], torch.full((38, 31), 0.4))
     torch.testing.assert_close(patches[0, :, 31:], torch.full((38, 7), 0.2))
@@ -74,7 +74,7 @@ def test_spreading_against_a_loop_over_patches():
     torch.manual_seed(0)
     votes = torch.rand(1, 1, 6, 6)
     side = 16
-    found = pixel_votes(votes, (CATALOGUE[0],), side, "pixel")[0]
+    spread = pixel_votes(votes, (CATALOGUE[0],), side, "pixel")[0]
     for y, x in [(0, 0), (3, 15), (8, 7), (15, 15), (10, 2)]:
         total = weight = 0.0
         for i in range(6):
@@ -83,7 +83,7 @@ def test_spreading_against_a_loop_over_patches():
                 if max(abs(dy), abs(dx)) <= 5:
                     w = np.exp(-(dy**2 + dx**2) / (2 * (SPREAD * 11) ** 2))
                     total, weight = total + w * float(votes[0, 0, i, j]), weight + w
-        assert float(found[y, x]) == pytest.approx(total / weight, abs=1e-6)
+        assert float(spread[y, x]) == pytest.approx(total / weight, abs=1e-6)
 
 
 def test_rows_of_the_spread_are_weights():
@@ -98,22 +98,22 @@ def test_rows_of_the_spread_are_weights():
 def test_only_shifts_leave_places_without_votes_and_these_hold_the_mean():
     shifted = (Transformation(0, 0, 1, 0, 0),)
     votes = torch.full((1, 1, 38, 38), 0.3)
-    found = pixel_votes(votes, shifted, SIDE, "pixel")
-    torch.testing.assert_close(found, torch.full((1, SIDE, SIDE), 0.3))
+    spread = pixel_votes(votes, shifted, SIDE, "pixel")
+    torch.testing.assert_close(spread, torch.full((1, SIDE, SIDE), 0.3))
 
 
 def test_a_map_has_the_size_of_the_image_and_is_the_mean_over_scales():
     scales = [torch.full((25, 25), 0.9), torch.full((41, 41), 0.5)]
-    found = anomaly_map(scales, (30, 70))
-    assert found.shape == (30, 70)
-    torch.testing.assert_close(found, torch.full((30, 70), 0.3))
+    of_image = anomaly_map(scales, (30, 70))
+    assert of_image.shape == (30, 70)
+    torch.testing.assert_close(of_image, torch.full((30, 70), 0.3))
 
 
 def test_a_map_keeps_places_at_another_resolution():
     votes = torch.ones(20, 20)
     votes[5, 15] = 0.0
-    found = anomaly_map([votes], (100, 40))
-    row, column = divmod(int(found.argmax()), 40)
+    of_image = anomaly_map([votes], (100, 40))
+    row, column = divmod(int(of_image.argmax()), 40)
     # Pixel 5 of 20 covers rows 25 to 29 of 100, pixel 15 columns 30 and 31 of 40.
     assert 25 <= row <= 29
     assert 30 <= column <= 31

@@ -32,57 +32,57 @@ def faults(shown: list[dict[str, Any]], saved: list[dict[str, Any]]) -> list[str
     """What is wrong with the cells that the browser shows, compared with the committed ones."""
     if len(shown) != len(saved):
         return [f"{len(shown)} cells are shown, {len(saved)} are in the notebook"]
-    found, runs = [], 0
-    for i, (cell, own) in enumerate(zip(shown, saved, strict=True)):
-        if cell["kind"] != own["cell_type"]:
-            found.append(f"cell {i} is shown as {cell['kind']}")
-        if own["cell_type"] == "code":
+    sentences, runs = [], 0
+    for i, (cell, committed) in enumerate(zip(shown, saved, strict=True)):
+        if cell["kind"] != committed["cell_type"]:
+            sentences.append(f"cell {i} is shown as {cell['kind']}")
+        if committed["cell_type"] == "code":
             runs += 1
-            wrong = code_faults(cell, own, runs)
+            wrong = code_faults(cell, committed, runs)
         else:
-            wrong = prose_faults(cell, "".join(own["source"]))
-        found += [f"cell {i}: {fault}" for fault in wrong]
-    return found
+            wrong = prose_faults(cell, "".join(committed["source"]))
+        sentences += [f"cell {i}: {fault}" for fault in wrong]
+    return sentences
 
 
-def code_faults(cell: dict[str, Any], own: dict[str, Any], number: int) -> list[str]:
+def code_faults(cell: dict[str, Any], committed: dict[str, Any], number: int) -> list[str]:
     """What is wrong with a code cell that should have run as the ``number``-th."""
-    found = []
+    sentences = []
     if cell["prompt"] != f"[{number}]:":
-        found.append(f"the execution number is {cell['prompt']}, not [{number}]:")
-    found += [f"an error: {error.strip().splitlines()[-1]}" for error in cell["errors"]]
-    expected = saved_images(own)
+        sentences.append(f"the execution number is {cell['prompt']}, not [{number}]:")
+    sentences += [f"an error: {error.strip().splitlines()[-1]}" for error in cell["errors"]]
+    expected = saved_images(committed)
     if len(cell["images"]) != len(expected):
-        found.append(f"{len(cell['images'])} figures instead of {len(expected)}")
+        sentences.append(f"{len(cell['images'])} figures instead of {len(expected)}")
     for image, (width, height) in zip(cell["images"], expected, strict=False):
         sizes = ((image["width"], width), (image["height"], height))
         if any(abs(is_ - was) > 0.05 * was for is_, was in sizes):
             size = f"{image['width']} x {image['height']}"
-            found.append(f"a figure of {size} pixels instead of {width} x {height}")
+            sentences.append(f"a figure of {size} pixels instead of {width} x {height}")
     if cell["cut"]:
-        found.append(f"{cell['cut']} figures are wider than the page and cut off")
-    widgets = int("widget" in own["metadata"].get("tags", []))
+        sentences.append(f"{cell['cut']} figures are wider than the page and cut off")
+    widgets = int("widget" in committed["metadata"].get("tags", []))
     if cell["widgets"] != widgets:
-        found.append(f"{cell['widgets']} widgets instead of {widgets}")
-    found += [f"a widget says {words!r}" for words in LOST if words in cell["output"]]
-    return found
+        sentences.append(f"{cell['widgets']} widgets instead of {widgets}")
+    sentences += [f"a widget says {words!r}" for words in LOST if words in cell["output"]]
+    return sentences
 
 
 def prose_faults(cell: dict[str, Any], source: str) -> list[str]:
     """What is wrong with a text cell of this source."""
-    found = [f"unrendered: {raw!r}" for raw in set(RAW.findall(cell["prose"]))]
+    sentences = [f"unrendered: {raw!r}" for raw in set(RAW.findall(cell["prose"]))]
     if cell["broken_formulas"]:
-        found.append(f"{cell['broken_formulas']} formulas are broken")
+        sentences.append(f"{cell['broken_formulas']} formulas are broken")
     text = re.sub(r"`[^`]*`", "", source)
     formulas = len(re.findall(r"\$\$.+?\$\$|\$.+?\$", text, re.S))
     if cell["formulas"] != formulas:
-        found.append(f"{cell['formulas']} formulas instead of {formulas}")
-    return found
+        sentences.append(f"{cell['formulas']} formulas instead of {formulas}")
+    return sentences
 
 
 def move_all(page: NotebookPage, number: int) -> list[str]:
     """Move every control of a cell's widget, then all of them back; what is wrong with that."""
-    found = []
+    sentences = []
     start = before = page.widget_images(number)
     page.picture(f"widget_{number:02}_before", number)
     controls = page.controls(number)
@@ -93,13 +93,15 @@ def move_all(page: NotebookPage, number: int) -> list[str]:
         after = page.reaction(number, before)
         page.picture(f"widget_{number:02}_move_{i}", number)
         if after == before:
-            found.append(f"the figure stays as it is when the {control.kind} {control.name} moves")
+            sentences.append(
+                f"the figure stays as it is when the {control.kind} {control.name} moves"
+            )
         before = after
     if all(control.kind == "button" for control in controls):
-        return found
+        return sentences
     for control in reversed(controls):
         control.move(back=True)
         page.wait_until_idle()
     if page.widget_images(number) != start and page.reaction(number, before) != start:
-        found.append("the figure is another one when all controls are back where they were")
-    return found
+        sentences.append("the figure is another one when all controls are back where they were")
+    return sentences

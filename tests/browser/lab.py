@@ -91,14 +91,14 @@ def environment(folder: Path) -> dict[str, str]:
         path = settings / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
-    own = {
+    variables = {
         "IPYTHONDIR": "ipython",
         "JUPYTER_CONFIG_DIR": "config",
         "JUPYTER_DATA_DIR": "share",
         "JUPYTER_RUNTIME_DIR": "runtime",
         "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
     }
-    places = {name: str(folder / place) for name, place in own.items()}
+    places = {name: str(folder / place) for name, place in variables.items()}
     # One thread: the browser wants a core, too.
     places |= {"JUPYTERLAB_SETTINGS_DIR": str(settings), "OMP_NUM_THREADS": "1"}
     return {**os.environ, **places}

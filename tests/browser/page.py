@@ -35,9 +35,9 @@ STATUS = "return document.querySelector('.jp-Notebook-ExecutionIndicator')?.data
 CELLS = """
 const texts = (cell, selector) => [...cell.querySelectorAll(selector)].map(e => e.innerText);
 const prose = cell => {
-  const own = cell.querySelector('.jp-MarkdownOutput')?.cloneNode(true);
-  own?.querySelectorAll('code, pre, mjx-container').forEach(e => e.remove());
-  return own?.textContent ?? '';
+  const shown = cell.querySelector('.jp-MarkdownOutput')?.cloneNode(true);
+  shown?.querySelectorAll('code, pre, mjx-container').forEach(e => e.remove());
+  return shown?.textContent ?? '';
 };
 return [...document.querySelectorAll(arguments[0] + ' .jp-Notebook .jp-Cell')].map(cell => ({
   kind: cell.classList.contains('jp-CodeCell') ? 'code' : 'markdown',
@@ -86,8 +86,8 @@ def wait_until(true: Callable[[], Any], seconds: float, what: str) -> Any:
     """
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if found := true():
-            return found
+        if result := true():
+            return result
         time.sleep(0.3)
     raise TimeoutError(f"waited {seconds} seconds in vain until {what}")
 
@@ -206,21 +206,21 @@ class NotebookPage:
             "select": "select",
             "button": "button",
         }
-        found = []
-        anywhere = ", ".join(f".jupyter-widgets {own}" for own in kinds.values())
+        controls = []
+        anywhere = ", ".join(f".jupyter-widgets {selector}" for selector in kinds.values())
         for element in self.cell(number).find_elements(By.CSS_SELECTOR, anywhere):
-            matches = "return arguments[1].filter(own => arguments[0].matches(own))"
-            (own,) = self.driver.execute_script(matches, element, list(kinds.values()))
-            kind = next(kind for kind, selector in kinds.items() if selector == own)
+            matches = "return arguments[1].filter(selector => arguments[0].matches(selector))"
+            (match,) = self.driver.execute_script(matches, element, list(kinds.values()))
+            kind = next(kind for kind, selector in kinds.items() if selector == match)
             text = self.driver.execute_script(
                 "return arguments[0].closest('.jupyter-widgets:has(.widget-label)')?.innerText"
                 " ?? arguments[0].innerText",
                 element,
             )
-            # A checkbox has an empty label before its own, of a space without width.
+            # A checkbox has an empty label before its text, of a space without width.
             lines = [line for line in text.replace("\u200b", "").splitlines() if line.strip()]
-            found.append(Control(kind, lines[0].strip() if lines else "", element))
-        return found
+            controls.append(Control(kind, lines[0].strip() if lines else "", element))
+        return controls
 
     def widget_images(self, number: int) -> str:
         """A fingerprint of the pictures in a cell's widgets; empty if there are none.

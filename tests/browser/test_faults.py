@@ -72,8 +72,7 @@ def test_everything_that_is_wrong_is_found(
     nbformat.write(notebook, path)
 
     page = opened("broken")
-    found = faults(page.run_all(), saved)
-    assert found == [
+    assert faults(page.run_all(), saved) == [
         "cell 0: unrendered: '**'",
         "cell 0: 0 formulas instead of 1",
         "cell 2: a figure of 90 x 90 pixels instead of 120 x 120",
