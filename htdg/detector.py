@@ -26,13 +26,12 @@ from htdg.io.images import ImageError, ImageLike, Images, load_image, load_image
 from htdg.io.model_directory import change_threshold, load_model, save_model
 from htdg.pyramid import Size, resize
 from htdg.runtime.device import resolve_device, resolve_precision
-from htdg.runtime.progress import ProgressBar, training_bar
+from htdg.runtime.progress import ProgressBar, TrainingCallback, training_bar
 from htdg.sampler import Sampler
 from htdg.sampling import Scale
 from htdg.scorer import Prediction, Scorer
 from htdg.state import ModelState
 from htdg.thresholds import GENERATED, HELD_OUT, Threshold, check_rate, upper_quantile
-from htdg.training import TrainingCallback
 from htdg.transformations import Transformation
 from htdg.votes import Fractions, are_several, as_fractions
 

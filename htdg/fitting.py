@@ -12,7 +12,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,17 @@ from htdg.backend import Backend
 from htdg.config import ConfigError, HTDGConfig
 from htdg.io.checkpoint import Checkpoint, geom_checkpoint
 from htdg.io.model_directory import digest, scale_tensors
-from htdg.pyramid import build_pyramid, resize
+from htdg.pyramid import resize
 from htdg.runtime.device import reproducible
 from htdg.runtime.memory import images_at_once, say_chunks
-from htdg.runtime.progress import ProgressBar
+from htdg.runtime.progress import ProgressBar, TrainingCallback, TrainingClock
 from htdg.sampler import Sampler
 from htdg.sampling import Scale
 from htdg.state import ModelState
 from htdg.training import (
     ScaleTraining,
-    TrainingCallback,
-    TrainingProgress,
-    freeze,
     learning_rates,
-    start_scale,
+    train_pyramid,
     train_scale,
 )
 from htdg.transformations import Transformation
@@ -94,16 +91,16 @@ def fit_model(
         )
     if bar.look != "silent":
         backend.notice()
+    run = _Run(sides, saved, checkpoint_seconds, [bar.show, callback])
     in_chunks = config.with_options(images_at_once=at_once)
-    run = _Run(in_chunks, transformations, sides, backend, saved, checkpoint_seconds)
     with reproducible(), bar:
-        for real in build_pyramid(images.to(device), sides):
-            run.fit_scale(real, [bar.show, callback])
+        on_device = images.to(device)
+        scales = train_pyramid(in_chunks, transformations, on_device, sides, backend, run.train)
         model = ModelState(
             config=config,
             sides=sides,
             transformations=transformations,
-            scales=tuple(run.scales),
+            scales=tuple(scales),
             images=images,
             image_names=tuple(names),
             images_at_once=at_once,
@@ -120,47 +117,44 @@ def fit_model(
     return model
 
 
-@dataclass
 class _Run:
-    """The scales trained so far, and what the next one needs."""
+    """Trains one scale after another, with checkpoints and callbacks."""
 
-    config: HTDGConfig
-    transformations: Sequence[Transformation]
-    sides: tuple[int, ...]
-    backend: Backend
-    saved: Checkpoint | None
-    checkpoint_seconds: float
-
-    def __post_init__(self) -> None:
-        self.scales: list[Scale] = []
+    def __init__(
+        self,
+        sides: Sequence[int],
+        saved: Checkpoint | None,
+        checkpoint_seconds: float,
+        callbacks: Sequence[TrainingCallback | None],
+    ) -> None:
+        self.sides, self.saved, self.checkpoint_seconds = sides, saved, checkpoint_seconds
+        self.callbacks = [callback for callback in callbacks if callback is not None]
         self.history: list[dict[str, Any]] = []
 
-    def fit_scale(self, real: torch.Tensor, callbacks: Sequence[TrainingCallback | None]) -> None:
-        """Train the next scale on (K, 3, H, H), or take it from the checkpoint."""
-        saved, n = self.saved, len(self.scales)
-        training = start_scale(self.config, self.transformations, self.scales, real, self.backend)
+    def train(self, training: ScaleTraining) -> None:
+        """Train a scale to its end, or take it from the checkpoint."""
+        saved, n = self.saved, len(training.coarser)
         if saved is not None and saved.restore_done(training.scale, n):
-            self.scales.append(freeze(training.scale))
             self.history.append(saved.history[n])
             return
         seconds_before = saved.restore_training(training) if saved is not None else 0.0
-        last_saved = time.monotonic()
+        clock, last_saved = TrainingClock(training, self.sides), time.monotonic()
 
-        def after_iteration(state: TrainingProgress) -> None:
+        def after_iteration() -> None:
             nonlocal last_saved
-            for callback in callbacks:
-                if callback is not None:
-                    callback(state)
+            progress = clock.progress()
+            for callback in self.callbacks:
+                callback(progress)
             if saved is not None and time.monotonic() - last_saved >= self.checkpoint_seconds:
-                saved.write(self.scales, self.history, training, seconds_before + state.seconds)
+                seconds = seconds_before + progress.seconds
+                saved.write(training.coarser, self.history, training, seconds)
                 last_saved = time.monotonic()
 
-        seconds = train_scale(training, self.sides, after_iteration)
+        train_scale(training, after_iteration)
         check_finite(training.scale)
-        self.history.append(scale_history(training, seconds_before + seconds))
-        self.scales.append(freeze(training.scale))
+        self.history.append(scale_history(training, seconds_before + clock.seconds))
         if saved is not None:
-            saved.write(self.scales, self.history)
+            saved.write([*training.coarser, training.scale], self.history)
 
 
 def with_classifier(

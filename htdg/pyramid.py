@@ -67,8 +67,8 @@ def height_and_width(size: Size) -> tuple[int, int]:
     return height, width
 
 
-def build_pyramid(images: torch.Tensor, sides: tuple[int, ...]) -> list[torch.Tensor]:
-    """The images (B, 3, H, W) at every scale: a list of (B, 3, side, side), coarsest first.
+def build_pyramid(images: torch.Tensor, sides: Sequence[int]) -> list[torch.Tensor]:
+    """The images (B, 3, H, W) at every scale [x^0 .. x^N]: each (B, 3, side, side).
 
     Each scale is made from the full image, not from the scale above it, so that no scale inherits
     another's blur.

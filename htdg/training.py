@@ -1,17 +1,22 @@
-"""Training one scale: generator and discriminator against each other on one pyramid level.
+"""Training: generator and discriminator against each other, one scale of the pyramid after another.
 
-Paper section 3.2 and supplementary material. The discriminator learns to say of every patch
-through which transformation it went, or that it is generated (a D step); the generator learns
-patches that pass for real ones under every transformation, and to give the training images back
-for the fixed noise z* (a G step). An iteration is three steps of each; ``niter`` of them train a
-scale, and the next finer scale starts from its weights.
+Paper section 3.2 and supplementary material. At scale n, with T_m the transformations, x the
+training images and G(z) generated ones:
 
-How copies, losses and optimisers are computed is the backend's affair (``htdg.backend``).
+    D step: minimise  CE(D(T_m x), m) + CE(D(T_m G(z)), "generated")
+    G step: minimise  CE(D(T_m G(z)), m) + alpha * |G(z*) - x|^2
+
+D learns to say of every patch through which transformation it went, or that it is generated. G
+learns patches that pass for real ones under every transformation, and to give the training images
+back for the fixed noise z*. An iteration is three steps of each; ``niter`` of them train a scale,
+which is then frozen, and the next finer one starts from its weights (``train_pyramid``).
+
+How copies, losses and optimisers are computed is up to the backend (``htdg.backend``). Rules that
+are the official implementation's, not the paper's, are marked "official".
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -21,19 +26,20 @@ from torch.nn import functional as F
 
 from htdg.backend import Backend, Losses, PlainBackend
 from htdg.config import HTDGConfig
-from htdg.losses import generated_loss as generated_loss
+from htdg.losses import generated_loss as generated_loss  # notebooks take them from here
 from htdg.losses import real_loss as real_loss
 from htdg.networks import initialise
+from htdg.pyramid import build_pyramid
 from htdg.sampling import (
     Scale,
     empty_scale,
+    freeze,
     generate,
     noise_amplitudes,
     random_noise,
     reconstruction_noise,
     upsampled,
 )
-from htdg.sampling import freeze as freeze
 from htdg.transformations import Transformation
 
 #: What a scale's history records at every iteration (the last of its D and G steps).
@@ -43,6 +49,12 @@ LOSSES = ("d_real", "d_fake", "g_adversarial", "g_reconstruction")
 @dataclass
 class ScaleTraining:
     """Scale n in training: its networks, what stays fixed meanwhile, and its two kinds of steps.
+
+    Batch normalisation: D and G train with the statistics of each batch. Their running statistics,
+    which alone count once a scale is frozen, are updated by *every* pass (official): D's by real
+    and generated batches in D steps and by generated ones in G steps, G's also where its output
+    only feeds D. So a frozen G rebuilds the training images a little differently from how it did
+    in training.
 
     With ``config.images_at_once`` fewer than the training images, these go through the networks in
     chunks, whose losses, weighted by their share of the images, add up to the step's. What differs
@@ -67,7 +79,7 @@ class ScaleTraining:
     real: torch.Tensor
     rng: torch.Generator
     iteration: int = 0
-    history: dict[str, torch.Tensor] = field(default_factory=dict)
+    history: dict[str, torch.Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         """Create the optimisers and everything that stays constant during the scale."""
@@ -77,6 +89,7 @@ class ScaleTraining:
         self.adam_g = backend.optimiser(scale.generator.parameters(), config.lr_g)
         self.index = torch.arange(len(self.real), device=self.real.device)  # (K,)
         self.chunks = chunks_of(len(self.real), config.images_at_once)
+        self.shares = [(c.stop - c.start) / len(self.real) for c in self.chunks]  # of the images
         self.real_copies = [backend.copies(self.real[chunk]) for chunk in self.chunks]
         self.chain = [replace(s, generator=backend.generator(s.generator)) for s in self.coarser]
         self.generator = backend.generator(scale.generator)
@@ -84,11 +97,10 @@ class ScaleTraining:
             rebuilt = generate(self.chain, reconstruction_noise(self.chain), self.index)
         self.rec_previous = upsampled(rebuilt, scale.side, self.real)  # (K, 3, H, H)
         self.rec_noise = self.amplified(scale.z_star.expand(-1, 3, -1, -1))
-        if not self.history:
-            # On the device, so that no iteration waits to hand its losses over.
-            blank = torch.zeros(config.niter, device=self.real.device)
-            names = LOSSES if config.method != "no_generator" else LOSSES[:1]
-            self.history = {name: blank.clone() for name in names}
+        names = LOSSES if config.method != "no_generator" else LOSSES[:1]
+        # Kept on the device, so that no iteration has to wait for it.
+        blank = torch.zeros(config.niter, device=self.real.device)
+        self.history = {name: blank.clone() for name in names}
 
     # --- Noise and the coarser scales' images -----------------------------------------------------
 
@@ -125,11 +137,11 @@ class ScaleTraining:
         d = self.scale.discriminator.requires_grad_(True)
         self.adam_d.zero_grad()
         losses = []
-        for chunk, copies in zip(self.chunks, self.real_copies, strict=True):
+        for chunk, share, copies in zip(self.chunks, self.shares, self.real_copies, strict=True):
             # The sum of both losses is minimised. Each has a forward pass of its own, so that
             # BatchNorm sees generated patches apart from real ones, and gradients add up.
             with self.backend.autocast():
-                on_real = self.backend.real_loss(d, copies) * self.share(chunk)
+                on_real = self.backend.real_loss(d, copies) * share
             on_real.backward()
             losses.append({"d_real": on_real.detach()})
             if previous is None:
@@ -138,7 +150,7 @@ class ScaleTraining:
                 fake = self.generator(noise[chunk], previous[chunk], self.index[chunk])
             with self.backend.autocast():
                 fake_copies = self.backend.copies(fake)
-                on_fake = self.backend.generated_loss(d, fake_copies) * self.share(chunk)
+                on_fake = self.backend.generated_loss(d, fake_copies) * share
             on_fake.backward()
             losses[-1]["d_fake"] = on_fake.detach()
         self.adam_d.step()
@@ -152,14 +164,14 @@ class ScaleTraining:
         d = self.scale.discriminator.requires_grad_(False)
         self.adam_g.zero_grad()
         losses = []
-        for chunk in self.chunks:
+        for chunk, share in zip(self.chunks, self.shares, strict=True):
             index = self.index[chunk]
             with self.backend.autocast():
                 fake = self.generator(noise[chunk], previous[chunk], index)  # (k, 3, H, H)
                 fake_copies = self.backend.copies(fake)
-                adversarial = self.backend.real_loss(d, fake_copies) * self.share(chunk)
+                adversarial = self.backend.real_loss(d, fake_copies) * share
                 rebuilt = self.generator(self.rec_noise[chunk], self.rec_previous[chunk], index)
-                reconstruction = F.mse_loss(rebuilt, self.real[chunk]) * self.share(chunk)
+                reconstruction = F.mse_loss(rebuilt, self.real[chunk]) * share
             (adversarial + self.config.alpha * reconstruction).backward()
             named = {"g_adversarial": adversarial, "g_reconstruction": reconstruction}
             losses.append({name: loss.detach() for name, loss in named.items()})
@@ -167,19 +179,19 @@ class ScaleTraining:
         d.requires_grad_(True)
         return summed(losses)
 
-    def share(self, chunk: slice) -> float:
-        """Which part of the training images a chunk is."""
-        return (chunk.stop - chunk.start) / len(self.real)
-
     # --- An iteration -----------------------------------------------------------------------------
 
     def step(self) -> None:
-        """One iteration: the D steps, then the G steps, which reuse the last ``previous``."""
+        """One iteration: the D steps, then the G steps.
+
+        Noise is drawn once for all steps, ``previous`` anew for every D step; the G steps reuse the
+        last one (official).
+        """
         lr_d, lr_g = learning_rates(self.config, self.iteration)
         self.adam_d.param_groups[0]["lr"] = lr_d
         self.adam_g.param_groups[0]["lr"] = lr_g
         losses: Losses = {}
-        noise = self.draw_noise()  # once for all the steps
+        noise = self.draw_noise()
         if self.config.method == "no_generator":
             for _ in range(self.config.d_steps):
                 losses |= self.backend.run(self.d_step, noise, None)
@@ -200,9 +212,9 @@ def summed(losses: Sequence[Losses]) -> Losses:
 
 
 def chunks_of(count: int, at_once: int) -> list[slice]:
-    """0 .. count - 1 in as few parts of at most ``at_once`` as possible, all about as long.
+    """0 .. count - 1 in as few parts of at most ``at_once`` as possible, of nearly equal length.
 
-    ``at_once`` 0 is all in one.
+    0 is all at once; ``htdg.fitting`` replaces it by what fits into memory.
     """
     parts = 1 if at_once == 0 else -(-count // at_once)
     ends = [count * i // parts for i in range(parts + 1)]
@@ -210,7 +222,11 @@ def chunks_of(count: int, at_once: int) -> list[slice]:
 
 
 def learning_rates(config: HTDGConfig, iteration: int) -> tuple[float, float]:
-    """Learning rates of D and G at an iteration, counted from 0: gamma times as large later on."""
+    """Learning rates of D and G at an iteration, counted from 0.
+
+    From its milestone on, each is multiplied by gamma. With the paper's ``niter`` only D's for RGB
+    data ever is (official).
+    """
     lr_d = config.lr_d if iteration < config.milestone_d else config.lr_d * config.gamma
     lr_g = config.lr_g if iteration < config.milestone_g else config.lr_g * config.gamma
     return lr_d, lr_g
@@ -228,9 +244,9 @@ def start_scale(
 ) -> ScaleTraining:
     """Set up the training of the next scale on the images (K, 3, H, H) [x^n].
 
-    Weights start from the coarser scale's where the widths agree, else afresh. Every scale has a
-    random stream of its own, so that it can be trained again without those below. Without a
-    ``backend`` the plain one does the arithmetic.
+    Weights start from the coarser scale's where the widths agree; otherwise they are freshly
+    initialised. Every scale has a random stream of its own, so that it can be trained again without
+    the coarser ones. Without a ``backend`` the plain one does the arithmetic.
     """
     n, side = len(coarser), real.shape[-1]
     seeds = torch.Generator().manual_seed(config.seed * 1_000 + n)
@@ -248,52 +264,37 @@ def start_scale(
     return ScaleTraining(config, backend, coarser, scale, real, rng)
 
 
-@dataclass
-class TrainingProgress:
-    """Handed to the callback after every iteration.
-
-    Attributes:
-        scale: number of the scale in training, 0 is the coarsest.
-        n_scales: how many there are.
-        side: its side in pixels.
-        iteration: how many iterations of it are done, 1 .. niter.
-        niter: how many it will have.
-        training: the scale in training, for those who want to look inside (samples, weights).
-        seconds: spent on this scale so far.
-        seconds_left: estimate for the whole rest, from the patches still to be seen.
-    """
-
-    scale: int
-    n_scales: int
-    side: int
-    iteration: int
-    niter: int
-    training: ScaleTraining
-    seconds: float
-    seconds_left: float
-
-    def losses(self) -> dict[str, float]:
-        """The losses (``LOSSES``) of the iteration just done; reading them waits for the device."""
-        return {k: float(v[self.iteration - 1]) for k, v in self.training.history.items()}
-
-
-TrainingCallback = Callable[[TrainingProgress], None]
-
-
 def train_scale(
-    training: ScaleTraining, sides: Sequence[int], callback: TrainingCallback | None
-) -> float:
-    """Run the remaining iterations of a scale; returns the seconds they took."""
-    config, n = training.config, len(training.coarser)
-    started, done_before = time.perf_counter(), training.iteration
-    cost = [side**2 * config.width(i) ** 2 for i, side in enumerate(sides)]
-    while training.iteration < config.niter:
+    training: ScaleTraining, after_iteration: Callable[[], object] | None = None
+) -> None:
+    """Run the remaining iterations of a scale."""
+    while training.iteration < training.config.niter:
         training.step()
-        if callback is None:
-            continue
-        seconds = time.perf_counter() - started
-        per_iteration = seconds / (training.iteration - done_before)
-        to_do = config.niter - training.iteration + config.niter * sum(cost[n + 1 :]) / cost[n]
-        where = (n, len(sides), sides[n], training.iteration, config.niter)
-        callback(TrainingProgress(*where, training, seconds, per_iteration * to_do))
-    return time.perf_counter() - started
+        if after_iteration is not None:
+            after_iteration()
+
+
+def train_pyramid(
+    config: HTDGConfig,
+    transformations: Sequence[Transformation],
+    images: torch.Tensor,
+    sides: Sequence[int],
+    backend: Backend,
+    train: Callable[[ScaleTraining], object] = train_scale,
+) -> list[Scale]:
+    """All scales, coarsest first; each is frozen before the next one starts (paper section 3.2).
+
+    Args:
+        config: the options.
+        transformations: T_1 .. T_M.
+        images: (K, 3, s, s) the training images in [-1, 1], on the device that trains.
+        sides: of the scales, pixels.
+        backend: does the arithmetic.
+        train: trains one scale, by default from its start to its end.
+    """
+    scales: list[Scale] = []
+    for real in build_pyramid(images, sides):  # x^0 .. x^N
+        training = start_scale(config, transformations, tuple(scales), real, backend)
+        train(training)
+        scales.append(freeze(training.scale))
+    return scales

@@ -23,9 +23,8 @@ from matplotlib.figure import Figure
 from htdg.course.show import png
 from htdg.evaluation.plots import ANOMALOUS, NORMAL, OTHERS, show_image
 from htdg.io.images import to_uint8
-from htdg.runtime.progress import clock, suitable_look
+from htdg.runtime.progress import TrainingProgress, clock, suitable_look
 from htdg.sampling import generate, random_noise
-from htdg.training import TrainingProgress
 
 #: The losses that are drawn: key, label, colour, style.
 LINES = (

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
+from typing import Literal, Protocol, TypeAlias, cast
 
-if TYPE_CHECKING:
-    from htdg.training import TrainingProgress
+from htdg.training import ScaleTraining
 
 #: Where a bar is shown: a terminal, a notebook, a file or pipe ("lines"), or nowhere.
 Look: TypeAlias = Literal["terminal", "notebook", "lines", "silent"]
@@ -130,6 +130,65 @@ class ProgressBar:
             self._handle = cast(_DisplayHandle, handle)
         else:
             self._handle.update(content, raw=True)
+
+
+@dataclass
+class TrainingProgress:
+    """Where a training stands: handed to the callback of ``fit`` after every iteration.
+
+    Attributes:
+        scale: number of the scale in training, 0 is the coarsest.
+        n_scales: how many there are.
+        side: its side in pixels.
+        iteration: how many iterations of it are done, 1 .. niter.
+        niter: how many it will have.
+        training: the scale in training, for those who want to look inside (samples, weights).
+        seconds: spent on this scale so far.
+        seconds_left: estimated time for everything still to do.
+    """
+
+    scale: int
+    n_scales: int
+    side: int
+    iteration: int
+    niter: int
+    training: ScaleTraining
+    seconds: float
+    seconds_left: float
+
+    def losses(self) -> dict[str, float]:
+        """The losses of the iteration just done; reading them waits for the device."""
+        return {k: float(v[self.iteration - 1]) for k, v in self.training.history.items()}
+
+
+TrainingCallback = Callable[[TrainingProgress], None]
+
+
+class TrainingClock:
+    """Times the training of a scale and estimates what is left.
+
+    The estimate takes the cost of an iteration to grow with side^2 * width^2.
+    """
+
+    def __init__(self, training: ScaleTraining, sides: Sequence[int]) -> None:
+        """Start the clock; ``sides`` are those of all scales, pixels."""
+        self.training, self.sides = training, sides
+        self._started, self._iterations_before = time.perf_counter(), training.iteration
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self._started
+
+    def progress(self) -> TrainingProgress:
+        """Where the training stands after an iteration."""
+        training, n = self.training, len(self.training.coarser)
+        config, seconds = training.config, self.seconds
+        cost = [side**2 * config.width(i) ** 2 for i, side in enumerate(self.sides)]
+        to_do = config.niter - training.iteration + config.niter * sum(cost[n + 1 :]) / cost[n]
+        left = seconds / (training.iteration - self._iterations_before) * to_do
+        where = (n, len(self.sides), self.sides[n], training.iteration, config.niter)
+        return TrainingProgress(*where, training, seconds, left)
 
 
 def name_skipped(paths: Iterable[Path]) -> None:
