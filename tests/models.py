@@ -6,7 +6,7 @@ import torch
 
 from htdg import HTDGDetector
 from htdg.io.model_directory import scale_tensors
-from htdg.training import TrainingCallback, TrainingProgress
+from htdg.runtime.progress import TrainingCallback, TrainingProgress
 
 QUIET = {"progress": False}
 

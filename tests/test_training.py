@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from htdg import HTDGConfig
+from htdg.backend import PlainBackend
 from htdg.losses import generated_loss, real_loss
 from htdg.networks import Discriminator
 from htdg.pyramid import resize
+from htdg.runtime.progress import TrainingClock
 from htdg.sampling import (
     Scale,
     freeze,
@@ -19,7 +21,13 @@ from htdg.sampling import (
     noise_amplitudes,
     reconstruction_noise,
 )
-from htdg.training import ScaleTraining, learning_rates, start_scale, train_scale
+from htdg.training import (
+    ScaleTraining,
+    learning_rates,
+    start_scale,
+    train_pyramid,
+    train_scale,
+)
 
 CONFIG = HTDGConfig.preset("tiny", niter=4, precision="float32")
 TRANSFORMATIONS = CONFIG.resolve_transformations(coloured=True)
@@ -371,27 +379,75 @@ def test_a_wider_scale_starts_from_fresh_weights():
 # --- Progress -----------------------------------------------------------------------------------
 
 
-def test_the_callback_hears_of_every_iteration(monkeypatch):
+def test_the_clock_says_where_a_training_stands(monkeypatch):
     config = CONFIG.with_options(niter=3)
-    clock = iter(range(100))  # every iteration takes a second
-    monkeypatch.setattr("htdg.training.time.perf_counter", lambda: next(clock))
-    seen = []
+    seconds = iter(range(100))  # every iteration takes a second
+    monkeypatch.setattr("htdg.runtime.progress.time.perf_counter", lambda: next(seconds))
     training = start_scale(config, TRANSFORMATIONS, [], image(14))
-    train_scale(training, (14, 28), lambda p: seen.append((p, p.losses())))
+    clock, seen = TrainingClock(training, (14, 28)), []
+
+    def after_iteration():
+        progress = clock.progress()
+        seen.append((progress, progress.losses()))
+
+    train_scale(training, after_iteration)
     assert [p.iteration for p, _ in seen] == [1, 2, 3]
     for p, losses in seen:
         assert (p.scale, p.n_scales, p.side, p.niter) == (0, 2, 14, 3)
+        assert p.training is training
         assert losses == {k: v[p.iteration - 1].item() for k, v in training.history.items()}
     assert [p.seconds for p, _ in seen] == [1, 2, 3]
     # 2, 1 and 0 iterations are left, and 3 of the next scale, which has four times the pixels.
     assert [p.seconds_left for p, _ in seen] == pytest.approx([14, 13, 12])
 
 
+def test_the_clock_counts_from_where_a_training_goes_on(monkeypatch):
+    training = start_scale(CONFIG, TRANSFORMATIONS, [], image(14))
+    training.iteration = 2  # of 4, done before it was broken off
+    seconds = iter(range(100))
+    monkeypatch.setattr("htdg.runtime.progress.time.perf_counter", lambda: next(seconds))
+    clock = TrainingClock(training, (14,))
+    training.step()
+    progress = clock.progress()
+    assert (progress.iteration, progress.seconds, progress.seconds_left) == (3, 1, 1)
+
+
+# --- Scales and the pyramid ---------------------------------------------------------------------
+
+
 def test_a_scale_is_trained_to_its_last_iteration_and_no_further():
     training = fresh(CONFIG.with_options(niter=2))
     training.step()
-    train_scale(training, (14,), None)
+    train_scale(training)
     assert training.iteration == 2
     done = weights(training.scale.generator)
-    train_scale(training, (14,), None)
+    train_scale(training)
     assert torch.equal(weights(training.scale.generator), done)
+
+
+def test_a_pyramid_is_trained_scale_by_scale():
+    """Every scale is trained on its level, above those before it, and then frozen."""
+    config, images, seen = CONFIG.with_options(niter=2), image(20, 2), []
+
+    def train(training):
+        assert not any(s.generator.training for s in training.coarser)
+        assert training.scale.generator.training
+        seen.append((training.real, len(training.coarser)))
+        train_scale(training)
+
+    backend = PlainBackend(config, TRANSFORMATIONS, images.device)
+    pyramid = (config, TRANSFORMATIONS, images, (14, 17, 20), backend)
+    scales = train_pyramid(*pyramid, train)
+    assert [(real.shape[-1], below) for real, below in seen] == [(14, 0), (17, 1), (20, 2)]
+    for real, _ in seen:
+        torch.testing.assert_close(real, resize(images, real.shape[-1]))
+    one_by_one = []
+    for side in (14, 17, 20):
+        training = start_scale(config, TRANSFORMATIONS, one_by_one, resize(images, side))
+        train_scale(training)
+        one_by_one.append(freeze(training.scale))
+    for alike in (one_by_one, train_pyramid(*pyramid)):
+        for scale, expected in zip(scales, alike, strict=True):
+            assert not scale.discriminator.training
+            assert torch.equal(weights(scale.discriminator), weights(expected.discriminator))
+            assert torch.equal(weights(scale.generator), weights(expected.generator))
