@@ -1,8 +1,9 @@
 """How the arithmetic is done: the interface that training and scoring speak, and its plain form.
 
 ``PlainBackend`` makes the M copies of an image one after another and runs the networks over all of
-them, as the paper describes it. ``htdg.fast`` has a backend that gives the same numbers but for
-rounding, sooner. Whoever trains or scores is given one of the two and never asks which.
+them, as the paper describes it. ``htdg.fast.backend`` gives the same numbers up to rounding, but
+faster, and is what a detector uses unless ``fast`` is False. Training and scoring are handed one of
+the two and never ask which.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ class Backend(Protocol):
         """All transformed copies of images (B, 3, H, H)."""
 
     def real_loss(self, discriminator: Discriminator, copies: Copies) -> torch.Tensor:
-        """How badly D names the transformations of the copies (``htdg.losses.real_loss``)."""
+        """D's loss in naming the transformations of the copies (``htdg.losses.real_loss``)."""
 
     def generated_loss(self, discriminator: Discriminator, copies: Copies) -> torch.Tensor:
-        """How badly D sees that the copies are generated (``htdg.losses.generated_loss``)."""
+        """D's loss in seeing that the copies are generated (``htdg.losses.generated_loss``)."""
 
     def begin_scale(self, scale: Scale) -> None:
         """Called once before a scale is trained, with its networks as they start."""
@@ -63,7 +64,7 @@ class Backend(Protocol):
         """The precision of a forward pass; entered anew for each, since it caches weights."""
 
     def run(self, step: Step, *inputs: torch.Tensor | None) -> Losses:
-        """What ``step(*inputs)`` does and returns."""
+        """Carry out ``step(*inputs)``, or replay a recording of it; returns its losses."""
 
     def voter(self, scale: Scale) -> Voter:
         """What scores images at a trained scale."""
@@ -119,7 +120,7 @@ class PlainBackend:
         return autocast(self.device, self.config.precision)
 
     def run(self, step: Step, *inputs: torch.Tensor | None) -> Losses:
-        """Just do it."""
+        """Carry it out."""
         return step(*inputs)
 
     def voter(self, scale: Scale) -> PlainVoter:

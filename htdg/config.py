@@ -17,10 +17,8 @@ from htdg.transformations import (
     transformations_named,
 )
 
-#: The method itself, and those of its ablations that need more than other sizes.
+#: The method itself, and the ablations that need code of their own, not just other sizes.
 METHODS = ("htdg", "no_generator", "real_or_generated", "mse", "geom")
-_OF_GEOM = ("geom_samples", "geom_epochs")
-_OF_GENERATOR = ("g_steps", "lr_g", "milestone_g", "alpha", "noise_amplitude")
 
 
 class ConfigError(UserError):
@@ -42,8 +40,8 @@ class HTDGConfig:
         transformations: ``"auto"`` (54 for colour images, 42 for grey ones), ``"rgb54"``,
             ``"grey42"``, ``"rotations"``, or a tuple of (grey, flip, tx, ty, k) [T_1 .. T_M].
         translation: ``"resampled"`` as the official code does, ``"pixel"``, whole pixels, or
-            ``"stretched"``, whole pixels of an image blurred alike (see ``transformations``).
-        channels: width of the coarsest networks; doubles every four scales.
+            ``"stretched"``, whole pixels of a uniformly blurred copy (see ``transformations``).
+        channels: width of the coarsest networks; doubles every four scales (see ``width``).
         layers: 3 x 3 convolutions in each network; the receptive field is 2 * layers + 1.
         niter: training iterations at each scale.
         d_steps: discriminator steps in an iteration.
@@ -52,8 +50,8 @@ class HTDGConfig:
         lr_g: learning rate of the generators (Adam).
         beta1: Adam's decay rate of the first moment.
         beta2: Adam's decay rate of the second moment.
-        milestone_d: iteration after which lr_d is multiplied by ``gamma``.
-        milestone_g: iteration after which lr_g is multiplied by ``gamma``.
+        milestone_d: iteration from which on lr_d is multiplied by ``gamma``.
+        milestone_g: the same for lr_g; as large as the paper's ``niter``, so it never acts there.
         gamma: that factor, in (0, 1].
         alpha: weight of the reconstruction loss of the generator [alpha].
         noise_amplitude: noise above scale 0 relative to the reconstruction error [sigma_n].
@@ -152,7 +150,7 @@ class HTDGConfig:
         return pyramid_sides(self.image_size, self.min_size, self.max_size, self.scale_factor)
 
     def width(self, scale: int) -> int:
-        """Channels of the hidden layers of both networks at ``scale`` (0 is the coarsest)."""
+        """Channels of both networks at ``scale``, 0 the coarsest; at most image_size (official)."""
         return min(self.channels * 2 ** (scale // 4), self.image_size)
 
     def resolve_transformations(self, coloured: bool) -> tuple[Transformation, ...]:
@@ -163,16 +161,6 @@ class HTDGConfig:
                 chosen = "rgb54" if coloured else "grey42"
             return transformations_named(chosen)
         return tuple(Transformation(*row) for row in chosen)
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        """The options that make no difference under this ``method``."""
-        if self.method == "mse":
-            # The sizes of the pyramid are not used, but must fit image_size all the same.
-            used = ("image_size", "device", "method", "min_size", "max_size", "layers")
-            return tuple(field.name for field in fields(self) if field.name not in used)
-        generator = _OF_GENERATOR if self.method == "no_generator" else ()
-        return generator if self.method == "geom" else (*generator, *_OF_GEOM)
 
     @classmethod
     def preset(cls, name: str, **options: Any) -> HTDGConfig:
@@ -261,8 +249,8 @@ def _checked_real(
 
 
 def _as_catalogue(rows: object) -> tuple[tuple[int, int, int, int, int], ...]:
-    """Own transformations as a tuple of five-tuples of ints, checked."""
-    rule = "a list of different (grey, flip, tx, ty, k), grey and flip 0 or 1, tx and ty -1, 0 "
+    """User-defined transformations as a tuple of five-tuples of ints, checked."""
+    rule = "a list of distinct (grey, flip, tx, ty, k), grey and flip 0 or 1, tx and ty -1, 0 "
     rule += "or 1, k 0 to 3"
     try:
         checked = [Transformation(*map(as_int, row)) for row in rows]  # type: ignore[attr-defined]
@@ -274,7 +262,7 @@ def _as_catalogue(rows: object) -> tuple[tuple[int, int, int, int, int], ...]:
 
 
 def as_int(value: object) -> int:
-    """A whole number as Python's; TypeError if it is none."""
+    """A whole number as Python's; TypeError if it is not one."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError
     return int(value)

@@ -33,7 +33,7 @@ from htdg.scorer import Prediction, Scorer
 from htdg.state import ModelState
 from htdg.thresholds import GENERATED, HELD_OUT, Threshold, check_rate, upper_quantile
 from htdg.transformations import Transformation
-from htdg.votes import Fractions, are_several, as_fractions
+from htdg.votes import Fractions, anomaly_scores, are_several, as_fractions
 
 #: Rounding may not turn the image that set the threshold into an anomalous one.
 ROUNDING = 1e-12
@@ -313,8 +313,8 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
 
         1 - normality / M. ``options`` are those of ``score_scales``.
         """
-        normality = self.score_samples(images, defect_fraction, **options)
-        return 1 - normality / len(self.transformations_)
+        normality = self.score_scales(images, defect_fraction, **options)  # (B, N + 1)
+        return anomaly_scores(normality, len(self.transformations_))
 
     def anomaly_map(self, images: Images, **options: Any) -> np.ndarray:
         """Where each image is anomalous: (B, H, W) float32 in [0, 1], higher is more anomalous.
@@ -393,10 +393,12 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         if isinstance(images, str) and images == "generated":
             source = GENERATED
             images = list((self.sample(n_generated, seed).clamp(-1, 1) + 1) / 2)
-        scores, highest = [], []
+        m = len(self.transformations_)
+        scores: list[float] = []
+        highest: list[float] = []
         for prediction in scorer.predictions(images, (fraction,), True, None, progress):
             assert prediction.anomaly_map is not None
-            scores.append(1 - prediction.normality[0].mean() / len(self.transformations_))
+            scores.append(float(anomaly_scores(prediction.normality[0], m)))
             highest.append(float(prediction.anomaly_map.max()))
         score, pixel = (upper_quantile(values, false_positive_rate) for values in (scores, highest))
         threshold = Threshold(

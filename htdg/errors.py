@@ -1,4 +1,4 @@
-"""What a user can cause: one sentence that names the input, what is wrong and what to do."""
+"""Errors caused by user input: one sentence that names the input, the problem and the remedy."""
 
 
 class UserError(ValueError):

@@ -1,9 +1,9 @@
 """Where an image is anomalous: the votes laid over the image.
 
-Paper section 3.3, design.md section 7. Every vote under T_m belongs to a patch of the transformed
-copy; undoing T_m brings it to the place of that patch in the image. There the votes of all
-transformations are averaged, spread over the pixels that the patch covers, and averaged over the
-scales.
+Paper section 3.3; the official code has none of it. Every vote under T_m belongs to a patch of the
+transformed copy; undoing T_m brings it to the place of that patch in the image. There the votes of
+all transformations are averaged, spread over the pixels that the patch covers, and averaged over
+the scales.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from htdg.transformations import Transformation
 
-#: A vote counts most in the middle of its patch: a Gaussian with this part of the patch's side as
-#: its standard deviation, cut off at the patch's edge.
+#: A vote counts most in the middle of its patch: a Gaussian whose standard deviation is this
+#: fraction of the patch's side, cut off at the patch's edge (ours; the paper does not say).
 SPREAD = 0.25
 
 

@@ -1,4 +1,4 @@
-"""The two losses of a scale, the plain way: over the stack of transformed copies.
+"""The two cross-entropies that the losses of D and G are made of, over the stack of copies.
 
 Paper section 3.2. Both are cross-entropies of the discriminator's M + 1 classes, one for each
 transformation T_1 .. T_M and one for "generated", averaged over every patch of every copy:
@@ -20,7 +20,7 @@ def real_loss(discriminator: Discriminator, copies: torch.Tensor) -> torch.Tenso
 
     Args:
         discriminator: D.
-        copies: (M, B, 3, H, W) in [-1, 1]; row m holds the images under T_m.
+        copies: (M, B, 3, H, W); row m holds the images, real or generated, under T_m.
 
     Returns:
         A scalar, at least 0. A discriminator that has one class for everything real (the ablation
@@ -28,7 +28,7 @@ def real_loss(discriminator: Discriminator, copies: torch.Tensor) -> torch.Tenso
     """
     logits = discriminator(copies.flatten(0, 1))  # (M * B, M + 1, h, w)
     labels = torch.arange(len(copies), device=copies.device).repeat_interleave(copies.shape[1])
-    labels = labels % (logits.shape[1] - 1)  # (M * B,)
+    labels = labels.clamp(max=logits.shape[1] - 2)  # (M * B,); all 0 with one class for real
     return F.cross_entropy(logits, labels.view(-1, 1, 1).expand(-1, *logits.shape[-2:]))
 
 

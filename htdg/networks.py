@@ -1,7 +1,8 @@
 """The two networks of a scale: five 3 x 3 convolutions without padding, receptive field 11.
 
-Paper section 3.1 and supplementary material. Without padding every output looks at exactly one
-11 x 11 patch, and no output can tell from zeros at a border where its patch lies.
+Paper section 3.1 and supplementary material. The convolutions do not pad, so every output looks at
+exactly one 11 x 11 patch, and D cannot tell from zeros at a border where a patch lies. G's input is
+padded once, by 5 zeros, so that its output keeps its size.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ class ConvBlock(nn.Sequential):
 
 
 class PatchNetwork(nn.Module):
-    """``layers - 1`` blocks and a plain convolution: (B, in, H, W) -> (B, out, H - 2L, W - 2L)."""
+    """L - 1 blocks and a plain convolution: (B, in, H, W) -> (B, out, H - 2 L, W - 2 L)."""
 
     def __init__(self, in_channels: int, width: int, out_channels: int, layers: int) -> None:
-        """Create ``layers`` convolutions whose hidden layers are ``width`` channels wide."""
+        """Create L = ``layers`` convolutions whose hidden layers are ``width`` channels wide."""
         super().__init__()
         inputs = [in_channels] + [width] * (layers - 2)
         self.blocks = nn.ModuleList([ConvBlock(c, width) for c in inputs[: layers - 1]])
@@ -54,7 +55,7 @@ class Discriminator(PatchNetwork):
         super().__init__(3, width, n_transformations + 1, layers)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) in [-1, 1] -> logits (B, M + 1, H - 10, W - 10)."""
+        """(B, 3, H, W), about in [-1, 1] -> logits (B, M + 1, H - 10, W - 10)."""
         return self.body(images)
 
 
@@ -73,7 +74,12 @@ class Generator(PatchNetwork):
         Args:
             noise: (B, 3, H, W), already multiplied by sigma_n.
             previous: (B, 3, H, W), the coarser scale's image, upsampled; zeros at scale 0.
-            index: (B,) number of the training image that each is made from, 0 .. K - 1.
+            index: (B,) number of the training image that each is made from, 0 .. K - 1; it goes in
+                as one more channel, constant over the image (official), so that one generator can
+                rebuild several training images.
+
+        Values can leave [-1, 1] a little, since ``previous`` is added after tanh; they are clamped
+        where the image is resized for the next scale.
         """
         x = F.pad(noise + previous, [self.padding] * 4)  # (B, 3, H + 10, W + 10)
         number = index.to(x).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[-2:])
@@ -81,8 +87,8 @@ class Generator(PatchNetwork):
         return torch.tanh(self.body(x)) + previous  # (B, 3, H, W)
 
 
-def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Set fresh weights from ``generator``, on the CPU, so that every device starts alike.
+def initialise(network: nn.Module, rng: torch.Generator) -> None:
+    """Set fresh weights from ``rng``, on the CPU, so that every device starts alike.
 
     Convolution weights from N(0, 0.02), their biases as PyTorch's default, uniform within
     1 / sqrt(fan in); BatchNorm weights from N(1, 0.02), biases 0 (DCGAN's choice, which SinGAN and
@@ -92,10 +98,10 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 assert module.bias is not None
-                module.weight.normal_(0.0, 0.02, generator=generator)
+                module.weight.normal_(0.0, 0.02, generator=rng)
                 bound = module.weight[0].numel() ** -0.5
-                module.bias.uniform_(-bound, bound, generator=generator)
+                module.bias.uniform_(-bound, bound, generator=rng)
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_running_stats()
-                module.weight.normal_(1.0, 0.02, generator=generator)
+                module.weight.normal_(1.0, 0.02, generator=rng)
                 module.bias.zero_()

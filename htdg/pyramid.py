@@ -33,8 +33,9 @@ def pyramid_sides(
     # and 64 * (25 / 64) a little above 25.
     levels = math.ceil(round(math.log(min_size / image_size) / math.log(scale_factor), 9)) + 1
     cut = math.ceil(round(math.log(top / image_size) / math.log(scale_factor), 9))
-    # N, so N + 1 scales; from the bound on, neighbours are less than a pixel apart and every whole
-    # number is a side, however many more there would be.
+    # As in SinGAN, scales are counted from image_size down to min_size, and those above max_size
+    # dropped; so N depends on image_size even where the finest side does not. The bound keeps N
+    # finite for a scale_factor near 1: beyond it neighbours would be less than a pixel apart.
     steps = min(levels - cut, math.ceil(top * math.log(top / min_size)))
     r = (min_size / top) ** (1 / steps)
     sides = [math.ceil(round(top * r ** (steps - n), 9)) for n in range(steps + 1)]
@@ -46,7 +47,7 @@ Size = int | tuple[int, int]
 
 
 def resize(images: torch.Tensor, size: Size) -> torch.Tensor:
-    """Images (B, C, H, W) in [-1, 1] resized to (B, C, side, side), again in [-1, 1].
+    """Images (B, C, H, W) resized to ``size``, in [-1, 1]; those of that size are left as they are.
 
     Bicubic with antialiasing: when shrinking, the kernel widens so that detail finer than the new
     pixels is averaged away instead of turning up as false patterns. A bicubic kernel has negative
@@ -58,11 +59,11 @@ def resize(images: torch.Tensor, size: Size) -> torch.Tensor:
     # Not every version has this kernel on Apple's devices.
     source = images.cpu() if images.device.type == "mps" else images
     resized = F.interpolate(source, size=size, mode="bicubic", antialias=True, align_corners=False)
-    return resized.clamp(-1, 1).to(images.device)  # (B, C, side, side)
+    return resized.clamp(-1, 1).to(images.device)
 
 
 def height_and_width(size: Size) -> tuple[int, int]:
-    """Both, also where one number stands for a square."""
+    """(height, width); a single number means a square."""
     height, width = size if isinstance(size, Sequence) else (size, size)
     return height, width
 

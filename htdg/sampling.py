@@ -69,23 +69,27 @@ def freeze(scale: Scale) -> Scale:
 DrawNoise = Callable[[int, Size], torch.Tensor]
 
 
-def random_noise(index: torch.Tensor, generator: torch.Generator) -> DrawNoise:
-    """Fresh noise for the images ``index`` (B,): one channel shared by all at scale 0, else three.
+def random_noise(index: torch.Tensor, rng: torch.Generator) -> DrawNoise:
+    """Draws fresh noise z for the images ``index`` (B,).
 
-    At scale 0 the noise *is* the image that the generator starts from, hence grey; above, it only
-    asks for variation of what is already there.
+    At scale 0 one channel, repeated for the three colours: there the noise takes the place of an
+    image, and colourless noise lets G choose the colours. At finer scales, where it only varies
+    what is already there, three independent channels.
     """
 
     def draw(scale: int, size: Size) -> torch.Tensor:
         shape = (len(index), 1 if scale == 0 else 3, *height_and_width(size))
-        noise = torch.randn(shape, generator=generator, device=generator.device)
+        noise = torch.randn(shape, generator=rng, device=rng.device)
         return noise.expand(-1, 3, -1, -1)  # (B, 3, H, W)
 
     return draw
 
 
 def reconstruction_noise(scales: Sequence[Scale]) -> DrawNoise:
-    """The fixed noise z* of every scale, the same for all colours and all training images."""
+    """The fixed noise z* of every scale, the same for all colours and all training images.
+
+    SinGAN has z* = 0 above the coarsest scale; here it is drawn at every one (official).
+    """
     return lambda scale, size: scales[scale].z_star.expand(-1, 3, -1, -1)
 
 
@@ -104,7 +108,7 @@ def generate(
         draw: gives the noise of a scale.
         index: (B,) number of the training image that each output is made from.
         start: (B, 3, h, h) to start from instead of zeros (for ``first`` > 0).
-        first: number of the scale to start at; those below are passed over.
+        first: number of the scale to start at; the coarser ones are left out.
         sizes: of the images of every scale, if not squares of its side.
 
     Returns:
@@ -131,9 +135,11 @@ def upsampled(images: list[torch.Tensor], side: int, like: torch.Tensor) -> torc
 def noise_amplitudes(
     config: HTDGConfig, coarser: Sequence[Scale], real: torch.Tensor
 ) -> torch.Tensor:
-    """sigma_n (K,): 1 at scale 0, above it relative to what the reconstruction still misses.
+    """sigma_n (K,): for each training image 0.1 * mean |x^n - reconstruction of scale n - 1|.
 
-    Also 1 where nothing is generated. ``real`` are the training images (K, 3, H, H) of scale n.
+    The reconstruction is upsampled to scale n; 0.1 is ``config.noise_amplitude``. At scale 0, and
+    where nothing is generated, sigma is 1. ``real`` are the training images (K, 3, H, H) of scale
+    n. (SinGAN takes the root of the mean square; the mean absolute difference is official.)
     """
     if not coarser or config.method == "no_generator":
         return real.new_ones(len(real))

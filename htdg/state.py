@@ -1,4 +1,4 @@
-"""A trained model as plain data: what training makes, and scoring, sampling and files start from.
+"""A trained model as plain data: the result of training, and what is scored, sampled and saved.
 
 Everything in it is fixed once it is made; ``dataclasses.replace`` gives a changed copy (with a
 threshold, say).
@@ -38,7 +38,7 @@ class ModelState:
         trained_with: versions of ``htdg``, ``torch`` and ``python``, and the kind of device
             (``trained_on``).
         classifier: of whole images, for the ablation "geom" alone.
-        classifier_seconds: what its training took.
+        classifier_seconds: how long its training took.
     """
 
     config: HTDGConfig
@@ -56,7 +56,7 @@ class ModelState:
 
     @property
     def training_seconds(self) -> float:
-        """What the training took, interruptions left out."""
+        """How long the training took, interruptions left out."""
         return sum(scale["seconds"] for scale in self.history) + self.classifier_seconds
 
     @property

@@ -1,4 +1,4 @@
-"""Thresholds: from which anomaly score on an image is called anomalous.
+"""Thresholds: the anomaly score above which an image is called anomalous.
 
 Learnt from normal images alone, by split conformal prediction; the paper has none.
 """
@@ -25,7 +25,7 @@ class Threshold:
     Attributes:
         score: anomaly score in [0, 1].
         pixel: value of the anomaly map in [0, 1].
-        false_positive_rate: the share of normal images that was to be flagged at most.
+        false_positive_rate: the largest share of normal images that may be flagged.
         count: how many normal images it was learnt from.
         source: ``"held-out images"`` or ``"generated images"``: images that the model's own
             generator drew stand in for normal ones, but they are not, and the true rate differs.
@@ -67,7 +67,7 @@ class Threshold:
 
 
 def upper_quantile(values: Sequence[float] | np.ndarray, false_positive_rate: float) -> float:
-    """The least of ``values`` that a further one like them exceeds at this rate at most.
+    """The smallest of ``values`` that a new, exchangeable one exceeds at most at this rate.
 
     Of n values the k-th smallest with k = ceil((n + 1) (1 - rate)): whatever their distribution, a
     further value exceeds it with probability 1 - k / (n + 1) at most (split conformal prediction).

@@ -10,9 +10,10 @@ Translation by t (-1, 0 or 1) along an axis of n pixels has three modes, with s 
   implementation does (its coordinates are scaled by n - 1 in one place and by n in another): the
   copy lies between the pixels, so it is slightly blurred along the axis, which marks it even where
   no border is in sight.
-- ``stretched``: by t * s, whole pixels, of one image that is sampled at u * n / (n - 1) - 0.5 along
-  both axes: the blur marks every translated copy, as in ``resampled``, but all of them show the
-  same blurred image, which ``htdg.fast.canvases`` makes use of.
+- ``stretched``: ours, close to ``resampled`` and faster to compute. By t * s, whole pixels, of one
+  image that is sampled at u * n / (n - 1) - 0.5 along both axes: the blur marks every translated
+  copy, as in ``resampled``, but all of them show the same blurred image, which
+  ``htdg.fast.canvases`` makes use of.
 
 In all, what comes in over the border is the reflected image, the edge pixel repeated.
 """
@@ -77,7 +78,7 @@ class Transformation:
     def undo(
         self, maps: torch.Tensor, side: int, translation: str = "pixel"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bring maps over the transformed copy back to the places of the image.
+        """Map values on the transformed copy back to image coordinates.
 
         Args:
             maps: (..., h, h), one value for each patch of the copy; ``side - h`` is even and the
@@ -88,9 +89,9 @@ class Transformation:
 
         Returns:
             The maps (..., h, h) in image coordinates, and the (h, h) boolean mask of where they
-            are defined: a patch that saw the reflected border has no place in the image. Undefined
-            places hold 0. Exact in ``pixel`` mode; ``resampled`` copies lie between pixels and are
-            interpolated linearly.
+            are defined: patches that contain reflected border pixels correspond to no image patch.
+            Undefined places hold 0. Exact in ``pixel`` mode; ``resampled`` copies lie between
+            pixels and are interpolated linearly.
         """
         maps = torch.rot90(maps, -self.k, (-2, -1))
         phase_y, phase_x = self.phases(translation)
@@ -107,6 +108,8 @@ class Transformation:
     def phases(self, translation: str) -> tuple[int, int]:
         """Which sampling of the image the copy shows, along y and x: see ``sampling_matrix``.
 
+        0 is the image's own pixels. In ``resampled`` mode every shift t lies elsewhere between
+        them, so the phase is t itself; in ``stretched`` mode there is one blurred image, phase 1.
         Copies of equal phases show the same pixels at whole-pixel offsets.
         """
         if translation == "resampled":
@@ -156,7 +159,7 @@ def transform_all(
 
 
 @lru_cache(maxsize=256)
-@torch.inference_mode(False)  # kept for training, whoever asks first
+@torch.inference_mode(False)  # what is cached must be usable in training, whoever asks first
 def sampling_matrix(side: int, start: int, stop: int, phase: int, translation: str) -> torch.Tensor:
     """(stop - start, side): row i holds the weights that make pixel ``start + i`` of an axis.
 
@@ -177,6 +180,7 @@ def _source(u: torch.Tensor, side: int, phase: int, translation: str) -> torch.T
         return u
     if translation == "stretched":
         return u * side / (side - 1) - 0.5
+    # u contains the shift by -t s already: with -t s / (n - 1) more it is -t s n / (n - 1).
     return u - phase * shift_pixels(side) / (side - 1)
 
 
@@ -188,19 +192,21 @@ def _undo_matrix(
     """(h, h) weights that bring a map over the copy back along one axis, and where it is defined.
 
     Entry i of a map belongs to the patch of the pixels i .. i + side - h of the copy. It counts if
-    all of them show the image and not its reflection.
+    all of them show the image and not its reflection: with side 25, h 15 and a shift by 3, the
+    first three entries do not, and entry 3 goes to place 0.
     """
     shift = t * shift_pixels(side)
     patches, radius = torch.arange(h, dtype=torch.float64), (side - h) / 2
-    first = _source(patches - shift, side, phase, translation)  # the pixels that it shows
+    first = _source(patches - shift, side, phase, translation)  # the first and last pixel shown
     last = _source(patches - shift + side - h, side, phase, translation)
-    edge = 0.5 if phase and translation == "stretched" else 0.0  # half a pixel repeats the edge's
-    counts = (first >= -edge - 1e-9) & (last <= side - 1 + edge + 1e-9)
+    # Half a pixel beyond the edge still shows the edge pixel alone.
+    tolerance = 1e-9 + (0.5 if phase and translation == "stretched" else 0.0)
+    inside = (first >= -tolerance) & (last <= side - 1 + tolerance)
     # Where in the copy's map the patches of the image lie: _source is linear, so two points give it
-    zero, one = _source(torch.tensor([0.0, 1.0], dtype=torch.float64), side, phase, translation)
-    wanted = (patches + radius - zero) / (one - zero) + shift - radius
-    weights = _linear_weights(wanted.clamp(0, h - 1), h) * counts
-    weights[(wanted < -edge - 1e-9) | (wanted > h - 1 + edge + 1e-9)] = 0
+    source_of_0, source_of_1 = _source(torch.arange(2.0).double(), side, phase, translation)
+    position = (patches + radius - source_of_0) / (source_of_1 - source_of_0) + shift - radius
+    weights = _linear_weights(position.clamp(0, h - 1), h) * inside
+    weights[(position < -tolerance) | (position > h - 1 + tolerance)] = 0
     defined = weights.sum(1) > 1 - 1e-6  # every patch interpolated between counts
     weights[~defined] = 0
     return weights, defined

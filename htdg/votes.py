@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Real
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ def votes_from_logits(logits: torch.Tensor) -> torch.Tensor:
 
     Returns:
         (M, ..., h, w), each in [0, 1]: softmax over the first M classes, "generated" left out
-        (every patch here is real, so that class has nothing to say), read at class m.
+        (official: no patch of a test image is generated), read at class m.
     """
     m = logits.shape[0]
     log_p = logits[..., :m, :, :].log_softmax(dim=-3)  # (M, ..., M, h, w)
@@ -55,7 +55,7 @@ def aggregate_votes(votes: torch.Tensor, defect_fraction: Fractions = None) -> t
             sorted votes, at hardly more cost than one.
 
     Returns:
-        (B,) the sum over m of the mean votes, in [0, M]; higher is more normal. Of F fractions
+        (B,) the sum over m of the mean votes, in [0, M]; higher is more normal. With F fractions
         (F, B).
     """
     patches = votes.flatten(2)  # (M, B, P)
@@ -68,34 +68,32 @@ def aggregate_votes(votes: torch.Tensor, defect_fraction: Fractions = None) -> t
     return torch.stack(means) if are_several(defect_fraction) else means[0]  # (F, B) or (B,)
 
 
+def anomaly_scores(normality: np.ndarray, n_transformations: int) -> np.ndarray:
+    """1 - the mean over scales of the normality / M: (..., N + 1) in [0, M] -> (...) in [0, 1]."""
+    return 1 - normality.mean(-1) / n_transformations
+
+
 def as_fractions(defect_fraction: object) -> tuple[float | None, ...]:
     """One defect fraction or several as a tuple; None stands for all votes.
 
     Raises:
         ConfigError: there is none, or one is not a number in (0, 1].
     """
-    fractions: tuple[object, ...] = (defect_fraction,)
-    if isinstance(defect_fraction, (Sequence, np.ndarray)) and are_several(defect_fraction):
-        fractions = tuple(defect_fraction)
+    fractions: tuple[Any, ...] = (defect_fraction,)
+    if are_several(defect_fraction):
+        fractions = tuple(cast(Sequence[Any], defect_fraction))
     if not fractions:
         raise ConfigError("defect_fraction is an empty list: give a fraction, or None for all.")
-    return tuple(None if fraction is None else _checked(fraction) for fraction in fractions)
+    for fraction in fractions:
+        number = isinstance(fraction, Real) and not isinstance(fraction, bool)
+        if fraction is not None and not (number and 0 < fraction <= 1):
+            raise ConfigError(
+                f"defect_fraction is {fraction!r}, but it must be above 0 and at most 1 "
+                "(0.05 averages the lowest 5 % of the votes)."
+            )
+    return tuple(None if fraction is None else float(fraction) for fraction in fractions)
 
 
 def are_several(defect_fraction: object) -> bool:
-    """Whether it is a sequence of fractions, which give a row of results each."""
-    if isinstance(defect_fraction, np.ndarray):
-        return defect_fraction.ndim > 0
-    return isinstance(defect_fraction, Sequence) and not isinstance(defect_fraction, str)
-
-
-def _checked(fraction: object) -> float:
-    """A defect fraction as a float; ConfigError if it is not in (0, 1]."""
-    if isinstance(fraction, np.ndarray) and fraction.ndim == 0:
-        fraction = fraction.item()
-    if isinstance(fraction, Real) and not isinstance(fraction, bool) and 0 < float(fraction) <= 1:
-        return float(fraction)
-    raise ConfigError(
-        f"defect_fraction is {fraction!r}, but it must be above 0 and at most 1 "
-        "(0.05 averages the lowest 5 % of the votes)."
-    )
+    """Whether it is a sequence of fractions, each of which yields a row of results."""
+    return not isinstance(defect_fraction, str) and np.ndim(defect_fraction) > 0  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from htdg.config import ConfigError, HTDGConfig
 
@@ -99,6 +99,17 @@ def variant_named(name: str) -> Variant:
 def as_variant(config: HTDGConfig, name: str) -> HTDGConfig:
     """The configuration with the options of that variant; ConfigError if there is no such one."""
     return config.with_options(**variant_named(name).options)
+
+
+def ignored_options(config: HTDGConfig) -> tuple[str, ...]:
+    """The options of ``HTDGConfig`` that make no difference under its ``method``."""
+    if config.method == "mse":
+        # The sizes of the pyramid are not used, but must fit image_size all the same.
+        used = ("image_size", "device", "method", "min_size", "max_size", "layers")
+        return tuple(field.name for field in fields(config) if field.name not in used)
+    of_generator = ("g_steps", "lr_g", "milestone_g", "alpha", "noise_amplitude")
+    ignored = of_generator if config.method == "no_generator" else ()
+    return ignored if config.method == "geom" else (*ignored, "geom_samples", "geom_epochs")
 
 
 def _plain(name: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from htdg.ablations.variants import ignored_options
 from htdg.config import PRESETS, HTDGConfig
 from htdg.errors import UserError
 from htdg.io.images import list_images
@@ -59,7 +60,7 @@ def refuse_ignored(config: HTDGConfig, options: argparse.Namespace) -> None:
     Somebody who sets such an option believes that it does something.
     """
     for name in given_options(options):
-        if name in config.ignored:
+        if name in ignored_options(config):
             raise UsageError(
                 f"--{name.replace('_', '-')} makes no difference to method {config.method}: leave "
                 "it out."

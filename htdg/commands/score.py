@@ -22,6 +22,7 @@ from htdg.io.files import check_writable, write_bytes, write_text
 from htdg.io.images import load_image, to_uint8
 from htdg.scorer import Prediction
 from htdg.thresholds import Threshold
+from htdg.votes import anomaly_scores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +76,7 @@ def execute(options: argparse.Namespace) -> None:
     m = len(detector.transformations_)
     others = {}
     if threshold is not None and _same(threshold.defect_fraction, fraction):
-        others["anomalous"] = (1 - rows.mean(1) / m > threshold.score).astype(int)
+        others["anomalous"] = (anomaly_scores(rows, m) > threshold.score).astype(int)
     table = score_table([str(p) for p in paths], None, rows, m, others)
     if options.csv is None:
         print(table, end="")

@@ -35,7 +35,7 @@ from htdg.io.images import load_image, to_uint8
 from htdg.pyramid import resize
 from htdg.runtime.progress import name_skipped
 from htdg.version import __version__
-from htdg.votes import Fractions, as_fractions
+from htdg.votes import Fractions, anomaly_scores, as_fractions
 
 EQUALISE = ("train", "both", "none")
 #: What an evaluation leaves in its folder besides the model.
@@ -424,13 +424,13 @@ def _write_results(
     labels = [entry.label for entry in samples.entries if entry.label is not None]
     all_labelled = len(labels) == len(names)
     other_scores = {
-        f"anomaly_score_{fraction}": 1 - of_fraction.mean(1) / m
+        f"anomaly_score_{fraction}": anomaly_scores(of_fraction, m)
         for fraction, of_fraction in zip(fractions[1:], normality[1:], strict=True)
     }
     table = score_table(names, labels if all_labelled else None, normality[0], m, other_scores)
     write_text(out / "scores.csv", table)
     write_text(out / "config.json", json.dumps(detector.config_.as_dict(), indent=1) + "\n")
-    scores = 1 - normality[0].mean(1) / m
+    scores = anomaly_scores(normality[0], m)
     if detector.history_:
         plots.save_figure(plots.plot_losses(detector.history_), out / "losses.png")
     if all_labelled:
