@@ -96,4 +96,6 @@ def as_fractions(defect_fraction: object) -> tuple[float | None, ...]:
 
 def are_several(defect_fraction: object) -> bool:
     """Whether it is a sequence of fractions, each of which yields a row of results."""
-    return not isinstance(defect_fraction, str) and np.ndim(defect_fraction) > 0  # type: ignore[arg-type]
+    if isinstance(defect_fraction, np.ndarray):
+        return defect_fraction.ndim > 0
+    return isinstance(defect_fraction, Sequence) and not isinstance(defect_fraction, str)

@@ -150,7 +150,7 @@ def test_min_size_may_be_just_above_the_receptive_field():
 def test_transformations_of_ones_own_are_checked(rows):
     message = refusal(transformations=rows)
     assert_one_sentence(message, "transformations", rows)
-    assert "different (grey, flip, tx, ty, k)" in message
+    assert "distinct (grey, flip, tx, ty, k)" in message
 
 
 def test_transformations_of_ones_own_are_kept_in_order_as_tuples():

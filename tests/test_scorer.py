@@ -21,12 +21,6 @@ SEVERAL = [
     pytest.param(np.array([0.1, 0.5], np.float32), id="float32 array"),
     pytest.param([np.float64(0.1), np.float32(0.5)], id="NumPy's numbers"),
 ]
-#: One fraction, likewise.
-ONE = [
-    pytest.param(np.float32(0.25), id="float32"),
-    pytest.param(np.float64(0.25), id="float64"),
-    pytest.param(np.array(0.25), id="array without dimensions"),
-]
 
 
 # --- Defect fractions ---------------------------------------------------------------------------
@@ -66,7 +60,7 @@ def test_a_sequence_of_one_fraction_is_a_sequence(tiny, brick, alone):
     assert rows.shape == ((2, 4) if alone == 0.1 and np.ndim(alone) == 0 else (1, 2, 4))
 
 
-@pytest.mark.parametrize("fraction", ONE)
+@pytest.mark.parametrize("fraction", [np.float32(0.25), np.float64(0.25)])
 def test_one_fraction_of_any_kind_of_number(tiny, brick, fraction):
     image = brick[1][0]
     assert tiny.score_scales(image, fraction).shape == (1, 4)
