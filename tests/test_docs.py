@@ -9,12 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import htdg
 from htdg import HTDGConfig
 from htdg.backend import Backend
 from htdg.commands.cli import COMMANDS, build_parser, main
+from htdg.localisation import SPREAD
+from htdg.networks import SLOPE, Discriminator, initialise
+from htdg.transformations import SHIFT, transformations_named
+from tests.test_imports import METHOD, ROOMS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -61,18 +66,23 @@ def anchors(page):
     return slugs
 
 
-def resolve(dotted):
-    """What a name such as ``htdg.config.HTDGConfig.preset`` means; AttributeError if nothing."""
+def module_and_names(dotted):
+    """The module that a dotted name begins with, and the names that follow."""
     words = dotted.split(".")
     for count in range(len(words), 0, -1):
         try:
-            found = importlib.import_module(".".join(words[:count]))
+            return importlib.import_module(".".join(words[:count])), words[count:]
         except ModuleNotFoundError:
             continue
-        for word in words[count:]:
-            found = member(found, word)
-        return found
     raise AttributeError(dotted)
+
+
+def resolve(dotted):
+    """What a name such as ``htdg.config.HTDGConfig.preset`` means; AttributeError if nothing."""
+    target, names = module_and_names(dotted)
+    for name in names:
+        target = member(target, name)
+    return target
 
 
 def member(owner, name):
@@ -228,19 +238,166 @@ def test_every_key_of_metrics_json_is_explained(tmp_path):
     assert explained == metrics.keys()
 
 
-def test_every_symbol_of_the_paper_is_where_the_architecture_says():
-    text = TEXTS[ROOT / "docs" / "architecture.md"]
-    _, _, *rows = table_rows(text.partition("## Where each symbol of the paper is")[2])
-    assert len(rows) >= 20
-    for _, _, file, names in rows:
-        module = file.strip("`").removesuffix(".py").replace("/", ".")
-        for name in re.findall(r"`([\w.]+)`", names):
-            resolve(f"{module}.{name}")
+# --- The architecture: where everything is -------------------------------------------------------
+
+ARCHITECTURE = TEXTS[ROOT / "docs" / "architecture.md"]
+
+
+def section(title):
+    """A section of the page on the architecture."""
+    _, heading, text = ARCHITECTURE.partition(f"\n## {title}\n")
+    assert heading, title
+    return text.partition("\n## ")[0]
+
+
+def symbol_rows():
+    """The rows on symbols and rules: name -> (meaning, whose, dotted names below ``htdg``)."""
+    rows = {}
+    for row in table_rows(section("Where each symbol and rule is")):
+        if row[0] != "symbol or rule" and set(row[0]) != {"-"}:
+            name, meaning, whose, where = row
+            assert name not in rows, name
+            rows[name] = (meaning, whose, re.findall(r"`([\w.]+)`", where))
+    return rows
+
+
+SYMBOLS = symbol_rows()
+#: What a reader looks for, and a name that its row must have.
+WHERE = {
+    "s": "config.HTDGConfig.image_size",
+    "n = 0 .. N": "pyramid.pyramid_sides",
+    "r": "config.HTDGConfig.scale_factor",
+    "strictly rising sides": "pyramid.pyramid_sides",
+    "x^n": "pyramid.build_pyramid",
+    "resizing": "pyramid.resize",
+    "T_1 .. T_M": "transformations.CATALOGUE",
+    "T_m(x)": "transformations.Transformation.apply",
+    "order within T_m": "transformations.Transformation.apply",
+    "translation `resampled`": "transformations.TRANSLATIONS",
+    "translation `pixel`, `stretched`": "transformations.TRANSLATIONS",
+    "G^n": "networks.Generator",
+    "D^n": "networks.Discriminator",
+    "11 x 11": "networks.PatchNetwork",
+    "width": "config.HTDGConfig.width",
+    "largest width": "config.HTDGConfig.width",
+    "extra input channel": "networks.Generator.forward",
+    "initialisation": "networks.initialise",
+    "z": "sampling.random_noise",
+    "z*": "sampling.reconstruction_noise",
+    "sigma_n": "sampling.noise_amplitudes",
+    "G^0 .. G^N": "sampling.generate",
+    "samples of other sizes": "sampler.sample_sizes",
+    "K; x_1 .. x_K": "training.ScaleTraining.real",
+    "loop over the scales": "training.train_pyramid",
+    "freezing": "sampling.freeze",
+    "carrying weights over": "training.start_scale",
+    "what a scale is made of": "sampling.empty_scale",
+    "niter": "training.train_scale",
+    "iteration": "training.ScaleTraining.step",
+    "noise of an iteration": "training.ScaleTraining.draw_previous",
+    "real loss": "losses.real_loss",
+    "generated loss": "losses.generated_loss",
+    "D step": "training.ScaleTraining.d_step",
+    "G step": "training.ScaleTraining.g_step",
+    "alpha": "config.HTDGConfig.alpha",
+    "batch statistics": "training.ScaleTraining",
+    "running statistics": "sampling.freeze",
+    "optimiser": "backend.PlainBackend.optimiser",
+    "learning rates": "config.HTDGConfig.lr_d",
+    "milestones": "training.learning_rates",
+    r"p(m \| patch)": "votes.votes_from_logits",
+    'softmax without "generated"': "votes.votes_from_logits",
+    "score at scale n": "votes.aggregate_votes",
+    "defect fraction": "votes.aggregate_votes",
+    "score of an image": "detector.HTDGDetector.score_samples",
+    "anomaly score": "votes.anomaly_scores",
+    "T_m^-1": "transformations.Transformation.undo",
+    "average": "localisation.patch_votes",
+    "spread": "localisation.SPREAD",
+    "anomaly map": "localisation.anomaly_map",
+    "threshold": "thresholds.upper_quantile",
+    "Table 6, a to g": "ablations.variants.VARIANTS",
+    "options without effect": "ablations.variants.ignored_options",
+}
+PAPER = HTDGConfig.preset("paper_rgb")
+#: Numbers that the rows state, as the code has them.
+NUMBERS = {
+    "s": (PAPER.image_size,),
+    "n = 0 .. N": (PAPER.min_size, PAPER.max_size),
+    "r": (PAPER.min_size, PAPER.scale_factor),
+    "T_1 .. T_M": [len(transformations_named(n)) for n in ("rgb54", "grey42", "rotations")],
+    "translation": (SHIFT,),
+    "11 x 11": (PAPER.layers,),
+    "layer": (SLOPE,),
+    "width": (PAPER.channels,),
+    "sigma_n": (PAPER.noise_amplitude,),
+    "niter": (PAPER.niter, HTDGConfig.preset("paper_grey").niter),
+    "iteration": (PAPER.d_steps, PAPER.g_steps),
+    "alpha": (PAPER.alpha,),
+    "optimiser": (PAPER.beta1, PAPER.beta2),
+    "learning rates": (PAPER.lr_d, PAPER.lr_g),
+    "milestones": (PAPER.gamma, PAPER.milestone_d, PAPER.milestone_g),
+    "spread": (SPREAD,),
+}
+
+
+@pytest.mark.parametrize("symbol", WHERE)
+def test_every_symbol_and_rule_has_a_row(symbol):
+    assert WHERE[symbol] in SYMBOLS[symbol][2]
+
+
+@pytest.mark.parametrize("symbol", SYMBOLS)
+def test_every_symbol_and_rule_is_where_the_architecture_says(symbol):
+    meaning, whose, names = SYMBOLS[symbol]
+    assert meaning
+    assert whose in ("paper", "official", "ours")
+    assert names
+    for name in names:
+        resolve(f"htdg.{name}")
+        # In that file, not merely imported there.
+        module, (outermost, *_) = module_and_names(f"htdg.{name}")
+        source = Path(module.__file__).read_text(encoding="utf-8")
+        assert re.search(rf"^(?:class |def )?{outermost}\b", source, re.M), name
+
+
+@pytest.mark.parametrize("symbol", NUMBERS)
+def test_numbers_of_the_architecture_are_those_of_the_code(symbol):
+    stated = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", SYMBOLS[symbol][0])]
+    for number in NUMBERS[symbol]:
+        assert number in stated
+
+
+def test_initialisation_is_as_stated():
+    mean_and_deviation = re.findall(r"N\((\d), ([\d.]+)\)", SYMBOLS["initialisation"][0])
+    network = Discriminator(width=100, n_transformations=9)
+    initialise(network, torch.Generator().manual_seed(0))
+    weights = [network.blocks[1].conv.weight, torch.cat([b.norm.weight for b in network.blocks])]
+    for values, (mean, deviation) in zip(weights, mean_and_deviation, strict=True):
+        assert values.mean().item() == pytest.approx(float(mean), abs=0.004)
+        assert values.std().item() == pytest.approx(float(deviation), rel=0.1)
+
+
+def test_the_method_is_listed_whole():
+    place = table_rows(section("Rooms"))[2][0]
+    assert sorted(re.findall(r"`(\w+)`", place)) == sorted(METHOD)
+
+
+def test_the_reading_order_names_every_file_once():
+    files = re.findall(r"`htdg/(\w+)\.py`", section("Reading order"))
+    estimator = ROOMS["detector"][0]
+    assert sorted(files) == sorted({*METHOD, *estimator} - {"errors", "version"})
+    numbers = re.findall(r"^(\d+)\. ", section("Reading order"), re.M)
+    assert numbers == [str(n) for n in range(1, len(numbers) + 1)]
+
+
+def test_the_sides_that_the_page_on_faithfulness_states_are_ours():
+    text = " ".join(TEXTS[ROOT / "docs" / "faithfulness.md"].split())
+    image_size, stated = re.search(r"`image_size` (\d+) ours are ([\d, ]+\d) and", text).groups()
+    assert HTDGConfig(image_size=int(image_size)).sides == tuple(map(int, stated.split(", ")))
 
 
 def test_every_method_of_a_backend_is_explained():
-    text = TEXTS[ROOT / "docs" / "architecture.md"].partition("## The Backend interface")[2]
-    rows = table_rows(text.partition("\n## ")[0])[2:]
+    rows = table_rows(section("The Backend interface"))[2:]
     explained = {row[0].strip("`").partition("(")[0] for row in rows}
     methods = {name for name in vars(Backend) if not name.startswith("_")}
     assert explained == methods
