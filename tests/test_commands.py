@@ -452,7 +452,7 @@ def test_a_killed_training_leaves_the_model_that_it_was_to_replace(place, tiny, 
     out, unfinished = here / "m", here / "m.unfinished"
     tiny.save(out)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    options = [*TINY, "--niter", "30", "--seed", "1", "--overwrite"]
+    options = [*TINY, "--niter", "15", "--seed", "1", "--overwrite"]
     words = ["train", str(place / "good.png"), "--out", str(out), *options]
     quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     command = [sys.executable, "-m", "htdg", *words]
@@ -466,7 +466,7 @@ def test_a_killed_training_leaves_the_model_that_it_was_to_replace(place, tiny, 
     process.wait()
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     assert main(words) == 0
-    straight = HTDGDetector("tiny", niter=30, seed=1).fit(place / "good.png", **QUIET)
+    straight = HTDGDetector("tiny", niter=15, seed=1).fit(place / "good.png", **QUIET)
     assert same_weights(HTDGDetector.load(out), straight)
     assert [p.name for p in here.iterdir()] == ["m"]
 

@@ -162,8 +162,7 @@ def test_what_is_fitted_ends_in_an_underscore(brick):
 
 
 def test_labels_are_taken_and_not_used(brick, tiny):
-    assert same_weights(HTDGDetector("tiny").fit([brick[0][0]], [1], **QUIET), tiny)
-    assert same_weights(HTDGDetector("tiny").fit([brick[0][0]], y="anything", **QUIET), tiny)
+    assert same_weights(HTDGDetector("tiny").fit([brick[0][0]], ["anything"], **QUIET), tiny)
     with pytest.raises(TypeError):
         HTDGDetector("tiny").fit([brick[0][0]], None, False)
 
@@ -307,10 +306,10 @@ def test_a_grid_search_over_iterations(brick):
     images, anomalous = [*brick[0], *brick[1]], [0, 0, 0, 0, 1, 1, 1, 1]
     splits = [([0], [2, 3, 4, 5]), ([1], [3, 4, 6, 7])]  # trained on normal images alone
     search = GridSearchCV(
-        HTDGDetector("tiny"), {"niter": [1, 4]}, scoring=auroc, cv=splits, refit=False
+        HTDGDetector("tiny"), {"niter": [1, 3]}, scoring=auroc, cv=splits, refit=False
     )
     search.fit(images, anomalous, **QUIET)
-    for niter, score in zip([1, 4], search.cv_results_["mean_test_score"], strict=True):
+    for niter, score in zip([1, 3], search.cv_results_["mean_test_score"], strict=True):
         scores = []
         for train, test in splits:
             detector = HTDGDetector("tiny", niter=niter).fit([images[i] for i in train], **QUIET)
@@ -319,7 +318,7 @@ def test_a_grid_search_over_iterations(brick):
 
 
 def test_a_grid_search_without_labels_refits_the_best(brick):
-    grid = {"niter": [1, 3], "seed": np.arange(2)}
+    grid = {"niter": np.array([1, 2])}
     search = GridSearchCV(HTDGDetector("tiny"), grid, scoring=mean_normality, cv=KFold(2))
     search.fit(list(brick[0]), **QUIET)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()

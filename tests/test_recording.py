@@ -37,10 +37,10 @@ def trained(config=CONFIG, device="cpu", sides=(14, 16)):
 
 
 @cache
-def without(config=CONFIG):
+def without(config=CONFIG, sides=(14, 16)):
     """The same without recordings."""
     assert fast_backend.recordable is cuda_graphs.recordable
-    return trained(config)
+    return trained(config, sides=sides)
 
 
 def everything(training):
@@ -185,14 +185,14 @@ def unexpected(step, noise, previous):
     ],
 )
 def test_a_recording_that_is_wrong_is_not_used(play, why, monkeypatch):
-    config = CONFIG.with_options(niter=20, milestone_d=20, milestone_g=20)
-    expected = without(config)
-    # Coarser scales as they are, so that there is something in ``previous``, and statistics that
-    # have settled.
+    config = CONFIG.with_options(niter=17, milestone_d=20, milestone_g=20)
+    # A scale below, where there is to be something in ``previous``; statistics that have settled.
+    sides = (14, 16) if play is stale_previous else (14,)
+    expected = without(config, sides)
     Graph(monkeypatch, play)
     monkeypatch.setattr(cuda_graphs, "WARM_UP", 45)
     with pytest.warns(UserWarning, match=f"could not be recorded as a CUDA graph.*{why}") as warned:
-        after = trained(config)
+        after = trained(config, sides=sides)
     assert len([w for w in warned if "CUDA graph" in str(w.message)]) == 1
     assert_same(after, expected)
 
