@@ -223,10 +223,8 @@ def whole_number(name: str, value: object, low: int, high: int = LARGEST) -> int
     """
     if isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high:
         return int(value)
-    limits = f"at least {low}"
-    if high < LARGEST:
-        limits = f"from {low} to {high}"
-    elif isinstance(value, Integral) and int(value) > high:
+    limits = f"from {low} to {high}" if high < LARGEST else f"at least {low}"
+    if high == LARGEST and isinstance(value, Integral) and int(value) > high:
         limits = f"no larger than {high}"
     raise ConfigError(f"{name} is {value!r}, but it must be a whole number, {limits}.")
 
