@@ -9,12 +9,12 @@ import pytest
 from htdg.runtime import progress
 from htdg.runtime.progress import (
     ProgressBar,
+    TrainingProgress,
     clock,
     draw_bar,
     suitable_look,
     training_bar,
 )
-from htdg.training import TrainingProgress
 
 
 class Terminal(io.StringIO):
