@@ -66,5 +66,5 @@ bench: $(STAMP) ## measure speed (a few minutes)
 	$(BIN)/python -m benchmarks.speed
 
 clean: ## remove what the targets above made, except the environment
-	rm -rf runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -51,8 +51,12 @@ class Backend(Protocol):
     def generated_loss(self, discriminator: Discriminator, copies: Copies) -> torch.Tensor:
         """D's loss in seeing that the copies are generated (``htdg.losses.generated_loss``)."""
 
-    def begin_scale(self, scale: Scale) -> None:
-        """Called once before a scale is trained, with its networks as they start."""
+    def begin_scale(self, scale: Scale, images: int) -> None:
+        """Called once before a scale is trained.
+
+        ``scale`` has its networks as they start, ``images`` is how many training images go through
+        them together at most.
+        """
 
     def generator(self, generator: Generator) -> Generator:
         """The generator as this backend runs it, in training or frozen."""
@@ -63,8 +67,8 @@ class Backend(Protocol):
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """The precision of a forward pass; entered anew for each, since it caches weights."""
 
-    def run(self, step: Step, *inputs: torch.Tensor | None) -> Losses:
-        """Carry out ``step(*inputs)``, or replay a recording of it; returns its losses."""
+    def run(self, step: Step, noise: torch.Tensor, previous: torch.Tensor | None) -> Losses:
+        """Carry out ``step(noise, previous)``, or replay a recording of it; returns its losses."""
 
     def voter(self, scale: Scale) -> Voter:
         """What scores images at a trained scale."""
@@ -104,7 +108,7 @@ class PlainBackend:
         """See ``htdg.losses.generated_loss``."""
         return losses.generated_loss(discriminator, copies)
 
-    def begin_scale(self, scale: Scale) -> None:
+    def begin_scale(self, scale: Scale, images: int) -> None:
         """Nothing to prepare."""
 
     def generator(self, generator: Generator) -> Generator:
@@ -119,9 +123,9 @@ class PlainBackend:
         """See the function ``autocast``."""
         return autocast(self.device, self.config.precision)
 
-    def run(self, step: Step, *inputs: torch.Tensor | None) -> Losses:
+    def run(self, step: Step, noise: torch.Tensor, previous: torch.Tensor | None) -> Losses:
         """Carry it out."""
-        return step(*inputs)
+        return step(noise, previous)
 
     def voter(self, scale: Scale) -> PlainVoter:
         """Runs D over the M transformed copies."""

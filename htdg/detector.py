@@ -19,7 +19,7 @@ from sklearn.utils import Tags
 
 from htdg.ablations.geom import load_geom
 from htdg.backend import Backend, PlainBackend
-from htdg.config import ConfigError, HTDGConfig, whole_number
+from htdg.config import ConfigError, HTDGConfig
 from htdg.fast.backend import FastBackend
 from htdg.fitting import fit_model
 from htdg.io.images import ImageError, ImageLike, Images, load_image, load_images
@@ -46,7 +46,7 @@ class NotFittedError(sklearn.exceptions.NotFittedError, RuntimeError):
 def choose_backend(
     config: HTDGConfig, transformations: Sequence[Transformation], device: torch.device
 ) -> Backend:
-    """Who does the arithmetic: the one place that asks whether it shall be fast."""
+    """The backend of a model; this is the one place that asks whether it is to be fast."""
     config = config.with_options(precision=resolve_precision(config.precision, device))
     kind = FastBackend if config.fast else PlainBackend
     return kind(config, transformations, device)
@@ -161,7 +161,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
 
     def fit(
         self,
-        images: Images,
+        X: Images,
         y: object = None,
         *,
         progress: bool | ProgressBar = True,
@@ -173,7 +173,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         """Train on K normal images, K >= 1.
 
         Args:
-            images: one image or a list of them.
+            X: one image or a list of them.
             y: not used; it is here because scikit-learn gives it.
             progress: show a progress bar on standard error (or the one given).
             callback: called after every iteration with a ``TrainingProgress``.
@@ -194,8 +194,8 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         """
         config = self.resolved_config()
         device = resolve_device(config.device)
-        loaded = load_images(images)
-        labels = [str(n) for n in (_names(images, len(loaded)) if names is None else names)]
+        loaded = load_images(X)
+        labels = [str(n) for n in (_names(X, len(loaded)) if names is None else names)]
         if len(labels) != len(loaded):
             raise ImageError(
                 f"There are {len(loaded)} images but {len(labels)} names: give as many (a tensor "
@@ -221,24 +221,22 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
 
     def _with(self, model: ModelState, device: torch.device) -> HTDGDetector:
         self.model_, self.device_ = model, device
-        self.__dict__.pop("offset_", None)
         if model.threshold is not None:
             m = len(model.transformations)
             self.offset_ = m * (1 - model.threshold.score) - ROUNDING
         return self
 
     @classmethod
-    def from_model(cls, model: ModelState, device: str | None = None) -> HTDGDetector:
-        """A detector around a model that is trained already, whose scales are on that device.
-
-        By default on the device that the model's options name.
-        """
-        device = model.config.device if device is None else device
-        return cls(model.config)._with(model, resolve_device(device))
+    def from_model(cls, model: ModelState) -> HTDGDetector:
+        """A detector around a trained model; it computes where the model's scales are."""
+        device = resolve_device(model.config.device)
+        if model.scales:
+            device = model.scales[0].z_star.device
+        return cls(model.config)._with(model, device)
 
     def fit_predict(
         self,
-        images: Images,
+        X: Images,
         y: object = None,
         *,
         held_out: Images | None = None,
@@ -249,7 +247,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         """``fit`` on the images, ``calibrate`` with others, and ``predict`` the first: (B,).
 
         Args:
-            images: normal images to train on.
+            X: normal images to train on.
             y: not used.
             held_out: normal images that do not train, for the threshold.
             false_positive_rate, defect_fraction: as of ``calibrate``.
@@ -263,9 +261,11 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
                 "fit_predict needs normal images that do not train for its threshold: give them "
                 "as held_out, or call fit, calibrate and predict."
             )
-        self.fit(images, y, **options)
+        if isinstance(X, Iterator):  # they are gone through twice
+            X = list(X)
+        self.fit(X, y, **options)
         self.calibrate(held_out, false_positive_rate, defect_fraction)
-        return self.predict(images)
+        return self.predict(X)
 
     # --- Scoring ------------------------------------------------------------------------------
 
@@ -297,14 +297,14 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         return rows if are_several(defect_fraction) else rows[0]
 
     def score_samples(
-        self, images: Images, defect_fraction: float | None = None, **options: Any
+        self, X: Images, defect_fraction: float | None = None, **options: Any
     ) -> np.ndarray:
         """Normality of each image, (B,), in [0, M], higher is more normal, as in scikit-learn.
 
         The mean over scales of the sum over transformations of the mean vote (paper section 3.2).
         ``options`` are those of ``score_scales``.
         """
-        return self.score_scales(images, defect_fraction, **options).mean(-1)
+        return self.score_scales(X, defect_fraction, **options).mean(-1)
 
     def anomaly_score(
         self, images: Images, defect_fraction: float | None = None, **options: Any
@@ -407,7 +407,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         self._with(replace(self.model_, threshold=threshold), self.device_)
         return threshold
 
-    def decision_function(self, images: Images, **options: Any) -> np.ndarray:
+    def decision_function(self, X: Images, **options: Any) -> np.ndarray:
         """``score_samples - offset_``, (B,): negative for images that are called anomalous.
 
         ``options`` are the ``batch_size`` and ``progress`` of ``predictions``.
@@ -421,14 +421,14 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
                 "This detector has no threshold: call calibrate(images) with normal images that "
                 "did not train."
             )
-        return self.score_samples(images, threshold.defect_fraction, **options) - self.offset_
+        return self.score_samples(X, threshold.defect_fraction, **options) - self.offset_
 
-    def predict(self, images: Images, **options: Any) -> np.ndarray:
+    def predict(self, X: Images, **options: Any) -> np.ndarray:
         """+1 for images called normal, -1 for anomalous ones, (B,), as in scikit-learn.
 
         ``options`` and errors are those of ``decision_function``.
         """
-        return np.where(self.decision_function(images, **options) < 0, -1, 1)
+        return np.where(self.decision_function(X, **options) < 0, -1, 1)
 
     # --- Images from the model ----------------------------------------------------------------
 
@@ -436,9 +436,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         self, n: int = 1, seed: int = 0, size: Size | None = None, from_scale: int = 0
     ) -> torch.Tensor:
         """``n`` random images (n, 3, H, W), about in [-1, 1], on the CPU: ``Sampler.sample``."""
-        model = self._model()
-        n = whole_number("The number of samples", n, 1)
-        return Sampler(model, self.device_).sample(n, seed, size, from_scale)
+        return Sampler(self._model(), self.device_).sample(n, seed, size, from_scale)
 
     def reconstruct(self) -> torch.Tensor:
         """The training images rebuilt from the fixed noise z*: (K, 3, H, H), on the CPU."""

@@ -96,6 +96,7 @@ def fit_model(
     with reproducible(), bar:
         on_device = images.to(device)
         scales = train_pyramid(in_chunks, transformations, on_device, sides, backend, run.train)
+        del backend  # and what it recorded on a GPU
         model = ModelState(
             config=config,
             sides=sides,

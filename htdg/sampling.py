@@ -49,13 +49,11 @@ def empty_scale(config: HTDGConfig, n: int, side: int, n_transformations: int, s
     not discriminate transformations, one for everything real.
     """
     classes = 1 if config.method == "real_or_generated" else n_transformations
-    return Scale(
-        side=side,
-        generator=Generator(config.width(n), config.layers),
-        discriminator=Discriminator(config.width(n), classes, config.layers),
-        z_star=torch.zeros(1, 1, side, side),
-        sigma=torch.zeros(shots),
-    )
+    with torch.random.fork_rng(devices=[]):  # PyTorch fills new layers at random
+        generator = Generator(config.width(n), config.layers)
+        discriminator = Discriminator(config.width(n), classes, config.layers)
+    z_star, sigma = torch.zeros(1, 1, side, side), torch.zeros(shots)
+    return Scale(side, generator, discriminator, z_star, sigma)
 
 
 def freeze(scale: Scale) -> Scale:

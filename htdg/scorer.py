@@ -122,7 +122,7 @@ class Scorer:
             return [of_scale[:, 0].cpu() for of_scale in self._votes_of(batch, self.voters())]
 
     def voters(self) -> list[Voter]:
-        """One for each scale, made anew so that they fit the weights of now."""
+        """One for each scale, made anew for the weights as they are."""
         config = self.model.config
         if config.method == "mse":
             return [NearestVoter(self.model.images.to(self.device))]

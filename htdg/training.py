@@ -84,11 +84,11 @@ class ScaleTraining:
     def __post_init__(self) -> None:
         """Create the optimisers and everything that stays constant during the scale."""
         config, backend, scale = self.config, self.backend, self.scale
-        backend.begin_scale(scale)
+        self.chunks = chunks_of(len(self.real), config.images_at_once)
+        backend.begin_scale(scale, max(c.stop - c.start for c in self.chunks))
         self.adam_d = backend.optimiser(scale.discriminator.parameters(), config.lr_d)
         self.adam_g = backend.optimiser(scale.generator.parameters(), config.lr_g)
         self.index = torch.arange(len(self.real), device=self.real.device)  # (K,)
-        self.chunks = chunks_of(len(self.real), config.images_at_once)
         self.shares = [(c.stop - c.start) / len(self.real) for c in self.chunks]  # of the images
         self.real_copies = [backend.copies(self.real[chunk]) for chunk in self.chunks]
         self.chain = [replace(s, generator=backend.generator(s.generator)) for s in self.coarser]

@@ -79,6 +79,8 @@ def as_fractions(defect_fraction: object) -> tuple[float | None, ...]:
     Raises:
         ConfigError: there is none, or one is not a number in (0, 1].
     """
+    if isinstance(defect_fraction, np.ndarray):
+        defect_fraction = defect_fraction.tolist()
     fractions: tuple[Any, ...] = (defect_fraction,)
     if are_several(defect_fraction):
         fractions = tuple(cast(Sequence[Any], defect_fraction))

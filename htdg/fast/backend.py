@@ -58,12 +58,14 @@ class FastBackend:
         self.config, self.device = config, device
         self.transformations = tuple(transformations)
         self.recordings: Recordings | None = None
+        self.images_together = 0  # of the scale in training
         self.networks: list[torch.nn.Module] = []
         self.optimisers: list[torch.optim.Adam] = []
 
     def copies(self, images: torch.Tensor) -> CanvasCopies:
         """The canvases that hold all copies of images (B, 3, H, H)."""
-        plan = self.plan(images.shape[-1], len(images))
+        # A scale has one plan, also where its last chunk of images is shorter.
+        plan = self.plan(images.shape[-1], self.images_together or len(images))
         # In full precision: D could tell real and generated copies apart by their rounding.
         with torch.autocast(self.device.type, enabled=False):
             return CanvasCopies(plan, plan.draw(images))
@@ -81,8 +83,9 @@ class FastBackend:
         """``htdg.losses.generated_loss`` through the windows."""
         return losses.generated_loss(discriminator, copies.sheets, copies.plan)
 
-    def begin_scale(self, scale: Scale) -> None:
+    def begin_scale(self, scale: Scale, images: int) -> None:
         """Lay the weights out as convolutions want them; recordings of another scale are freed."""
+        self.images_together = images
         self.networks, self.optimisers = [scale.discriminator, scale.generator], []
         for network in self.networks:
             network.to(memory_format=torch.channels_last)
@@ -110,12 +113,10 @@ class FastBackend:
         """See ``htdg.backend.autocast``."""
         return autocast(self.device, self.config.precision)
 
-    def run(self, step: Step, *inputs: torch.Tensor | None) -> Losses:
+    def run(self, step: Step, noise: torch.Tensor, previous: torch.Tensor | None) -> Losses:
         """The step, on a GPU from its recording."""
         if self.recordings is None:
-            return step(*inputs)
-        noise, previous = inputs
-        assert noise is not None
+            return step(noise, previous)
         rates = [adam.param_groups[0]["lr"] for adam in self.optimisers]
         kind = step.__name__
         return self.recordings.run(kind, step, noise, previous, self._changing, rates)

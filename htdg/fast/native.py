@@ -52,7 +52,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def missing() -> str:
-    """Why the helpers cannot be had here; empty if they can, or if nobody wants them here."""
+    """Why the helpers cannot be had here; empty if they can, or if they are turned off."""
     loaded = _library()
     return loaded if isinstance(loaded, str) else ""
 

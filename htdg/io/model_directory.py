@@ -107,7 +107,9 @@ def _model(
         load_scale(scale, n, tensors)
         scales.append(freeze(scale.to(place)))
     classifier = None
-    if load_classifier is not None and config.method == "geom":
+    if config.method == "geom":
+        if load_classifier is None:
+            raise ValueError("its classifier cannot be read without load_classifier")
         classifier = load_classifier(tensors, len(transformations), place)
     threshold = description.get("threshold")
     return ModelState(

@@ -58,7 +58,7 @@ def scales_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise ModelError(f"{folder} is no folder: name the one that the official code wrote.")
     if _scale_numbers(folder):
-        return folder
+        return folder.resolve()  # the list of transformations may lie in the folder above
     trainings = [p for p in folder.iterdir() if p.is_dir() and p.name.startswith(TRAINING)]
     if len(trainings) > 1:
         names = " and ".join(sorted(training.name for training in trainings))
