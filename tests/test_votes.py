@@ -167,7 +167,7 @@ def test_no_fraction_is_refused(wrong):
     [
         *(0, 0.0, -0.1, 1.01, math.nan, math.inf),
         *("0.1", True, {0.1}, {0.1: 1}, torch.tensor([0.1, 0.2])),
-        *(np.array([0.1, 0.0]), np.array([[0.1, 0.2]]), np.array(["0.1"]), np.array(0.1)),
+        *(np.array([0.1, 0.0]), np.array([[0.1, 0.2]]), np.array(["0.1"])),
         *([[0.1], [0.2, 0.3]], b"0.1"),
     ],
     ids=repr,
@@ -175,3 +175,11 @@ def test_no_fraction_is_refused(wrong):
 def test_a_wrong_fraction_is_refused(fraction):
     with pytest.raises(ConfigError, match=r"defect_fraction is .* above 0 and at most 1"):
         aggregate_votes(torch.ones(2, 1, 3, 3), fraction)
+
+
+def test_an_array_without_dimensions_is_a_number():
+    votes = torch.rand(3, 2, 10, 10)
+    assert as_fractions(np.array(0.1)) == (0.1,)
+    one = aggregate_votes(votes, np.array(0.1))
+    assert one.shape == (2,)
+    assert torch.equal(one, aggregate_votes(votes, 0.1))
