@@ -122,7 +122,7 @@ def test_a_step_that_is_run_is_done_once_and_gives_its_losses(kind):
         calls.append((noise, previous))
         return {"loss": noise}
 
-    backend.begin_scale(scale_of(TINY, 14))
+    backend.begin_scale(scale_of(TINY, 14), 1)
     noise = torch.ones(())
     assert backend.run(step, noise, None) == {"loss": noise}
     assert calls == [(noise, None)]
@@ -194,7 +194,7 @@ def test_the_optimisers_are_adam_with_the_options_of_the_config():
     start = torch.randn(7, generator=torch.Generator().manual_seed(0))
     parameters = [start.clone().requires_grad_() for _ in range(3)]
     plain, fast = pair(config)
-    fast.begin_scale(scale_of(config, 14))
+    fast.begin_scale(scale_of(config, 14), 1)
     optimisers = [
         *(b.optimiser([p], 0.1) for b, p in zip((plain, fast), parameters[:2], strict=True)),
         torch.optim.Adam([parameters[2]], 0.1, (0.4, 0.8)),
