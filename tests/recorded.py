@@ -16,9 +16,10 @@ import torch
 
 from htdg import HTDGConfig
 from htdg.datasets.samples import texture_set
+from htdg.detector import choose_backend
 from htdg.training import freeze, start_scale
 from htdg.transformations import CATALOGUE, transform_all
-from htdg.votes import aggregate_votes, votes_from_logits
+from htdg.votes import aggregate_votes
 
 FILE = Path(__file__).parent / "data" / "recorded.npz"
 SIDES = (16, 20)
@@ -31,33 +32,37 @@ def images(side: int) -> torch.Tensor:
     return torch.stack([grey, grey * 0.8, grey.flip(0) * 0.6])[None]  # (1, 3, side, side)
 
 
-def compute(translation: str) -> dict[str, np.ndarray]:
-    """The first iterations of two scales with all 54 transformations, and scores after them."""
+def compute(translation: str, fast: bool = False) -> dict[str, np.ndarray]:
+    """The first iterations of two scales with all 54 transformations, and scores after them.
+
+    ``fast`` chooses the backend that trains and votes.
+    """
     config = HTDGConfig.preset(
-        "tiny", transformations="rgb54", translation=translation, niter=2, seed=5
+        "tiny", transformations="rgb54", translation=translation, niter=2, seed=5, fast=fast
     )
-    found: dict[str, np.ndarray] = {}
+    backend = choose_backend(config, CATALOGUE, torch.device("cpu"))
+    arrays: dict[str, np.ndarray] = {}
     scales = []
     for n, side in enumerate(SIDES):
         real = images(side)
-        training = start_scale(config, CATALOGUE, scales, real)
+        training = start_scale(config, CATALOGUE, scales, real, backend)
         while training.iteration < config.niter:
             training.step()
         for name, values in training.history.items():
-            found[f"{translation}/scale{n}/{name}"] = values.numpy().copy()
-        found[f"{translation}/scale{n}/sigma"] = training.scale.sigma.numpy()
+            arrays[f"{translation}/scale{n}/{name}"] = values.numpy().copy()
+        arrays[f"{translation}/scale{n}/sigma"] = training.scale.sigma.numpy()
         scales.append(freeze(training.scale))
         # Fresh weights, so that rounding in training does not enter.
-        untrained = start_scale(config, CATALOGUE, [], real).scale.discriminator.eval()
+        untrained = freeze(start_scale(config, CATALOGUE, [], real, backend).scale)
         with torch.inference_mode():
             copies = transform_all(real, CATALOGUE, translation)
-            logits = untrained(copies.flatten(0, 1)).unflatten(0, (54, 1))
-            votes = votes_from_logits(logits)
-        found[f"{translation}/scale{n}/copies"] = copies[:, 0, :, ::3, ::3].numpy()
-        found[f"{translation}/scale{n}/logits"] = logits[::9, 0, :, ::3, ::3].numpy()
-        found[f"{translation}/scale{n}/score"] = aggregate_votes(votes).numpy()
-        found[f"{translation}/scale{n}/score_tenth"] = aggregate_votes(votes, 0.1).numpy()
-    return found
+            logits = untrained.discriminator(copies.flatten(0, 1)).unflatten(0, (54, 1))
+            votes = backend.voter(untrained)(real)
+        arrays[f"{translation}/scale{n}/copies"] = copies[:, 0, :, ::3, ::3].numpy()
+        arrays[f"{translation}/scale{n}/logits"] = logits[::9, 0, :, ::3, ::3].numpy()
+        arrays[f"{translation}/scale{n}/score"] = aggregate_votes(votes).numpy()
+        arrays[f"{translation}/scale{n}/score_tenth"] = aggregate_votes(votes, 0.1).numpy()
+    return arrays
 
 
 if __name__ == "__main__":

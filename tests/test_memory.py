@@ -6,9 +6,10 @@ import torch
 from htdg import HTDGConfig, HTDGDetector
 from htdg.backend import PlainBackend
 from htdg.fast.backend import FastBackend
+from htdg.fast.canvases import canvas_plan
 from htdg.runtime import memory
 from htdg.runtime.memory import images_at_once
-from htdg.training import chunks_of, start_scale
+from htdg.training import LOSSES, chunks_of, start_scale
 from htdg.transformations import CATALOGUE
 from tests.models import Stop, stop_at
 
@@ -63,9 +64,10 @@ def test_the_memory_of_this_machine_is_known():
     assert 2**28 < memory.total_memory(CPU) < 2**50
 
 
-def images(count, side=14):
+def images(count, side=14, dtype=torch.float64):
     rng = torch.Generator().manual_seed(1)
-    return torch.rand(count, 3, side, side, generator=rng, dtype=torch.float64) * 2 - 1
+    values = torch.rand(count, 3, side, side, generator=rng, dtype=torch.float64)
+    return (values * 2 - 1).to(dtype)
 
 
 def double(training):
@@ -76,11 +78,15 @@ def double(training):
 
 
 @BOTH
-def test_chunks_add_up_to_what_they_are_by_themselves(kind):
-    """A step over two chunks has the mean of the two chunks' losses and gradients, to 1e-9."""
-    config = HTDGConfig.preset("tiny", images_at_once=2, precision="float32")
+@pytest.mark.parametrize(
+    ("at_once", "sizes"), [(2, [2, 2]), (2, [1, 2]), (3, [2, 3]), (3, [2, 3, 3]), (2, [2])], ids=str
+)
+def test_chunks_add_up_to_what_they_are_by_themselves(kind, at_once, sizes):
+    """A step's losses and gradients are the means over images of the chunks', to 1e-9."""
+    config = HTDGConfig.preset("tiny", images_at_once=at_once, precision="float32")
     transformations = config.resolve_transformations(True)
-    real = images(4)
+    count = sum(sizes)
+    real = images(count)
     noise, previous = torch.rand_like(real), torch.rand_like(real)
 
     def begin(x, index):
@@ -90,25 +96,81 @@ def test_chunks_add_up_to_what_they_are_by_themselves(kind):
         training.rec_noise = noise[index] * 0.5
         return training
 
-    whole = begin(real, torch.arange(4))
-    assert len(whole.chunks) == 2
-    parts = [begin(real[i], i) for i in torch.arange(4).split(2)]
-    assert all(len(part.chunks) == 1 for part in parts)
+    whole = begin(real, torch.arange(count))
+    assert [c.stop - c.start for c in whole.chunks] == sizes
+    assert sum(whole.shares) == pytest.approx(1, abs=1e-12)
+    assert whole.shares == pytest.approx([size / count for size in sizes], abs=1e-12)
+    parts = [begin(real[i], i) for i in torch.arange(count).split(sizes)]
+    assert all(len(part.chunks) == 1 and part.shares == [1] for part in parts)
+
+    def mean(values):
+        return sum(v * size / count for v, size in zip(values, sizes, strict=True))
+
     for step, network in (("d_step", "discriminator"), ("g_step", "generator")):
         together = getattr(whole, step)(noise, previous)
         alone = [getattr(p, step)(noise[p.index], previous[p.index]) for p in parts]
         for name, value in together.items():
-            expected = sum(float(losses[name]) for losses in alone) / 2
+            expected = mean([float(losses[name]) for losses in alone])
             assert float(value) == pytest.approx(expected, rel=1e-9)
         parameters = list(getattr(whole.scale, network).parameters())
         of_parts = [list(getattr(p.scale, network).parameters()) for p in parts]
         for i, parameter in enumerate(parameters):
-            mean = (of_parts[0][i].grad + of_parts[1][i].grad) / 2
-            torch.testing.assert_close(parameter.grad, mean, rtol=1e-7, atol=1e-9)
+            expected = mean([of_part[i].grad for of_part in of_parts])
+            torch.testing.assert_close(parameter.grad, expected, rtol=1e-7, atol=1e-9)
         for part in parts:  # go on from the same weights
             for name in ("discriminator", "generator"):
                 state = getattr(whole.scale, name).state_dict()
                 getattr(part.scale, name).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("translation", "shots", "at_once", "side", "layout", "recorded"),
+    [
+        # A chunk of 1 by itself would have all 8 canvases at 26 x 26.
+        pytest.param(
+            *("pixel", 3, 2, 20, [(2, 26), (6, 23)]),
+            (3.767899, 3.740587, 3.772557, 0.3389667),
+            id="3 grey images by 2",
+        ),
+        # A chunk of 2 by itself would have 9 canvases at 22 x 22.
+        pytest.param(
+            *("stretched", 5, 3, 18, [(3, 22), (6, 20), (16, 18)]),
+            (4.009495, 4.023097, 4.015508, 0.3413802),
+            id="5 colour images by 3",
+        ),
+    ],
+)
+def test_the_canvases_of_all_chunks_are_laid_out_for_the_largest(
+    monkeypatch, translation, shots, at_once, side, layout, recorded
+):
+    """And the first iteration has the losses that were recorded before there were backends."""
+    transformations = CATALOGUE[: 42 if translation == "pixel" else 54]
+    config = HTDGConfig.preset(
+        "tiny", translation=translation, images_at_once=at_once, precision="float32", seed=3
+    )
+    drawn, copies = [], FastBackend.copies
+
+    def recording(backend, x):
+        drawn.append((len(x), copies(backend, x)))
+        return drawn[-1][1]
+
+    monkeypatch.setattr(FastBackend, "copies", recording)
+    backend = FastBackend(config, transformations, CPU)
+    real = images(shots, side, torch.float32)
+    training = start_scale(config, transformations, [], real, backend)
+    training.step()
+    smaller, larger = shots - at_once, at_once
+    # Once the real copies of both chunks, then generated ones at each D and G step.
+    steps = config.d_steps + config.g_steps
+    assert [count for count, _ in drawn] == [smaller, larger] * (1 + steps)
+    for count, of_chunk in drawn:
+        assert [sheet.shape for sheet in of_chunk.sheets] == [
+            (count * canvases, 3, length, length) for canvases, length in layout
+        ]
+        plan = (transformations, side, translation, config.layers, CPU, larger)
+        assert of_chunk.plan is canvas_plan(*plan)
+    losses = [float(training.history[name][0]) for name in LOSSES]
+    assert losses == pytest.approx(recorded, rel=1e-5)
 
 
 def test_every_chunk_has_batch_statistics_of_its_own():
