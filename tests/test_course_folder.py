@@ -1,6 +1,7 @@
 """``htdg course``: a folder of one's own, in which nothing of the student's is ever lost."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from htdg.commands.cli import main
 from htdg.commands.course import MARK
 from htdg.course import files
-from htdg.course.files import notebook_folder, texture_folder
+from htdg.course.files import data_folder, notebook_folder, texture_folder
+from htdg.fast.compiling import cache_folder
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
@@ -106,9 +108,64 @@ def test_the_courses_files_are_the_packages_own_where_it_has_them(tmp_path, monk
     assert texture_folder() == tmp_path / "course" / "material" / "data" / "textures"
 
 
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A home in which htdg is installed as a wheel."""
+    package = tmp_path / "site-packages" / "htdg"
+    (package / "course" / "material" / "notebooks").mkdir(parents=True)
+    monkeypatch.setattr(files, "_PACKAGE", package)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    return tmp_path
+
+
+def test_data_sets_lie_in_the_repository_where_htdg_runs_from_there():
+    assert data_folder() == NOTEBOOKS.parent
+
+
+@pytest.mark.parametrize("with_course", [True, False])
+def test_data_sets_never_go_into_an_installed_package(with_course, installed):
+    if not with_course:
+        (installed / "site-packages" / "htdg" / "course" / "material").rename(installed / "away")
+    assert data_folder() == installed / ".cache" / "htdg"
+
+
+def test_the_cache_is_where_the_user_says_and_nobody_else_may_write_there(installed, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")  # to be ignored, says the standard
+    assert data_folder() == installed / ".cache" / "htdg"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(installed / "mine"))
+    before = os.umask(0)
+    try:
+        assert data_folder() == installed / "mine" / "htdg"
+    finally:
+        os.umask(before)
+    assert cache_folder() == data_folder()  # which refuses a folder that others may write into
+
+
+def test_a_cache_that_cannot_be_made_stops_nothing_that_needs_no_download(installed, monkeypatch):
+    (installed / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(installed / "file"))
+    assert data_folder() == installed / "file" / "htdg"
+
+
+@pytest.mark.parametrize("name", ["anomaly_detection", "defect_detection"])
+def test_the_runs_keep_data_sets_there_unless_their_folder_is_absolute(name):
+    path = NOTEBOOKS / "runs" / f"{name}.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    lines = [line for c in cells if c["cell_type"] == "code" for line in c["source"]]
+    (line,) = [line for line in lines if line.startswith("data_sets = ")]
+    for data_root, folder in (("data", NOTEBOOKS.parent / "data"), ("/sets", Path("/sets"))):
+        variables = {"data_folder": data_folder, "data_root": data_root}
+        exec(line, variables)
+        assert variables["data_sets"] == folder
+    uses = [line for line in lines if "data_root=" in line or "load_dataset(" in line]
+    assert len(uses) == 2
+    assert all("data_sets" in line for line in uses)
+
+
 def test_no_notebook_depends_on_where_it_lies():
     for path in NOTEBOOKS.rglob("[0-9a-z]*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
         assert '".."' not in code, path  # texture_folder() knows where the textures are
-        assert "__file__" not in code, path  # course_folder() knows where data sets are
+        assert "__file__" not in code, path  # data_folder() knows where data sets are

@@ -8,7 +8,9 @@ imports nothing of htdg.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 #: Which files of the folder of notebooks are handed out.
@@ -30,6 +32,27 @@ def course_folder() -> Path:
     """
     packed = _PACKAGE / "course" / "material"
     return packed if packed.is_dir() else _PACKAGE.parent
+
+
+def data_folder() -> Path:
+    """The folder that a relative ``data_root`` of a notebook is seen from.
+
+    It is the repository where htdg is used from there, and ``htdg`` in the user's cache
+    (``XDG_CACHE_HOME``, by default ``~/.cache``) where htdg was installed without it, so that no
+    data set is ever downloaded into the package.
+    """
+    repository = course_folder()
+    if (repository / "pyproject.toml").is_file():
+        return repository
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache_home.is_absolute():
+        cache_home = Path.home() / ".cache"
+    folder = cache_home / "htdg"
+    # The compiled helpers are kept there too, and refused where others may write. If it cannot be
+    # made, that matters only to a data set that is downloaded, which then says so.
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 def notebook_folder() -> Path:
