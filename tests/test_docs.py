@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 import htdg
-from htdg import HTDGConfig
+from htdg import HTDGConfig, HTDGDetector
 from htdg.backend import Backend
 from htdg.commands.cli import COMMANDS, build_parser, main
 from htdg.localisation import SPREAD
@@ -38,6 +39,25 @@ OFFICIAL_OPTIONS = (
     *("Gsteps", "Dsteps"),
 )
 
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("[0-9a-z]*.ipynb"))
+
+
+def text_of_notebook(path):
+    """What a reader sees of a notebook: its cells, Markdown and code, and the outputs in words."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        parts.append("".join(cell["source"]))
+        for output in cell.get("outputs", []):
+            parts.append("".join(output.get("text", [])))
+            words = [kind for kind in output.get("data", {}) if kind.startswith("text/")]
+            parts += ["".join(output["data"][kind]) for kind in words]
+    return "\n\n".join(parts)
+
+
+TEXTS_OF_NOTEBOOKS = {path: text_of_notebook(path) for path in NOTEBOOKS}
+every_notebook = pytest.mark.parametrize(
+    "notebook", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT))
+)
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 
 
@@ -126,19 +146,72 @@ def test_the_readme_lists_every_notebook():
         assert f"]({path.relative_to(ROOT).as_posix()})" in README, path
 
 
+def files_named_in(text):
+    """Paths such as ``htdg/pyramid.py`` in a text."""
+    text = re.sub(r"\]\([^)]*\)", "]", text)  # links are relative to their page
+    folders, endings = "htdg|docs|tests|benchmarks|notebooks|data", "py|c|npz|npy|json|md|ipynb"
+    return re.findall(rf"(?<![\w/.])((?:{folders})/[\w/.-]+\.(?:{endings}))\b", text)
+
+
+def dotted_names_in(code):
+    """Names such as ``htdg.pyramid.resize`` in a text."""
+    return re.findall(r"(?<![\w/.-])htdg(?:\.[A-Za-z_]\w*)+(?!\w)", code)
+
+
 @every_page
 def test_files_that_are_named_exist(page):
-    text = re.sub(r"\]\([^)]*\)", "]", TEXTS[page])  # links are relative to their page
-    folders, endings = "htdg|docs|tests|benchmarks|notebooks|data", "py|c|npz|npy|json|md"
-    for path in re.findall(rf"(?<![\w/.])((?:{folders})/[\w/.-]+\.(?:{endings}))\b", text):
+    for path in files_named_in(TEXTS[page]):
+        assert (ROOT / path).is_file(), path
+
+
+@every_notebook
+def test_files_that_notebooks_name_exist(notebook):
+    for path in files_named_in(TEXTS_OF_NOTEBOOKS[notebook]):
         assert (ROOT / path).is_file(), path
 
 
 @every_page
 def test_dotted_names_exist(page):
     for code in code_of(TEXTS[page]):
-        for dotted in re.findall(r"(?<![\w/.-])htdg(?:\.[A-Za-z_]\w*)+(?!\w)", code):
+        for dotted in dotted_names_in(code):
             resolve(dotted)
+
+
+@every_notebook
+def test_dotted_names_in_notebooks_exist(notebook):
+    for dotted in dotted_names_in(TEXTS_OF_NOTEBOOKS[notebook]):
+        resolve(dotted)
+
+
+@every_notebook
+def test_methods_of_the_detector_that_notebooks_name_exist(notebook):
+    for name in re.findall(r"\b(?:detector|HTDGDetector)\.(\w+)", TEXTS_OF_NOTEBOOKS[notebook]):
+        assert hasattr(HTDGDetector, name) or name in vars(HTDGDetector("tiny")), name
+
+
+def test_names_that_are_gone_are_named_nowhere():
+    for path, text in {**TEXTS, **TEXTS_OF_NOTEBOOKS}.items():
+        gone = re.findall(r"[`.](?:judge|Verdict|real_classes|HTDGConfig\.ignored)\b", text)
+        assert not gone, (path, gone)
+
+
+def test_all_of_a_notebook_is_looked_at(tmp_path):
+    cells = [
+        {"cell_type": "markdown", "source": ["see `htdg/gone_1.py`"]},
+        {
+            "cell_type": "code",
+            "source": ["import htdg.gone_2\n", "htdg.gone_3"],
+            "outputs": [
+                {"output_type": "stream", "text": ["htdg.gone_4\n", "htdg.gone_5"]},
+                {"data": {"text/html": ["<b>htdg/gone_6.c</b>"], "image/png": "htdg.gone_7"}},
+            ],
+        },
+    ]
+    path = tmp_path / "notebook.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    text = text_of_notebook(path)
+    assert files_named_in(text) == ["htdg/gone_1.py", "htdg/gone_6.c"]
+    assert dotted_names_in(text) == [f"htdg.gone_{i}" for i in (2, 3, 4, 5)]
 
 
 @every_page
