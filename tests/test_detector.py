@@ -19,6 +19,7 @@ from htdg import (
     ModelError,
     NotFittedError,
 )
+from htdg.fast import native
 from htdg.io import images
 from htdg.io.images import load_image
 from htdg.pyramid import resize
@@ -459,3 +460,12 @@ def test_automatic_transformations_need_visible_colour(tint, brick):
     options = {"transformations": "auto", "niter": 1, "max_size": 14, "image_size": 14}
     model = HTDGDetector("tiny", **options).fit(image, **QUIET)
     assert len(model.transformations_) == (54 if tint > 2 else 42)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_missing_helpers_are_told_of_where_progress_is_shown(progress, brick, monkeypatch, capsys):
+    monkeypatch.setattr(native, "missing", lambda: "there is no C compiler")
+    monkeypatch.setattr(native, "warn_if_missing", native.warn_if_missing.__wrapped__)
+    HTDGDetector("tiny", niter=1, device="cpu").fit(brick[0][0], progress=progress)
+    HTDGDetector("tiny", niter=1, device="cpu", fast=False).fit(brick[0][0], progress=progress)
+    assert capsys.readouterr().err.count("there is no C compiler") == int(progress)

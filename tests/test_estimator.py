@@ -1,11 +1,13 @@
 """``HTDGDetector`` as a scikit-learn estimator: its rules, its tools, and its own checks."""
 
 import copy
-import gc
 import inspect
+import json
 import pickle
+import random
+import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -22,7 +24,9 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.validation import check_is_fitted
 
 from htdg import ConfigError, HTDGConfig, HTDGDetector, NotFittedError
-from htdg.runtime import device
+from htdg.thresholds import HELD_OUT, Threshold
+from htdg.transformations import CATALOGUE
+from htdg.votes import anomaly_scores
 from tests.models import QUIET, Stop, same_weights, stop_at
 
 OPTIONS = [field.name for field in fields(HTDGConfig)]
@@ -177,27 +181,127 @@ def test_a_broken_off_fit_is_no_fit(brick):
         check_is_fitted(detector)
 
 
-def test_the_process_stays_as_it_is(brick, monkeypatch):
-    """No allocator, collector or thread settings, and no entries in ``sys.modules``."""
+#: In a process of its own: everything from the first import of htdg to a decision.
+THE_PROCESS = """
+import ctypes, gc, locale, os, random, signal, sys, warnings
+import numpy as np
+import scipy, sklearn.base, torch
 
-    def refuse():
-        raise AssertionError("the allocator was set")
+torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # PyTorch imports more for the first one
+functions, looked_up = [], ctypes.CDLL.__getitem__
 
-    monkeypatch.setattr(device, "keep_freed_memory", refuse)
+def recording(library, name):
+    functions.append(name)
+    return looked_up(library, name)
 
-    def settings():
-        blocked = {name for name, module in sys.modules.items() if module is None}
-        threads = torch.get_num_threads(), torch.get_num_interop_threads()
-        return gc.isenabled(), gc.get_threshold(), gc.get_freeze_count(), threads, blocked
+ctypes.CDLL.__getitem__ = recording
+torch.set_num_threads(3)
 
-    before = settings()
-    detector = HTDGDetector("tiny", niter=1).fit(brick[0][0], **QUIET)
-    detector.calibrate(brick[1][:1])
-    detector.predict(brick[1])
-    assert settings() == before
+
+def settings():
+    cudnn = torch.backends.cudnn
+    return {
+        "blocked modules": sorted(name for name, module in sys.modules.items() if module is None),
+        "garbage collection": (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()),
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "search path": list(sys.path),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "default type": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "precision of products": torch.get_float32_matmul_precision(),
+        "cuDNN": (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32),
+        "reproducible": torch.are_deterministic_algorithms_enabled(),
+        "smallest numbers": sys.float_info.min / 2,  # 0 where they are flushed
+        "NumPy's errors": np.geterr(),
+        "PyTorch's random numbers": torch.get_rng_state().tolist(),
+        "NumPy's random numbers": repr(np.random.get_state()),
+        "Python's random numbers": random.getstate(),
+        "warnings": list(warnings.filters),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "hooks": (sys.excepthook, sys.displayhook, sys.stdout, sys.stderr),
+    }
+
+
+before = settings()
+image = (np.random.default_rng(0).random((24, 24)) * 255).astype(np.uint8)
+
+from htdg import HTDGDetector
+
+detector = HTDGDetector("tiny", niter=1, device="cpu")
+detector.fit(image)
+detector.calibrate([image.T, image[::-1]])
+print(detector.predict([image, image.T]).tolist())
+detector.save(sys.argv[1])
+HTDGDetector.load(sys.argv[1], device="cpu").sample(1)
+after = settings()
+for name in before:
+    if before[name] != after[name]:
+        print(f"changed: {name}: {before[name]} -> {after[name]}")
+if "mallopt" in functions:
+    print("changed: the allocator")
+"""
+
+
+def test_the_process_stays_as_it_is(tmp_path):
+    """By itself, since most of it would happen once, when htdg is imported."""
+    command = [sys.executable, "-c", THE_PROCESS, tmp_path / "model"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    predictions, *changes = run.stdout.splitlines()
+    assert len(json.loads(predictions)) == 2
+    assert changes == []
+
+
+def test_the_allocator_is_seen_where_it_is_set(tmp_path):
+    """The test above would see it."""
+    script = THE_PROCESS.replace(
+        "detector.fit(image)",
+        "from htdg.runtime.device import keep_freed_memory; keep_freed_memory()",
+    )
+    script = script[: script.index("detector.calibrate")] + "print('mallopt' in functions)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    linux = sys.platform.startswith("linux")
+    assert (run.stdout.strip(), run.stderr) == (str(linux), "")
+
+
+@pytest.mark.parametrize("method", ["htdg", "geom", "mse"])
+def test_random_numbers_of_the_process_stay_as_they_are(method, brick, tmp_path):
+    def states():
+        return torch.get_rng_state().tolist(), repr(np.random.get_state()), random.getstate()
+
+    options = {"niter": 1, "geom_samples": 2, "geom_epochs": 1}
+    before = states()
+    detector = HTDGDetector("tiny", method=method, **options).fit(brick[0][0], **QUIET)
+    assert states() == before
+    detector.save(tmp_path / "model")
+    HTDGDetector.load(tmp_path / "model", device="cpu").predictions(brick[1][:1])
+    assert states() == before
+    if method != "mse":
+        detector.sample(1)
+        detector.reconstruct()
+        detector.calibrate("generated", n_generated=2)
+        assert states() == before
 
 
 # --- Scores and decisions -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("m", [3, 4, 42, 54])
+def test_the_image_that_sets_the_threshold_is_normal(m, tiny):
+    """Whatever rounding does: the limit is exceeded only by more than it."""
+    rng = np.random.default_rng(m)
+    for normality in rng.uniform(0, m, (500, 3)):  # of three scales
+        score = float(anomaly_scores(normality, m))
+        state = replace(
+            tiny.model_,
+            transformations=CATALOGUE[:m],
+            threshold=Threshold(score, 0.5, 0.05, 20, HELD_OUT, None),
+        )
+        offset = HTDGDetector.from_model(state).offset_
+        assert normality.mean() - offset >= 0
+        assert normality.mean() * (1 - 1e-9) - offset < 0
 
 
 def test_scores_decisions_and_predictions_agree(calibrated, brick):
@@ -459,7 +563,7 @@ OF_THE_CLASS = [
 ]
 TABLE = "is about the form of a table of numbers; images have messages of their own (test_images)"
 FEATURES = "asks for the number of features, which images do not have"
-HELD_OUT = "calls fit_predict without held-out images, which is refused (above)"
+NEEDS_HELD_OUT = "calls fit_predict without held-out images, which is refused (above)"
 #: Those that do not apply to images, and why; all others must pass.
 NOT_FOR_IMAGES = {
     "check_complex_data": TABLE,
@@ -470,10 +574,10 @@ NOT_FOR_IMAGES = {
     "check_estimators_nan_inf": TABLE,
     "check_fit1d": TABLE,
     "check_fit2d_predict1d": TABLE,
-    "check_fit_score_takes_y": HELD_OUT,
+    "check_fit_score_takes_y": NEEDS_HELD_OUT,
     "check_n_features_in": FEATURES,
     "check_n_features_in_after_fitting": FEATURES,
-    "check_outliers_fit_predict": HELD_OUT,
+    "check_outliers_fit_predict": NEEDS_HELD_OUT,
 }
 #: Those that scikit-learn leaves out where something is not installed or not set.
 MAY_BE_SKIPPED = {"check_array_api_input", "check_classifier_data_not_an_array"}

@@ -1,7 +1,7 @@
 """What may import what: the rooms of the package, held against every import in its syntax trees.
 
 docs/architecture.md says the same in words. An import counts wherever it stands: at the top, inside
-a function, under TYPE_CHECKING.
+a function, under TYPE_CHECKING, as a call of ``import_module``.
 """
 
 import ast
@@ -55,8 +55,9 @@ ROOMS = {
         ("method", "fast", "runtime", "io", "ablations", "detector", "datasets", "evaluation"),
     ),
 }
-#: Where the course's files are is asked by the command line, too.
-SHARED = {"htdg.course.files"}
+#: Modules of another room that a room may import all the same: the command line lays the course's
+#: files out.
+SHARED = {"commands": {"htdg.course.files"}}
 
 
 def modules():
@@ -81,13 +82,20 @@ def imports(name, source):
             base = node.module or ""
             if node.level:
                 is_package = MODULES.get(name, Path()).name == "__init__.py"
-                parents = name.split(".")[: None if is_package and node.level == 1 else -node.level]
+                up = node.level - is_package  # a package is its own first parent
+                parents = name.split(".")[: -up or None]
                 base = ".".join([*parents, *([base] if base else [])])
             if base.split(".")[0] == "htdg":
                 targets += [
                     f"{base}.{a.name}" if base == "htdg" or f"{base}.{a.name}" in MODULES else base
                     for a in node.names
                 ]
+        elif isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if called in ("import_module", "__import__"):
+                texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
+                # Of f"htdg.commands.{name}" the package.
+                targets += [str(t).rstrip(".") for t in texts if str(t).startswith("htdg")]
     return targets
 
 
@@ -107,7 +115,7 @@ def violations(name, source):
         elif room == there == "method":
             if METHOD.index(target.split(".")[1]) >= METHOD.index(name.split(".")[1]):
                 wrong.append(f"{name} imports {target}, which is not below it")
-        elif there != room and target not in SHARED:
+        elif there != room and target not in SHARED.get(room, ()):
             allowed = ROOMS[room][1]
             if there not in allowed and target.split(".")[1] not in allowed:
                 wrong.append(f"{name}, of {room}, imports {target}, of {there}")
@@ -130,7 +138,8 @@ def test_nothing_imports_in_a_circle():
     graph = {}
     for name in INSIDE:
         targets = set(imports(name, MODULES[name].read_text())) & MODULES.keys()
-        # ``import htdg.io.images`` runs the package htdg.io, too; those hold no imports.
+        # That an import runs the packages above the module, too, is left out: only htdg and
+        # htdg.datasets hold imports, and everything in a package would be in a circle with it.
         graph[name] = targets - {name, "htdg"}
     graphlib.TopologicalSorter(graph).prepare()  # CycleError if there is one
 
@@ -162,6 +171,15 @@ def test_nothing_imports_in_a_circle():
         ("htdg.course.show", "from htdg.commands import common"),
         ("htdg.commands.score", "from htdg.course import show"),
         ("htdg.detector", "from htdg.evaluation.metrics import image_metrics"),
+        ("htdg.votes", "from htdg.course.files import course_folder"),
+        ("htdg.datasets.samples", "from htdg.course import files"),
+        ("htdg.fast", "from ..detector import HTDGDetector"),
+        ("htdg.fast", "from .. import detector"),
+        ("htdg.io", "from ..commands import cli"),
+        ("htdg.votes", 'importlib.import_module("htdg.detector")'),
+        ("htdg.votes", 'from importlib import import_module\nimport_module("htdg.detector")'),
+        ("htdg.votes", '__import__("htdg.detector")'),
+        ("htdg.votes", 'importlib.import_module(f"htdg.commands.{name}")'),
     ],
 )
 def test_a_planted_violation_is_seen(name, planted):
@@ -177,6 +195,10 @@ def test_a_planted_violation_is_seen(name, planted):
         ("htdg.detector", "from htdg.fast.backend import FastBackend"),
         ("htdg.datasets.base", "from htdg.io import images"),
         ("htdg.commands.score", "def f():\n    from htdg.evaluation import plots"),
+        ("htdg.commands.course", "from htdg.course.files import notebook_files"),
+        ("htdg.fast", "from .backend import FastBackend"),
+        ("htdg.fast", "from ..backend import Backend"),
+        ("htdg.fast.backend", "from .canvases import CanvasPlan"),
     ],
 )
 def test_what_is_allowed_is_not_a_violation(name, allowed):
@@ -184,13 +206,11 @@ def test_what_is_allowed_is_not_a_violation(name, allowed):
 
 
 def test_the_method_stays_readable():
-    """An evening's reading: at most 1,500 lines, no file above 300."""
-    files = ["errors", "config", "pyramid", "transformations", "networks", "sampling", "losses"]
-    files += ["training", "votes", "distances", "localisation", "thresholds"]
-    lines = {
-        name: len((PACKAGE / f"{name}.py").read_text().splitlines())
-        for name in files
-        if (PACKAGE / f"{name}.py").is_file()
-    }
-    assert sum(lines.values()) <= 1500
+    """An evening's reading: eleven files of at most 1,500 lines together, none above 300.
+
+    ``backend`` and ``state``, which come beside them, are not the paper's and not in the sum.
+    """
+    lines = {name: len(MODULES[f"htdg.{name}"].read_text().splitlines()) for name in METHOD}
     assert max(lines.values()) <= 300
+    beside = {"version", "backend", "state"}
+    assert sum(count for name, count in lines.items() if name not in beside) <= 1500

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from htdg import ConfigError, HTDGDetector, ImageError
+from htdg import ConfigError, HTDGDetector, ImageError, scorer
 from htdg.localisation import SPREAD
 from htdg.scorer import Scorer
 from tests.models import QUIET
@@ -190,3 +190,24 @@ def test_a_flat_image_is_scored_though_it_trains_nothing(tiny):
     flat = np.full((30, 30), 128, np.uint8)
     assert 0 <= tiny.anomaly_score(flat)[0] <= 1
     assert tiny.anomaly_map(flat).min() >= 0
+
+
+def test_a_batch_takes_as_many_images_as_memory_allows(tiny, brick, monkeypatch):
+    sizes = []
+
+    class Voter:
+        def __init__(self, taken):
+            self.taken = taken
+
+        def bytes_per_image(self):
+            return self.taken
+
+        def __call__(self, images):
+            sizes.append(len(images))
+            return torch.zeros(4, len(images), 2, 2)
+
+    monkeypatch.setattr(scorer, "SCORING_BYTES", 1000)
+    voters = [Voter(10 + n) for n in range(len(tiny.sides_) - 1)] + [Voter(300)]
+    monkeypatch.setattr(Scorer, "voters", lambda self: voters)
+    tiny.score_samples(list(brick[1][:5]))  # the largest scale takes 300 bytes an image: 3 of them
+    assert sizes == [n for n in (3, 2) for _ in tiny.sides_]

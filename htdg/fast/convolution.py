@@ -144,6 +144,8 @@ def _weight_gradients(
     of_sums = native.address("sums", sums, (threads * floats_per_thread,))
     for g, x in zip(gs, xs, strict=True):
         b, _, height, width = x.shape
+        if not b:
+            continue
         native.call(
             "winograd_backward_weights",
             dtype,
@@ -194,6 +196,9 @@ def _convolved(
     ys = []
     for x in map(_channels_last, xs):
         b, _, height, width = x.shape
+        if not b:  # the compiled function needs an image
+            ys.append(x.new_empty(0, outputs, height + 2 * pad - 2, width + 2 * pad - 2))
+            continue
         shape = (b, height + 2 * pad - 2, width + 2 * pad - 2, outputs)
         y = torch.empty(shape, dtype=dtype, device="cpu")
         native.call(

@@ -146,7 +146,6 @@ typedef struct {
 
 INLINE Range range_of(const Grid *g, int side) {
   const ptrdiff_t tiles = g->images * g->rows * g->columns, threads = omp_get_num_threads();
-  if (!tiles) return (Range){0, 0, ROWS}; /* no images */
   const ptrdiff_t share = (tiles + threads - 1) / threads, blocks = (share + TILES(side) - 1) / TILES(side);
   const ptrdiff_t start = share * omp_get_thread_num(), stop = start + share;
   const ptrdiff_t block = (share + blocks - 1) / blocks;
