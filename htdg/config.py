@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
-from numbers import Integral, Real
-from typing import Any, NoReturn
+from typing import Any
 
-from htdg.errors import UserError
+from htdg.numbers import ConfigError, as_int, real_number, refuse, whole_number
 from htdg.pyramid import pyramid_sides
 from htdg.transformations import (
     TRANSLATIONS,
@@ -19,10 +18,8 @@ from htdg.transformations import (
 
 #: The method itself, and the ablations that need code of their own, not just other sizes.
 METHODS = ("htdg", "no_generator", "real_or_generated", "mse", "geom")
-
-
-class ConfigError(UserError):
-    """An option has a value that is not allowed; the message names option, value and rule."""
+#: What an anomaly score is made of.
+EVIDENCE = ("votes", "distance", "both")
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,12 @@ class HTDGConfig:
             (see ``htdg.ablations.variants``).
         images_at_once: with several training images, how many go through the networks together;
             0 chooses by the memory there is (see ``htdg.runtime.memory``).
+        evidence: ``"votes"``, the paper's; ``"distance"``, patch distances, for which nothing is
+            trained; or ``"both"`` (see ``htdg.distances`` and ``htdg.evidence``; ours).
+        patch_side: of the patches whose distances are taken, pixels.
+        patch_constant: added to the standard deviation by which a patch is divided.
+        search_radius: how far from its place the nearest patch may be, as a share of the side; 0
+            looks everywhere. For images in which things have their places.
         geom_samples: images that the classifier of ``"geom"`` is trained on.
         geom_epochs: how often it sees each of their copies.
         fast: compute the copies as windows of shared canvases, with hand-written gradients and
@@ -95,6 +98,10 @@ class HTDGConfig:
     precision: str = "auto"
     method: str = "htdg"
     images_at_once: int = 0
+    evidence: str = "votes"
+    patch_side: int = 7
+    patch_constant: float = 0.05
+    search_radius: float = 0.0
     geom_samples: int = 6000
     geom_epochs: int = 4
     fast: bool = True
@@ -106,36 +113,42 @@ class HTDGConfig:
             number = whole_number(f"Option {name}", getattr(self, name), least)
             object.__setattr__(self, name, number)
         for name, limits in _REALS.items():
-            object.__setattr__(self, name, _checked_real(name, getattr(self, name), *limits))
+            object.__setattr__(self, name, real_number(name, getattr(self, name), *limits))
         self._check_sizes()
         self._check_words()
 
     def _check_sizes(self) -> None:
         if self.max_size < self.min_size:
-            _refuse("max_size", self.max_size, f"at least min_size, which is {self.min_size}")
+            refuse("max_size", self.max_size, f"at least min_size, which is {self.min_size}")
         if self.image_size < self.min_size:
-            _refuse("image_size", self.image_size, f"at least min_size, which is {self.min_size}")
+            refuse("image_size", self.image_size, f"at least min_size, which is {self.min_size}")
         if self.min_size <= self.receptive_field:
             rule = f"above the receptive field of {self.layers} layers, {self.receptive_field}"
-            _refuse("min_size", self.min_size, rule)
+            refuse("min_size", self.min_size, rule)
+        if self.min_size <= self.patch_side:
+            refuse("patch_side", self.patch_side, f"below min_size, which is {self.min_size}")
 
     def _check_words(self) -> None:
         if self.translation not in TRANSLATIONS:
-            _refuse("translation", self.translation, f"one of {', '.join(TRANSLATIONS)}")
+            refuse("translation", self.translation, f"one of {', '.join(TRANSLATIONS)}")
         if self.precision not in ("float32", "bf16", "auto"):
-            _refuse("precision", self.precision, "'float32', 'bf16' or 'auto'")
+            refuse("precision", self.precision, "'float32', 'bf16' or 'auto'")
         if self.method not in METHODS:
-            _refuse("method", self.method, f"one of {', '.join(METHODS)}")
+            refuse("method", self.method, f"one of {', '.join(METHODS)}")
+        if self.evidence not in EVIDENCE:
+            refuse("evidence", self.evidence, f"one of {', '.join(EVIDENCE)}")
+        if self.evidence != "votes" and self.method != "htdg":
+            refuse("evidence", self.evidence, f"'votes' with method {self.method}")
         if not isinstance(self.fast, bool):
-            _refuse("fast", self.fast, "True or False")
+            refuse("fast", self.fast, "True or False")
         device = re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", str(self.device))
         if not isinstance(self.device, str) or not device:
-            _refuse("device", self.device, "'auto', 'cpu', 'cuda', 'cuda:<number>' or 'mps'")
+            refuse("device", self.device, "'auto', 'cpu', 'cuda', 'cuda:<number>' or 'mps'")
         if isinstance(self.transformations, str):
             names = ("auto", *transformation_names())
             if self.transformations not in names:
                 rule = f"one of {', '.join(names)}, or a list of (grey, flip, tx, ty, k)"
-                _refuse("transformations", self.transformations, rule)
+                refuse("transformations", self.transformations, rule)
         else:
             object.__setattr__(self, "transformations", _as_catalogue(self.transformations))
 
@@ -166,7 +179,7 @@ class HTDGConfig:
     def preset(cls, name: str, **options: Any) -> HTDGConfig:
         """The preset called ``name`` with ``options`` changed. ConfigError if there is none."""
         if not isinstance(name, str) or name not in PRESETS:
-            _refuse("preset", name, f"one of {', '.join(PRESETS)}")
+            refuse("preset", name, f"one of {', '.join(PRESETS)}")
         return PRESETS[name].with_options(**options)
 
     def with_options(self, **options: Any) -> HTDGConfig:
@@ -182,8 +195,6 @@ class HTDGConfig:
         return asdict(self)
 
 
-#: No option needs a larger number, and random seeds made from it still fit 64 bits.
-LARGEST = 2**32 - 1
 _INTEGERS = {
     "image_size": 1,
     "min_size": 1,
@@ -197,6 +208,7 @@ _INTEGERS = {
     "milestone_g": 1,
     "seed": 0,
     "images_at_once": 0,
+    "patch_side": 1,
     "geom_samples": 1,
     "geom_epochs": 1,
 }
@@ -209,41 +221,9 @@ _REALS = {  # name: (low, high, low excluded, high excluded)
     "gamma": (0.0, 1.0, True, False),
     "alpha": (0.0, math.inf, False, True),
     "noise_amplitude": (0.0, math.inf, False, True),
+    "patch_constant": (0.0, math.inf, True, True),
+    "search_radius": (0.0, 1.0, False, False),
 }
-
-
-def _refuse(name: str, value: object, rule: str) -> NoReturn:
-    raise ConfigError(f"Option {name} is {value!r}, but it must be {rule}.")
-
-
-def whole_number(name: str, value: object, low: int, high: int = LARGEST) -> int:
-    """``value`` as an int; ConfigError, with ``name``, unless it is a whole number in range.
-
-    NumPy's integers are as good as Python's.
-    """
-    if isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high:
-        return int(value)
-    limits = f"from {low} to {high}" if high < LARGEST else f"at least {low}"
-    if high == LARGEST and isinstance(value, Integral) and int(value) > high:
-        limits = f"no larger than {high}"
-    raise ConfigError(f"{name} is {value!r}, but it must be a whole number, {limits}.")
-
-
-def _checked_real(
-    name: str, value: object, low: float, high: float, low_open: bool, high_open: bool
-) -> float:
-    rule = f"a number, {'above' if low_open else 'at least'} {low:g}"
-    rule += "" if high == math.inf else f" and {'below' if high_open else 'at most'} {high:g}"
-    if isinstance(value, bool) or not isinstance(value, Real):
-        _refuse(name, value, rule)
-    number = value if isinstance(value, int) else float(value)
-    if not -LARGEST <= number <= LARGEST:  # also NaN
-        _refuse(name, value, f"{rule}, and no larger than {LARGEST}")
-    too_low = number <= low if low_open else number < low
-    too_high = number >= high if high_open else number > high
-    if too_low or too_high:
-        _refuse(name, value, rule)
-    return number
 
 
 def _as_catalogue(rows: object) -> tuple[tuple[int, int, int, int, int], ...]:
@@ -255,15 +235,8 @@ def _as_catalogue(rows: object) -> tuple[tuple[int, int, int, int, int], ...]:
     except (TypeError, ValueError):
         raise ConfigError(f"Option transformations is {rows!r}, but it must be {rule}.") from None
     if not checked or len(set(checked)) < len(checked):
-        _refuse("transformations", rows, rule)
+        refuse("transformations", rows, rule)
     return tuple((t.grey, t.flip, t.tx, t.ty, t.k) for t in checked)
-
-
-def as_int(value: object) -> int:
-    """A whole number as Python's; TypeError if it is not one."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError
-    return int(value)
 
 
 PRESETS: dict[str, HTDGConfig] = {
@@ -274,6 +247,28 @@ PRESETS: dict[str, HTDGConfig] = {
     # Shifts by whole pixels are the fastest, and no worse (benchmarks/README.md).
     "tutorial": HTDGConfig(
         image_size=64, max_size=41, transformations="auto", translation="pixel", niter=30
+    ),
+    # Defects, found and placed: votes and patch distances together (ours; docs/evidence.md).
+    "inspect": HTDGConfig(
+        min_size=40,
+        max_size=80,
+        scale_factor=0.8,
+        transformations="rotations",
+        translation="pixel",
+        niter=30,
+        evidence="both",
+    ),
+    # Small images of which the whole is normal or not, as in FashionMNIST and CIFAR10 (ours).
+    "novelty": HTDGConfig(
+        image_size=32,
+        max_size=32,
+        transformations="rotations",
+        translation="pixel",
+        niter=30,
+        evidence="both",
+        patch_side=11,
+        patch_constant=0.3,
+        search_radius=0.07,
     ),
     # Seconds: for tests and for trying the code out; not a good detector.
     "tiny": HTDGConfig(

@@ -20,6 +20,7 @@ from sklearn.utils import Tags
 from htdg.ablations.geom import load_geom
 from htdg.backend import Backend, PlainBackend
 from htdg.config import ConfigError, HTDGConfig
+from htdg.evidence import Evidence
 from htdg.fast.backend import FastBackend
 from htdg.fitting import fit_model
 from htdg.io.images import ImageError, ImageLike, Images, load_image, load_images
@@ -33,7 +34,7 @@ from htdg.scorer import Prediction, Scorer
 from htdg.state import ModelState
 from htdg.thresholds import GENERATED, HELD_OUT, Threshold, check_rate, upper_quantile
 from htdg.transformations import Transformation
-from htdg.votes import Fractions, anomaly_scores, are_several, as_fractions
+from htdg.votes import Fractions, are_several, as_fractions
 
 #: Rounding may not turn the image that set the threshold into an anomalous one.
 ROUNDING = 1e-12
@@ -100,6 +101,10 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         precision: str | None = None,
         method: str | None = None,
         images_at_once: int | None = None,
+        evidence: str | None = None,
+        patch_side: int | None = None,
+        patch_constant: float | None = None,
+        search_radius: float | None = None,
         geom_samples: int | None = None,
         geom_epochs: int | None = None,
         fast: bool | None = None,
@@ -131,6 +136,10 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         self.precision = precision
         self.method = method
         self.images_at_once = images_at_once
+        self.evidence = evidence
+        self.patch_side = patch_side
+        self.patch_constant = patch_constant
+        self.search_radius = search_radius
         self.geom_samples = geom_samples
         self.geom_epochs = geom_epochs
         self.fast = fast
@@ -204,7 +213,12 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         for image, name in zip(loaded, labels, strict=True):
             _check_trainable(image, name)
         square = torch.cat([resize(i[None], config.image_size) for i in loaded])  # (K, 3, s, s)
-        for name in ("model_", "device_", "offset_"):  # a training that breaks off leaves none
+        for name in (
+            "model_",
+            "device_",
+            "offset_",
+            "_measured",
+        ):  # a training that breaks off leaves none
             self.__dict__.pop(name, None)
         model = fit_model(
             config,
@@ -222,8 +236,8 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
     def _with(self, model: ModelState, device: torch.device) -> HTDGDetector:
         self.model_, self.device_ = model, device
         if model.threshold is not None:
-            m = len(model.transformations)
-            self.offset_ = m * (1 - model.threshold.score) - ROUNDING
+            most = len(model.transformations) if model.config.evidence == "votes" else 1
+            self.offset_ = most * (1 - model.threshold.score) - ROUNDING
         return self
 
     @classmethod
@@ -288,10 +302,16 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         batch_size: int | None = None,
         progress: bool = False,
     ) -> np.ndarray:
-        """Normality of each image at each scale: (B, N + 1), values in [0, M].
+        """Normality of each image at each scale by the votes: (B, N + 1), values in [0, M].
 
-        Of several fractions (F, B, N + 1). The arguments are those of ``predictions``.
+        Of several fractions (F, B, N + 1). The arguments are those of ``predictions``. ConfigError
+        if the model has patch distances alone.
         """
+        if self.config_.evidence == "distance":
+            raise ConfigError(
+                "This model has evidence 'distance', so nothing votes at its scales: ask for "
+                "anomaly_score, or train with evidence 'votes' or 'both'."
+            )
         scored = self.predictions(images, defect_fraction, False, batch_size, progress)
         rows = np.stack([prediction.normality for prediction in scored], 1)  # (F, B, N + 1)
         return rows if are_several(defect_fraction) else rows[0]
@@ -302,8 +322,11 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         """Normality of each image, (B,), in [0, M], higher is more normal, as in scikit-learn.
 
         The mean over scales of the sum over transformations of the mean vote (paper section 3.2).
-        ``options`` are those of ``score_scales``.
+        With evidence other than the votes 1 - the anomaly score, in [0, 1]. ``options`` are those
+        of ``score_scales``.
         """
+        if self.config_.evidence != "votes":
+            return 1 - self.anomaly_score(X, defect_fraction, **options)
         return self.score_scales(X, defect_fraction, **options).mean(-1)
 
     def anomaly_score(
@@ -311,10 +334,12 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
     ) -> np.ndarray:
         """Anomaly score of each image, (B,), in [0, 1], higher is more anomalous.
 
-        1 - normality / M. ``options`` are those of ``score_scales``.
+        1 - normality / M, or from patch distances, too (``htdg.evidence``). Of several fractions
+        (F, B). ``options`` are those of ``score_scales``.
         """
-        normality = self.score_scales(images, defect_fraction, **options)  # (B, N + 1)
-        return anomaly_scores(normality, len(self.transformations_))
+        scored = self.predictions(images, defect_fraction, **options)
+        scores = np.stack([prediction.scores for prediction in scored], 1)  # (F, B)
+        return scores if are_several(defect_fraction) else scores[0]
 
     def anomaly_map(self, images: Images, **options: Any) -> np.ndarray:
         """Where each image is anomalous: (B, H, W) float32 in [0, 1], higher is more anomalous.
@@ -393,12 +418,11 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         if isinstance(images, str) and images == "generated":
             source = GENERATED
             images = list((self.sample(n_generated, seed).clamp(-1, 1) + 1) / 2)
-        m = len(self.transformations_)
         scores: list[float] = []
         highest: list[float] = []
         for prediction in scorer.predictions(images, (fraction,), True, None, progress):
             assert prediction.anomaly_map is not None
-            scores.append(float(anomaly_scores(prediction.normality[0], m)))
+            scores.append(float(prediction.scores[0]))
             highest.append(float(prediction.anomaly_map.max()))
         score, pixel = (upper_quantile(values, false_positive_rate) for values in (scores, highest))
         threshold = Threshold(
@@ -471,7 +495,21 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
     def _scorer(self) -> Scorer:
         model = self._model()
         backend = choose_backend(model.config, model.transformations, self.device_)
-        return Scorer(model, backend, self.device_)
+        scorer = Scorer(model, backend, self.device_, self._evidence_of(model))
+        self._measured = model, scorer.evidence
+        return scorer
+
+    def _evidence_of(self, model: ModelState) -> Evidence | None:
+        """What an earlier scorer measured of the same model; its threshold makes no difference."""
+        earlier, evidence = getattr(self, "_measured", (None, None))
+        if earlier is None:
+            return None
+        same = earlier.images is model.images and earlier.scales is model.scales
+        return evidence if same and earlier.config == model.config else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: the measurements can be made again."""
+        return {k: v for k, v in super().__getstate__().items() if k != "_measured"}
 
     @property
     def config_(self) -> HTDGConfig:

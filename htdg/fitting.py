@@ -75,13 +75,14 @@ def fit_model(
     transformations = config.resolve_transformations(coloured=is_coloured(images))
     if config.method == "mse":  # looks at the image as it is
         transformations = (Transformation(0, 0, 0, 0, 0),)
-    sides = config.sides if config.method != "mse" else ()  # for which nothing is trained
+    sides = config.sides if config.method != "mse" else ()  # which looks at whole images
+    trained = () if config.evidence == "distance" else sides
     saved = None
     if checkpoint is not None:
         saved = Checkpoint(checkpoint, fingerprint(config, images, device))
     backend = choose_backend(config, transformations, device)
     begun = saved.images_at_once if saved else 0
-    at_once = begun or images_at_once(backend, sides, len(images), config.images_at_once, device)
+    at_once = begun or images_at_once(backend, trained, len(images), config.images_at_once, device)
     if saved:
         saved.images_at_once = at_once
     if bar.look != "silent" and at_once < len(images):
@@ -91,11 +92,11 @@ def fit_model(
         )
     if bar.look != "silent":
         backend.notice()
-    run = _Run(sides, saved, checkpoint_seconds, [bar.show, callback])
+    run = _Run(trained, saved, checkpoint_seconds, [bar.show, callback])
     in_chunks = config.with_options(images_at_once=at_once)
     with reproducible(), bar:
         on_device = images.to(device)
-        scales = train_pyramid(in_chunks, transformations, on_device, sides, backend, run.train)
+        scales = train_pyramid(in_chunks, transformations, on_device, trained, backend, run.train)
         del backend  # and what it recorded on a GPU
         model = ModelState(
             config=config,

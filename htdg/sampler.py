@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from htdg.config import LARGEST, ConfigError, HTDGConfig, as_int, whole_number
+from htdg.config import HTDGConfig
+from htdg.numbers import LARGEST, ConfigError, as_int, whole_number
 from htdg.pyramid import Size, height_and_width
 from htdg.runtime.device import reproducible
 from htdg.sampling import generate, random_noise, reconstruction_noise

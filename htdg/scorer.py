@@ -2,13 +2,14 @@
 
 Paper sections 3.2 and 3.3: at every scale the patches of all transformed copies vote for their
 transformation (``htdg.votes``), the votes are averaged to a normality of each scale, and laid over
-the image to a map (``htdg.localisation``).
+the image to a map (``htdg.localisation``). Patch distances can take their place, or count beside
+them (``htdg.evidence``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Integral
 
 import numpy as np
@@ -18,6 +19,7 @@ from htdg.ablations.geom import GeomVoter, WideResNet
 from htdg.ablations.nearest_image import NearestVoter
 from htdg.backend import Backend, Voter
 from htdg.config import ConfigError
+from htdg.evidence import Evidence, as_score, combined, highest_mean, resized
 from htdg.io.images import Images, read_ahead
 from htdg.localisation import anomaly_map, pixel_votes
 from htdg.pyramid import build_pyramid, resize
@@ -25,7 +27,7 @@ from htdg.runtime.device import reproducible
 from htdg.runtime.progress import ProgressBar
 from htdg.state import ModelState
 from htdg.transformations import Transformation
-from htdg.votes import Fractions, aggregate_votes, as_fractions
+from htdg.votes import Fractions, aggregate_votes, anomaly_scores, as_fractions
 
 #: Bytes that the activations of one scoring batch may take.
 SCORING_BYTES = 2**29
@@ -33,28 +35,47 @@ SCORING_BYTES = 2**29
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is known of an image once its patches have voted.
+    """What is known of an image once its patches have voted, or have been compared.
 
     Attributes:
+        scores: (F,) the anomaly score for each defect fraction, in [0, 1].
         normality: (F, N + 1), for each defect fraction and scale, in [0, M]; higher is more normal.
+            Of distances alone (F, 0).
+        evidence: what each kind of evidence contributed to the scores, (F,) each, relative to
+            normal patches: 1 is normal. Empty with votes alone, whose scores are the paper's.
         anomaly_map: (H, W) float32 in [0, 1] at the image's own resolution, or None if not asked
             for; higher is more anomalous.
     """
 
+    scores: np.ndarray
     normality: np.ndarray
     anomaly_map: np.ndarray | None
+    evidence: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Scorer:
     """Scores images with a trained model."""
 
-    def __init__(self, model: ModelState, backend: Backend, device: torch.device) -> None:
-        """Score with ``model``, whose scales are on ``device``, through ``backend``."""
+    def __init__(
+        self,
+        model: ModelState,
+        backend: Backend,
+        device: torch.device,
+        evidence: Evidence | None = None,
+    ) -> None:
+        """Score with ``model``, whose scales are on ``device``, through ``backend``.
+
+        ``evidence`` is what normal patches have, as an earlier scorer of the model measured it.
+        """
         self.model, self.backend, self.device = model, backend, device
         config = model.config
         # The ablations mse and geom look at the whole image, at one scale.
         whole = config.method in ("mse", "geom")
         self.sides = (config.image_size,) if whole else model.sides
+        self.evidence = evidence
+        if evidence is None and config.evidence != "votes":
+            with reproducible(), torch.inference_mode():
+                self.evidence = Evidence(model, self.voters(), device)
 
     def predictions(
         self,
@@ -99,21 +120,40 @@ class Scorer:
         with ProgressBar.for_scoring(progress, total) as bar:
             voters = self.voters()
             if batch_size is None:
-                batch_size = max(1, SCORING_BYTES // max(v.bytes_per_image() for v in voters))
+                # Of distances, whose memory does not depend on it, a few.
+                bytes_per_image = [v.bytes_per_image() for v in voters] or [SCORING_BYTES // 16]
+                batch_size = max(1, SCORING_BYTES // max(bytes_per_image))
             for batch, sizes in self._batches(images, batch_size):
                 # Entered for each batch: between them the caller's own code runs.
                 with reproducible(), torch.inference_mode():
-                    scored = batch_predictions(
-                        self._votes_of(batch, voters),
-                        self.model.transformations,
-                        self.sides,
-                        self.model.config.translation,
-                        fractions,
-                        sizes if maps else None,
-                    )
+                    scored = self._scored(batch, voters, fractions, sizes if maps else None)
                 for prediction in scored:
                     bar.advance(1)
                     yield prediction
+
+    def _scored(
+        self,
+        batch: torch.Tensor,
+        voters: Sequence[Voter],
+        fractions: Sequence[float | None],
+        sizes: Sequence[tuple[int, int]] | None,
+    ) -> Iterator[Prediction]:
+        """The predictions of (B, 3, s, s); maps at ``sizes``, or none."""
+        config, transformations = self.model.config, self.model.transformations
+        if self.evidence is None:
+            votes = self._votes_of(batch, voters)
+            applied = (transformations, self.sides, config.translation)
+            return batch_predictions(votes, *applied, fractions, sizes)
+        pyramid = build_pyramid(batch, self.sides)
+        distance = self.evidence.distance_map(pyramid)  # (B, s, s)
+        rows, located = [], []
+        for voter, images in zip(voters, pyramid, strict=False):  # no voters: distances alone
+            of_scale, side = voter(images), images.shape[-1]
+            rows.append(aggregate_votes(of_scale, fractions))  # (F, B)
+            located.append(pixel_votes(of_scale, transformations, side, config.translation))
+        return evidence_predictions(
+            self.evidence, distance, rows, located, len(transformations), fractions, sizes
+        )
 
     def votes(self, image: torch.Tensor) -> list[torch.Tensor]:
         """The votes (M, H - 10, H - 10) at every scale of one image (3, H, W) in [-1, 1]."""
@@ -122,8 +162,10 @@ class Scorer:
             return [of_scale[:, 0].cpu() for of_scale in self._votes_of(batch, self.voters())]
 
     def voters(self) -> list[Voter]:
-        """One for each scale, made anew for the weights as they are."""
+        """One for each scale, made anew for the weights as they are; none of distances alone."""
         config = self.model.config
+        if config.evidence == "distance":
+            return []
         if config.method == "mse":
             return [NearestVoter(self.model.images.to(self.device))]
         if config.method == "geom":
@@ -190,10 +232,60 @@ def batch_predictions(
         if sizes is not None:
             located.append(pixel_votes(of_scale, transformations, side, translation))
     normality = torch.stack(rows, -1).movedim(1, 0).cpu().double().numpy()  # (B, F, N + 1)
+    scores = anomaly_scores(normality, len(transformations))  # (B, F)
     return (
-        Prediction(of_image, None if sizes is None else _map(located, i, sizes[i]))
+        Prediction(scores[i], of_image, None if sizes is None else _map(located, i, sizes[i]))
         for i, of_image in enumerate(normality)
     )
+
+
+def evidence_predictions(
+    evidence: Evidence,
+    distance: torch.Tensor,
+    normality: Sequence[torch.Tensor],
+    located: Sequence[torch.Tensor],
+    n_transformations: int,
+    defect_fractions: Sequence[float | None],
+    sizes: Sequence[tuple[int, int]] | None,
+) -> Iterator[Prediction]:
+    """The predictions for B images from patch distances, and from votes where there are any.
+
+    Args:
+        evidence: what is normal.
+        distance: (B, s, s) the relative distance at each pixel.
+        normality: of every scale (F, B), in [0, M]; empty with distances alone.
+        located: the ``pixel_votes`` (B, H, H) of every scale; as many.
+        n_transformations: M.
+        defect_fractions: F shares of the votes, and of the pixels, that make the score.
+        sizes: (H, W) of each image, to make maps of; None makes none.
+    """
+    count = len(defect_fractions)
+    shares = torch.stack([highest_mean(distance, f) for f in defect_fractions])  # (F, B)
+    kinds, votes, votes_map = {"distance": shares}, None, None
+    if normality:
+        votes = evidence.votes_ratio([of_scale / n_transformations for of_scale in normality])
+        votes_map, kinds = evidence.votes_map(located), {"votes": votes, **kinds}
+    scores = as_score(combined(shares, votes)).T.cpu().double().numpy()  # (B, F)
+    maps = as_score(combined(distance, votes_map))  # (B, s, s)
+    contributed = {kind: ratio.cpu().double().numpy() for kind, ratio in kinds.items()}
+    rows = np.zeros((len(distance), count, 0))
+    if normality:
+        rows = torch.stack(list(normality), -1).movedim(1, 0).cpu().double().numpy()  # (B, F, N+1)
+    return (
+        Prediction(
+            scores[i],
+            rows[i],
+            None if sizes is None else _at_size(maps[i], sizes[i]),
+            {kind: ratio[:, i] for kind, ratio in contributed.items()},
+        )
+        for i in range(len(distance))
+    )
+
+
+@torch.inference_mode()
+def _at_size(of_image: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """A map (s, s) at the image's own resolution (H, W)."""
+    return resized(of_image[None], size)[0].clamp(0, 1).cpu().numpy()
 
 
 @torch.inference_mode()

@@ -26,7 +26,8 @@ class ModelState:
         config: the options that it was trained with.
         sides: of the scales in pixels, coarsest first: the pyramid plan.
         transformations: T_1 .. T_M.
-        scales: the trained scales, coarsest first, in evaluation mode.
+        scales: the trained scales, coarsest first, in evaluation mode; none with patch distances
+            alone, for which nothing is trained.
         images: (K, 3, s, s) the training images in [-1, 1], on the CPU.
         image_names: what they were called.
         threshold: what calibration chose, or None.
@@ -61,5 +62,6 @@ class ModelState:
 
     @property
     def has_generator(self) -> bool:
-        """Whether the model can make images; two of the ablations cannot."""
-        return self.config.method not in ("mse", "no_generator")
+        """Whether the model can make images; two of the ablations and distances alone cannot."""
+        trained = self.config.evidence != "distance"
+        return trained and self.config.method not in ("mse", "no_generator")

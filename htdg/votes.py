@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import torch
 
-from htdg.config import ConfigError
+from htdg.numbers import ConfigError
 
 #: One defect fraction or several; None stands for all votes.
 Fractions: TypeAlias = float | Sequence[float | None] | np.ndarray | None

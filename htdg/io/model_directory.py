@@ -31,7 +31,7 @@ from htdg.thresholds import Threshold
 from htdg.transformations import Transformation, as_rows
 
 #: Raised by one whenever a model written now could not be read by the code before.
-FORMAT = 2
+FORMAT = 3
 
 
 #: Builds the classifier of the ablation "geom": (tensors, number of classes M, device).
@@ -56,7 +56,8 @@ def save_model(model: ModelState, folder: Path) -> None:
         "images_at_once": model.images_at_once,
         "threshold": None if model.threshold is None else asdict(model.threshold),
     }
-    tensors = {**scale_tensors(model.scales), "images": model.images}
+    scales = () if model.config.evidence == "distance" else model.scales
+    tensors = {**scale_tensors(scales), "images": model.images}
     if model.classifier is not None:
         description["geom_seconds"] = model.classifier_seconds
         weights = model.classifier.state_dict()
@@ -99,10 +100,11 @@ def _model(
     place = resolve_device(device)
     transformations = tuple(Transformation(*row) for row in description["transformations"])
     sides = _checked_sides(description["sides"], config)
-    if any(name.startswith(f"scale{len(sides)}.") for name in tensors):
+    trained = () if config.evidence == "distance" else sides
+    if any(name.startswith(f"scale{len(trained)}.") for name in tensors):
         raise ValueError("it has more scales than its pyramid plan has sides")
     images, scales = tensors["images"], []
-    for n, side in enumerate(sides):
+    for n, side in enumerate(trained):
         scale = empty_scale(config, n, side, len(transformations), len(images))
         load_scale(scale, n, tensors)
         scales.append(freeze(scale.to(place)))

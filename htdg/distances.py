@@ -1,0 +1,247 @@
+"""Patch distances: how far a patch is from the nearest patch of the training images.
+
+Ours, not the paper's. At every scale of the same pyramid a memory bank keeps the patches of the
+training images and of their turned and mirrored copies. The distance of a patch of a test image is
+the one to its nearest neighbour in the bank, and it is judged by what normal patches have: 1 is as
+far as a normal patch is on average. Nothing is trained.
+
+Patches are compared as they are, which sees stains, and normalised to mean 0 and standard deviation
+1, which sees a wrong structure whatever the light; of both the greater counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from htdg.localisation import spread_matrix
+
+#: Patches that the bank of a scale keeps at most: its loss is measured in benchmarks/README.md.
+BANK_SIZE = 16384
+#: Bytes of the table of distances that is made at once.
+TABLE_BYTES = 2**24
+#: Altered copies of a single training image, which stand in for other normal images: brightness is
+#: multiplied by the first number and raised by the second (of a range of 1).
+BRIGHTNESS = ((0.9, 0.0), (1.1, 0.0), (1.0, -0.05), (1.0, 0.05))
+#: The share of an image's patches whose distance is its floor.
+FLOOR = 0.1
+#: No normal patches are so alike that a smaller mean distance means anything.
+LEAST_MEAN = 1e-3
+
+
+def cut_patches(
+    images: torch.Tensor, patch_side: int, constant: float | None = None
+) -> torch.Tensor:
+    """All patches of (B, C, H, W), row by row: (B, P, D), D = C * patch_side ** 2.
+
+    With a ``constant`` each is normalised: its mean is taken off, and it is divided by its standard
+    deviation plus the constant, so that the noise of flat patches is not blown up.
+    """
+    patches = F.unfold(images, patch_side).transpose(1, 2)  # (B, P, D)
+    if constant is None:
+        return patches
+    patches = patches - patches.mean(-1, keepdim=True)
+    return patches / (patches.std(-1, keepdim=True, correction=0) + constant)
+
+
+def nearest_distances(
+    patches: torch.Tensor, bank: torch.Tensor, allowed: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The distance of each patch to its nearest neighbour in the bank, by exact search.
+
+    Args:
+        patches: (Q, D).
+        bank: (N, D).
+        allowed: (Q, N) boolean, which neighbours count; None lets all count.
+
+    Returns:
+        (Q,) root mean squared difference per pixel and channel; infinite where none is allowed.
+    """
+    # |q - b|^2 = |q|^2 - 2 (q.b - |b|^2 / 2): the nearest has the greatest bracket.
+    halves = -0.5 * bank.square().sum(-1)  # (N,)
+    rows = max(1, TABLE_BYTES // (4 * len(bank)))
+    greatest = []
+    for start in range(0, len(patches), rows):
+        table = torch.addmm(halves, patches[start : start + rows], bank.T)  # (rows, N)
+        if allowed is not None:
+            table.masked_fill_(~allowed[start : start + rows], -torch.inf)
+        greatest.append(table.amax(1))
+    squared = patches.square().sum(-1) - 2 * torch.cat(greatest)
+    return (squared.clamp(min=0) / patches.shape[-1]).sqrt()
+
+
+def turned_copies(images: torch.Tensor) -> torch.Tensor:
+    """The four turns of (K, C, H, H) and of its mirror image: (8 K, C, H, H).
+
+    They are the T_m(x) that differ in content; shifts add no patch.
+    """
+    both = (images, images.flip(-1))
+    return torch.cat([x.rot90(k, (-2, -1)) for x in both for k in range(4)])
+
+
+@dataclass(frozen=True)
+class MemoryBank:
+    """The patches of the training images at one scale.
+
+    Attributes:
+        patches: (N, D).
+        places: (N, 2) row and column of the top left pixel: in the upright image, or, where things
+            have their places, in the copy.
+        origins: (N,) the number of the training image.
+    """
+
+    patches: torch.Tensor
+    places: torch.Tensor
+    origins: torch.Tensor
+
+
+def memory_bank(
+    images: torch.Tensor, patch_side: int, constant: float | None, in_place: bool
+) -> MemoryBank:
+    """The bank of (K, C, H, H), at most ``BANK_SIZE`` patches, drawn at random but always the same.
+
+    Where things have their places (``in_place``) only the mirror image is added, and all is kept.
+    """
+    count, h = len(images), images.shape[-1] - patch_side + 1
+    copies = torch.cat([images, images.flip(-1)]) if in_place else turned_copies(images)
+    patches = cut_patches(copies, patch_side, constant).flatten(0, 1)  # (N, D)
+    grid = patch_places(h, images.device).T.reshape(1, 2, h, h).float()
+    places = grid.repeat(2, 1, 1, 1) if in_place else turned_copies(grid)  # (2 or 8, 2, h, h)
+    places = places.repeat_interleave(count, 0).flatten(2).transpose(1, 2).flatten(0, 1).long()
+    origins = torch.arange(count, device=images.device).repeat_interleave(h * h)
+    origins = origins.repeat(len(copies) // count)
+    if not in_place and len(patches) > BANK_SIZE:
+        draw = torch.Generator().manual_seed(0)
+        kept = torch.randperm(len(patches), generator=draw)[:BANK_SIZE].to(images.device)
+        patches, places, origins = patches[kept], places[kept], origins[kept]
+    return MemoryBank(patches, places, origins)
+
+
+def patch_places(h: int, device: torch.device) -> torch.Tensor:
+    """Row and column of each of the h * h patches, row by row: (h * h, 2)."""
+    index = torch.arange(h, device=device)
+    return torch.cartesian_prod(index, index)
+
+
+def brightened(image: torch.Tensor) -> torch.Tensor:
+    """Copies of (1, C, H, W) in [-1, 1] that are a little brighter or darker: (4, C, H, W)."""
+    copies = [((image + 1) / 2 * gain + shift).clamp(0, 1) * 2 - 1 for gain, shift in BRIGHTNESS]
+    return torch.cat(copies)
+
+
+class PatchComparison:
+    """Compares patches at one scale in one way, raw or normalised."""
+
+    def __init__(
+        self, images: torch.Tensor, patch_side: int, constant: float | None, search_radius: float
+    ) -> None:
+        """Keep the patches of (K, C, H, H) in [-1, 1], and measure what normal ones have.
+
+        Args:
+            images: the training images at this scale.
+            patch_side: pixels.
+            constant: of ``cut_patches``.
+            search_radius: how far from its place, as a share of the side, the nearest neighbour of
+                a patch may be; 0 looks everywhere.
+        """
+        self.patch_side, self.constant = patch_side, constant
+        self.side = images.shape[-1]
+        self.radius = round(search_radius * self.side)
+        self.in_place = search_radius > 0
+        self.bank = memory_bank(images, patch_side, constant, self.in_place)
+        h = self.side - patch_side + 1
+        # Neighbouring patches overlap by far the most: of many every second one is enough.
+        self.starts = torch.unique(torch.tensor([*range(0, h, 2 if h > 32 else 1), h - 1]))
+        on_grid = (self.starts[:, None] * h + self.starts).flatten()
+        self.compared = on_grid.to(images.device)  # (G * G,) of the h * h patches
+        self.places = patch_places(h, images.device)[self.compared]
+        self.within = self.near(self.radius) if self.in_place else None
+        normal = self.normal_distances(images)
+        self.mean = max(float(normal.mean()), LEAST_MEAN)
+        self.floor = float(normal.quantile(FLOOR))
+
+    def near(self, radius: int) -> torch.Tensor:
+        """Which patches of the bank are at most ``radius`` pixels from each place: (G * G, N)."""
+        places, of_bank = (
+            self.places.short(),
+            self.bank.places.short(),
+        )  # small numbers, large tables
+        rows = (places[:, :1] - of_bank[:, 0]).abs() <= radius
+        return rows & ((places[:, 1:] - of_bank[:, 1]).abs() <= radius)
+
+    def distances(self, image: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
+        """The distances of the compared patches of (C, H, H): (G * G,)."""
+        patches = cut_patches(image[None], self.patch_side, self.constant)[0, self.compared]
+        bank = self.bank.patches
+        if is_grey(patches) and is_grey(bank):  # one channel has it all
+            patches, bank = (x[:, : self.patch_side**2].contiguous() for x in (patches, bank))
+        return nearest_distances(patches, bank, allowed)
+
+    def normal_distances(self, images: torch.Tensor) -> torch.Tensor:
+        """The distances that patches of normal images have, from the training images alone: (n,).
+
+        Of several images, those of each to the others. Of a single one, those of slightly brighter
+        and darker copies to patches elsewhere in it, which share no pixel.
+        """
+        others: list[torch.Tensor | None]
+        if len(images) > 1:
+            copies, others = images, [self.bank.origins != n for n in range(len(images))]
+        else:
+            copies = brightened(images)
+            elsewhere = None if self.in_place else ~self.near(self.patch_side - 1)
+            others = [elsewhere] * len(copies)
+        pairs = zip(copies, others, strict=True)
+        rows = [self.distances(image, self.allowed(places)) for image, places in pairs]
+        finite = torch.cat(rows)
+        finite = finite[finite.isfinite()]
+        # An image with no room for patches that share no pixel: then those of the copies as such.
+        return finite if len(finite) else torch.cat([self.distances(image) for image in copies])
+
+    def allowed(self, others: torch.Tensor | None) -> torch.Tensor | None:
+        """Neighbours that are both among ``others`` and within the radius: (G * G, N) or None."""
+        if others is None or self.within is None:
+            return self.within if others is None else others.expand(len(self.places), -1)
+        return self.within & others
+
+    def ratios(self, image: torch.Tensor) -> torch.Tensor:
+        """The distances of (C, H, H) relative to normal ones, less the image's floor: (G * G,).
+
+        The floor is what a tenth of the patches stay below. An image that is further away as a
+        whole, in another light or turned another way, has a higher one than normal images, and the
+        excess is taken off: a defect covers a part of the image.
+        """
+        distances = self.distances(image, self.within)
+        excess = (distances.quantile(FLOOR) - self.floor).clamp(min=0)
+        return (distances - excess).clamp(min=0) / self.mean
+
+
+class ScaleDistances:
+    """Raw and normalised patches of one scale, the greater ratio of both, laid over the image."""
+
+    def __init__(
+        self, images: torch.Tensor, patch_side: int, constant: float, search_radius: float
+    ) -> None:
+        """Keep the training images (K, C, H, H): arguments as of ``PatchComparison``."""
+        self.kinds = [
+            PatchComparison(images, patch_side, c, search_radius) for c in (None, constant)
+        ]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """The ratio at each pixel of (B, C, H, H): (B, H, H), at least 0; 1 is as normal patches.
+
+        A pixel's value is the weighted mean of the patches that cover it.
+        """
+        raw = self.kinds[0]
+        rows = [torch.maximum(*(kind.ratios(image) for kind in self.kinds)) for image in images]
+        ratios = torch.stack(rows).unflatten(1, (len(raw.starts), len(raw.starts)))  # (B, G, G)
+        spread = spread_matrix(raw.side - raw.patch_side + 1, raw.side)[:, raw.starts]
+        spread = (spread / spread.sum(1, keepdim=True)).to(ratios)  # (H, G)
+        return spread @ ratios @ spread.T
+
+
+def is_grey(patches: torch.Tensor) -> bool:
+    """Whether the three channels of patches (N, 3 * pixels) are the same."""
+    first, second, third = patches.chunk(3, -1)
+    return torch.equal(first, second) and torch.equal(first, third)

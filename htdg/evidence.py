@@ -1,0 +1,116 @@
+"""One anomaly score from two kinds of evidence: the votes, and the patch distances.
+
+Ours, not the paper's. Both kinds are ratios to what normal patches have, so that 1 is normal:
+
+- distance: the distance to the nearest patch of the memory bank, divided by the mean distance of
+  normal patches (``htdg.distances``);
+- votes: the odds (1 - v) / v against the true transformation, v the mean vote, divided by the odds
+  that slightly brighter and darker copies of the training images have; the geometric mean over the
+  scales.
+
+They are multiplied, the votes with a small power, since their odds range over orders of magnitude:
+
+    e = distance * votes ** 0.2,    anomaly score = e / (1 + e)
+
+which grows with either kind and lies in [0, 1); 0.5 is as normal patches are on average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from htdg.backend import Voter
+from htdg.distances import ScaleDistances, brightened
+from htdg.pyramid import Size, build_pyramid
+from htdg.state import ModelState
+
+#: The power of the votes' odds beside the distance.
+VOTES_POWER = 0.2
+#: The share of the most anomalous pixels and votes that makes the score where defects are looked
+#: for; the paper has 0.05 of the votes.
+DEFECT_FRACTION = 0.02
+#: Mean votes this near to 0 or 1 mean no more than that.
+LEAST_VOTE = 1e-3
+
+
+class Evidence:
+    """What the patches of normal images have, and the evidence of other images relative to it."""
+
+    def __init__(self, model: ModelState, voters: Sequence[Voter], device: torch.device) -> None:
+        """Measure it from the training images of ``model``.
+
+        Args:
+            model: its options say which kinds of evidence count.
+            voters: of each scale; none are needed for distances alone.
+            device: where to compute.
+        """
+        config = model.config
+        self.image_size = config.image_size
+        images = model.images.to(device)
+        self.distances = [
+            ScaleDistances(of_scale, config.patch_side, config.patch_constant, config.search_radius)
+            for of_scale in build_pyramid(images, model.sides)
+        ]
+        self.normal_odds: list[float] = []
+        if config.evidence == "both":
+            copies = torch.cat([brightened(image[None]) for image in images])
+            for voter, of_scale in zip(voters, build_pyramid(copies, model.sides), strict=True):
+                votes = [voter(image[None]).mean() for image in of_scale]
+                self.normal_odds.append(float(odds(torch.stack(votes).mean())))
+
+    def distance_map(self, pyramid: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The mean over scales of the relative distance at each pixel: (B, s, s), s = image_size.
+
+        ``pyramid`` is the images at every scale, each (B, 3, H, H).
+        """
+        maps = [
+            resized(of_scale(images), self.image_size)
+            for of_scale, images in zip(self.distances, pyramid, strict=True)
+        ]
+        return torch.stack(maps).mean(0)
+
+    def votes_ratio(self, mean_votes: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The odds against mean votes in [0, 1], of every scale, relative to normal ones.
+
+        They may be of any shape, the same at every scale; the geometric mean over the scales.
+        """
+        logs = [
+            (odds(votes) / normal).log()
+            for votes, normal in zip(mean_votes, self.normal_odds, strict=True)
+        ]
+        return torch.stack(logs).mean(0).exp()
+
+    def votes_map(self, pixel_votes: Sequence[torch.Tensor]) -> torch.Tensor:
+        """``votes_ratio`` at each pixel, of ``pixel_votes`` (B, H, H) at every scale: (B, s, s)."""
+        return self.votes_ratio([resized(votes, self.image_size) for votes in pixel_votes])
+
+
+def odds(votes: torch.Tensor) -> torch.Tensor:
+    """(1 - v) / v of mean votes v in [0, 1]."""
+    votes = votes.clamp(LEAST_VOTE, 1 - LEAST_VOTE)
+    return (1 - votes) / votes
+
+
+def combined(distance: torch.Tensor, votes: torch.Tensor | None) -> torch.Tensor:
+    """The evidence of both kinds, or of distances alone, of any shape."""
+    return distance if votes is None else distance * votes**VOTES_POWER
+
+
+def as_score(evidence: torch.Tensor) -> torch.Tensor:
+    """Evidence in [0, infinity) as an anomaly score e / (1 + e) in [0, 1)."""
+    return evidence / (1 + evidence)
+
+
+def highest_mean(maps: torch.Tensor, fraction: float | None) -> torch.Tensor:
+    """The mean of the highest share of the pixels of (B, s, s), of all with None: (B,)."""
+    pixels = maps.flatten(1)
+    count = pixels.shape[1] if fraction is None else max(1, int(pixels.shape[1] * fraction))
+    return pixels.topk(count).values.mean(1)
+
+
+def resized(maps: torch.Tensor, size: Size) -> torch.Tensor:
+    """Maps (B, H, H) at another size, a side or (height, width)."""
+    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]

@@ -1,0 +1,59 @@
+"""Numbers that a user gives as options: whole or real, in a range, or refused in one sentence."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import NoReturn
+
+from htdg.errors import UserError
+
+#: No option needs a larger number, and random seeds made from it still fit 64 bits.
+LARGEST = 2**32 - 1
+
+
+class ConfigError(UserError):
+    """An option has a value that is not allowed; the message names option, value and rule."""
+
+
+def refuse(name: str, value: object, rule: str) -> NoReturn:
+    """Raise ConfigError: the option must be as ``rule`` says."""
+    raise ConfigError(f"Option {name} is {value!r}, but it must be {rule}.")
+
+
+def whole_number(name: str, value: object, low: int, high: int = LARGEST) -> int:
+    """``value`` as an int; ConfigError, with ``name``, unless it is a whole number in range.
+
+    NumPy's integers are as good as Python's.
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high:
+        return int(value)
+    limits = f"from {low} to {high}" if high < LARGEST else f"at least {low}"
+    if high == LARGEST and isinstance(value, Integral) and int(value) > high:
+        limits = f"no larger than {high}"
+    raise ConfigError(f"{name} is {value!r}, but it must be a whole number, {limits}.")
+
+
+def real_number(
+    name: str, value: object, low: float, high: float, low_open: bool, high_open: bool
+) -> float:
+    """``value`` as a number; ConfigError, with the option's ``name``, unless it is in range."""
+    rule = f"a number, {'above' if low_open else 'at least'} {low:g}"
+    rule += "" if high == math.inf else f" and {'below' if high_open else 'at most'} {high:g}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        refuse(name, value, rule)
+    number = value if isinstance(value, int) else float(value)
+    if not -LARGEST <= number <= LARGEST:  # also NaN
+        refuse(name, value, f"{rule}, and no larger than {LARGEST}")
+    too_low = number <= low if low_open else number < low
+    too_high = number >= high if high_open else number > high
+    if too_low or too_high:
+        refuse(name, value, rule)
+    return number
+
+
+def as_int(value: object) -> int:
+    """A whole number as Python's; TypeError if it is not one."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError
+    return int(value)
