@@ -1,0 +1,520 @@
+"""Patch distances: by hand, against a slow search, and what they see and do not see."""
+
+import numpy as np
+import pytest
+import torch
+
+from htdg import distances
+from htdg.distances import (
+    PatchComparison,
+    ScaleDistances,
+    brightened,
+    cut_patches,
+    memory_bank,
+    nearest_distances,
+)
+from htdg.localisation import SPREAD
+
+#: Raw patches, and normalised ones.
+CONSTANTS = (None, 0.05)
+#: One training image or several; the whole image or a part of it to look in.
+SHOTS_AND_RADIUS = [(1, 0.0), (3, 0.0), (1, 0.15), (3, 0.15)]
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def whole_bank(monkeypatch):
+    """The bank keeps every patch of these small images."""
+    monkeypatch.setattr(distances, "BANK_SIZE", 10**6)
+
+
+def noise(count, side, seed=0):
+    """Random colour images (count, 3, side, side) in [-1, 1]: no two patches are alike."""
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.uniform(-1, 1, (count, 3, side, side))).float()
+
+
+def flat(value, side=10):
+    """A grey image (3, side, side) of one value."""
+    return torch.full((3, side, side), float(value))
+
+
+def stripes(side, seed=0, level=0.0, contrast=0.4):
+    """Horizontal stripes, four pixels apart, under a little noise: (3, side, side)."""
+    rows = torch.arange(side)[:, None] * torch.pi / 2
+    rng = np.random.default_rng(seed)
+    grain = torch.from_numpy(rng.normal(0, 0.02, (side, side))).float()
+    return (level + contrast * (rows.sin() + grain)).expand(3, side, side).clone()
+
+
+# --- A slow version -------------------------------------------------------------------------------
+
+
+def slow_patches(image, side, constant):
+    """All patches of (3, H, H) as {(row, column): (3, side, side)}, normalised with a constant."""
+    h = image.shape[-1] - side + 1
+    patches = {}
+    for i in range(h):
+        for j in range(h):
+            patch = image[:, i : i + side, j : j + side].astype(float)
+            if constant is not None:
+                patch = (patch - patch.mean()) / (patch.std() + constant)
+            patches[i, j] = patch
+    return patches
+
+
+def slow_eight(image):
+    """The eight turned and mirrored copies of (3, H, H)."""
+    return [np.rot90(x, k, (1, 2)) for x in (image, image[:, :, ::-1]) for k in range(4)]
+
+
+def slow_distance(patch, others):
+    """The least root mean squared difference; infinite without others."""
+    return min((np.sqrt(((patch - other) ** 2).mean()) for other in others), default=np.inf)
+
+
+def slow_bank(images, side, constant, in_place):
+    """The patches, and of each the number of its image and its place in the image or its copy."""
+    bank = []
+    for n, image in enumerate(images):
+        if in_place:
+            for copy in (image, image[:, :, ::-1]):
+                patches = slow_patches(copy, side, constant)
+                bank += [(n, *place, patch) for place, patch in patches.items()]
+        else:
+            for place, patch in slow_patches(image, side, constant).items():
+                bank += [(n, *place, turned) for turned in slow_eight(patch)]
+    return np.stack([patch for *_, patch in bank]), np.array([origin for *origin, _ in bank])
+
+
+def slow_ratios(images, test, side, constant, search_radius):
+    """Of every patch of (3, H, H), row by row: the floor taken off, in units of normal ones."""
+    images, test = images.numpy(), test.numpy()
+    patches, origins = slow_bank(images, side, constant, search_radius > 0)
+    numbers, places = origins[:, 0], origins[:, 1:]
+    radius = round(search_radius * images.shape[-1]) if search_radius else np.inf
+
+    def of_image(image, least_away=0, left_out=None):
+        nearest = []
+        for place, patch in slow_patches(image, side, constant).items():
+            away = np.abs(places - place).max(1)
+            count = (away <= radius) & (away >= least_away) & (numbers != left_out)
+            squared = ((patches[count] - patch) ** 2).mean((1, 2, 3))
+            nearest.append(np.sqrt(squared.min(initial=np.inf)))
+        return np.array(nearest)
+
+    if len(images) > 1:
+        normal = [of_image(image, left_out=n) for n, image in enumerate(images)]
+    else:
+        alterations = (0.9, 0), (1.1, 0), (1, -0.05), (1, 0.05)
+        altered = [(images[0] + 1) / 2 * gain + shift for gain, shift in alterations]
+        apart = 0 if search_radius else side
+        normal = [of_image(np.clip(image, 0, 1) * 2 - 1, apart) for image in altered]
+    normal, found = np.concatenate(normal), of_image(test)
+    normal = normal[np.isfinite(normal)]
+    excess = max(0, np.quantile(found, 0.1) - np.quantile(normal, 0.1))
+    return np.maximum(found - excess, 0) / normal.mean()
+
+
+def slow_map(ratios, side, patch_side):
+    """The weighted mean, at each pixel, of the patches that cover it: (side, side)."""
+    h = side - patch_side + 1
+    values, middle = ratios.reshape(h, h), (patch_side - 1) / 2
+    blurred = np.zeros((side, side))
+    for y in range(side):
+        for x in range(side):
+            total = weight = 0.0
+            for i in range(max(0, y - patch_side + 1), min(h, y + 1)):
+                for j in range(max(0, x - patch_side + 1), min(h, x + 1)):
+                    away = (i + middle - y) ** 2 + (j + middle - x) ** 2
+                    w = np.exp(-away / (2 * (SPREAD * patch_side) ** 2))
+                    total, weight = total + w * values[i, j], weight + w
+            blurred[y, x] = total / weight
+    return blurred
+
+
+# --- Patches and their distances by hand ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("constant", CONSTANTS)
+def test_patches_are_cut_row_by_row(constant):
+    images = noise(2, 7)
+    patches = cut_patches(images, 3, constant)
+    assert patches.shape == (2, 25, 27)
+    for of_image, image in zip(patches, images.numpy(), strict=True):
+        slow = slow_patches(image, 3, constant)
+        expected = np.stack([slow[i, j].ravel() for i in range(5) for j in range(5)])
+        np.testing.assert_allclose(of_image, expected, atol=1e-5)
+
+
+def test_raw_distances_by_hand():
+    image = torch.tensor([[0.0, 1, 2], [3, 4, 5]])
+    patches = cut_patches(image[None, None], 2)[0]
+    assert patches.tolist() == [[0, 1, 3, 4], [1, 2, 4, 5]]
+    bank = torch.tensor([[0.0, 1, 3, 8], [1, 2, 4, 9]])
+    # The first patch differs from the first of the bank by 0, 0, 0, 4: sqrt(16 / 4) = 2, and from
+    # the second by 1, 1, 1, 5: sqrt(28 / 4) = sqrt(7). The second patch differs from the first by
+    # 1, 1, 1, 3: sqrt(12 / 4) = sqrt(3), and from the second by 0, 0, 0, 4: 2.
+    np.testing.assert_allclose(nearest_distances(patches, bank), [2, np.sqrt(3)], rtol=1e-6)
+    crossed = torch.tensor([[False, True], [False, True]])
+    found = nearest_distances(patches, bank, crossed)
+    np.testing.assert_allclose(found, [np.sqrt(7), 2], rtol=1e-6)
+
+
+def test_normalised_distances_by_hand():
+    images = torch.tensor([[[1.0, 1], [5, 5]], [[0, 0], [2, 2]], [[4, 4], [4, 4]]])
+    first, second, level = cut_patches(images[:, None], 2, 0.5)[:, 0]
+    # 1, 1, 5, 5: mean 3, standard deviation 2, divided by 2 + 0.5. 0, 0, 2, 2: mean 1, standard
+    # deviation 1, divided by 1 + 0.5. A flat patch has nothing left.
+    np.testing.assert_allclose(first, [-0.8, -0.8, 0.8, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(second, [-2 / 3, -2 / 3, 2 / 3, 2 / 3], rtol=1e-6)
+    assert level.tolist() == [0, 0, 0, 0]
+    # Each value differs by 0.8 - 2 / 3; the flat patch is further away, by 0.8.
+    found = nearest_distances(first[None], torch.stack([second, level]))
+    np.testing.assert_allclose(found, [0.8 - 2 / 3], rtol=1e-5)
+
+
+def test_a_patch_s_channels_are_normalised_together():
+    pixel = torch.tensor([0.0, 0, 3])[None, :, None, None]
+    # Mean 1, standard deviation sqrt((1 + 1 + 4) / 3) = sqrt(2): a colour stays a colour.
+    (patch,) = cut_patches(pixel, 1, 0.1)[0]
+    np.testing.assert_allclose(patch, np.array([-1, -1, 2]) / (np.sqrt(2) + 0.1), rtol=1e-6)
+
+
+# --- The search -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table_bytes", [1, 1000, 2**24])
+def test_the_search_equals_a_slow_one(table_bytes, monkeypatch):
+    monkeypatch.setattr(distances, "TABLE_BYTES", table_bytes, raising=False)
+    rng = np.random.default_rng(1)
+    patches, bank = rng.normal(size=(37, 12)), rng.normal(size=(23, 12))
+    allowed = rng.random((37, 23)) < 0.2
+    allowed[5] = False  # a patch without neighbours
+    allowed[6] = np.arange(23) == 22
+    expected = [slow_distance(patch, bank) for patch in patches]
+    among = [slow_distance(p, bank[of_p]) for p, of_p in zip(patches, allowed, strict=True)]
+    assert among[5] == np.inf
+    assert np.mean(np.array(among) > expected) > 0.5
+    q, b = (torch.from_numpy(x).float() for x in (patches, bank))
+    np.testing.assert_allclose(nearest_distances(q, b), expected, rtol=1e-5)
+    found = nearest_distances(q, b, torch.from_numpy(allowed))
+    np.testing.assert_allclose(found, among, rtol=1e-5)
+
+
+@pytest.mark.parametrize("constant", CONSTANTS)
+@pytest.mark.parametrize("bank_size", [100, 10**6])
+def test_each_patch_of_the_bank_is_a_turn_of_the_one_at_its_place(bank_size, constant, monkeypatch):
+    monkeypatch.setattr(distances, "BANK_SIZE", bank_size)
+    images = noise(3, 8)
+    bank = memory_bank(images, 3, constant, in_place=False)
+    slow = [slow_patches(image, 3, constant) for image in images.numpy()]
+    seen = set()
+    for patch, place, origin in zip(bank.patches, bank.places, bank.origins, strict=True):
+        upright = slow[int(origin)][tuple(place.tolist())]
+        turns = [slow_distance(patch.numpy().reshape(3, 3, 3), [t]) for t in slow_eight(upright)]
+        assert sorted(turns)[0] < 1e-5 < 0.1 < sorted(turns)[1]
+        seen.add((int(origin), *place.tolist(), int(np.argmin(turns))))
+    # Each of the 36 patches of each image in each of its eight turns, once: 864.
+    assert len(seen) == len(bank.patches) == min(bank_size, 3 * 36 * 8)
+    assert {origin for origin, *_ in seen} == {0, 1, 2}
+    assert {turn for *_, turn in seen} == set(range(8))
+
+
+def test_where_things_have_their_places_the_bank_has_the_image_and_its_mirror_image(monkeypatch):
+    monkeypatch.setattr(distances, "BANK_SIZE", 50)  # no limit here
+    images = noise(2, 8)
+    bank = memory_bank(images, 3, None, in_place=True)
+    copies = [[slow_patches(c, 3, None) for c in (x, x[:, :, ::-1])] for x in images.numpy()]
+    seen = set()
+    for patch, place, origin in zip(bank.patches, bank.places, bank.origins, strict=True):
+        there = [of_copy[tuple(place.tolist())] for of_copy in copies[int(origin)]]
+        away = [slow_distance(patch.numpy().reshape(3, 3, 3), [p]) for p in there]
+        assert min(away) == 0
+        seen.add((int(origin), *place.tolist(), int(np.argmin(away))))
+    assert len(seen) == len(bank.patches) == 2 * 36 * 2
+
+
+def test_a_limited_bank_of_many_images_is_always_the_same_and_finds_no_nearer_patch(monkeypatch):
+    images, test = noise(12, 12), noise(1, 12, seed=1)[0]
+    full = PatchComparison(images, 5, None, 0.0)
+    monkeypatch.setattr(distances, "BANK_SIZE", 300)
+    torch.manual_seed(1)
+    limited = PatchComparison(images, 5, None, 0.0)
+    torch.manual_seed(2)
+    again = PatchComparison(images, 5, None, 0.0)
+    assert len(limited.bank.patches) == 300
+    assert sorted(set(limited.bank.origins.tolist())) == list(range(12))
+    assert torch.equal(limited.ratios(test), again.ratios(test))
+    assert (limited.distances(test) >= full.distances(test) - 1e-6).all()
+    assert (limited.distances(test) > full.distances(test) + 1e-3).float().mean() > 0.5
+    # What normal patches have is measured with the same bank, and takes that up.
+    assert float(limited.ratios(test).mean()) == pytest.approx(float(full.ratios(test).mean()), 0.1)
+
+
+# --- Ratios ---------------------------------------------------------------------------------------
+
+
+def test_brightened_copies_by_hand():
+    image = torch.tensor([-1.0, 0, 1]).view(1, 1, 1, 3)
+    # In [0, 1] the pixels are 0, 0.5, 1; times 0.9, times 1.1, less 0.05, plus 0.05, cut off.
+    expected = [[0, 0.45, 0.9], [0, 0.55, 1], [0, 0.45, 0.95], [0.05, 0.55, 1]]
+    copies = (brightened(image) + 1) / 2
+    np.testing.assert_allclose(copies[:, 0, 0], expected, atol=1e-6)
+
+
+def test_ratios_by_hand():
+    # Pixels as patches. All of the one training image are 0.5 from the other's: mean and floor 0.5.
+    comparison = PatchComparison(torch.stack([flat(0), flat(-0.5)]), 1, None, 0.0)
+    assert comparison.mean == comparison.floor == 0.5
+    half = flat(0)
+    half[:, :5] = 0.9  # half of the distances are 0.9, the others and the image's floor 0
+    found = comparison.ratios(half).view(10, 10)
+    np.testing.assert_allclose(found[:5], 0.9 / 0.5, rtol=1e-6)
+    np.testing.assert_allclose(found[5:], 0, atol=1e-6)
+    np.testing.assert_allclose(comparison.ratios(flat(0.25)), 0.25 / 0.5, rtol=1e-6)
+    # Between the two the nearer one counts: 0.1 from -0.5, and 0.4 from 0.
+    np.testing.assert_allclose(comparison.ratios(flat(-0.4)), 0.1 / 0.5, rtol=1e-5)
+
+
+def test_what_an_image_s_floor_has_too_much_is_taken_off():
+    comparison = PatchComparison(torch.stack([flat(0), flat(-0.5)]), 1, None, 0.0)
+    light = flat(0.75)
+    light[:, :2] = 1
+    # The floor is 0.75 instead of 0.5, so 0.25 is taken off all: of 0.75 and of the square's 1.
+    found = comparison.ratios(light).view(10, 10)
+    np.testing.assert_allclose(found[:2], (1 - 0.25) / 0.5, rtol=1e-6)
+    np.testing.assert_allclose(found[2:], (0.75 - 0.25) / 0.5, rtol=1e-6)
+    # Below the floor nothing is added.
+    np.testing.assert_allclose(comparison.ratios(flat(0)), 0, atol=1e-6)
+
+
+def test_the_image_itself_does_not_count_among_the_normal_ones():
+    image, other = noise(2, 14)
+    twice = PatchComparison(torch.stack([image, image]), 5, None, 0.0)
+    assert twice.mean == pytest.approx(0.001)  # the other one is the same; no smaller mean counts
+    for images in (image[None], torch.stack([image, other])):  # alone nothing is like it
+        assert PatchComparison(images, 5, None, 0.0).mean > 0.3
+
+
+def test_what_is_normal_with_a_single_image_by_hand():
+    # Pixels as patches, in [0, 1] 0.2, 0.4, 0.6, 0.8. Each pixel of the four copies, and how far
+    # the nearest of the *other* pixels of the image is:
+    #   times 0.9    0.18 0.36 0.54 0.72    0.22 0.16 0.14 0.12
+    #   times 1.1    0.22 0.44 0.66 0.88    0.18 0.16 0.14 0.28
+    #   less 0.05    0.15 0.35 0.55 0.75    0.25 0.15 0.15 0.15
+    #   plus 0.05    0.25 0.45 0.65 0.85    0.15 0.15 0.15 0.25
+    # Their mean is 2.8 / 16 = 0.175, in [-1, 1] twice that. In order 0.12, 0.14, 0.14 ...: a tenth
+    # of the way from the first to the sixteenth is between the second and the third.
+    image = torch.tensor([[0.2, 0.4], [0.6, 0.8]]).expand(1, 3, 2, 2) * 2 - 1
+    comparison = PatchComparison(image, 1, None, 0.0)
+    assert comparison.mean == pytest.approx(2 * 0.175, rel=1e-4)
+    assert comparison.floor == pytest.approx(2 * 0.14, rel=1e-4)
+    np.testing.assert_allclose(comparison.ratios(image[0]), 0, atol=0.01)
+    # In their places the copies are compared with their pixels and with the mirror images alone.
+    #   0.02 0.04 0.06 0.08    0.02 0.04 0.06 0.08    0.05 each    0.05 each
+    in_place = PatchComparison(image, 1, None, 0.01)
+    assert in_place.mean == pytest.approx(2 * 0.05, rel=1e-3)
+
+
+@pytest.mark.parametrize("constant", CONSTANTS)
+@pytest.mark.parametrize(("shots", "radius"), SHOTS_AND_RADIUS)
+def test_ratios_equal_a_slow_version(shots, radius, constant, whole_bank):
+    images, test = noise(shots, 11), noise(1, 11, seed=1)[0]
+    test[:, 2:9, 1:8] = images[-1][:, 1:8, 2:9].flip(-1)  # something to be known again
+    comparison = PatchComparison(images, 4, constant, radius)
+    expected = slow_ratios(images, test, 4, constant, radius)
+    assert expected.min() < 0.1 < 0.5 < expected.max()
+    rounding = 1e-3 / comparison.mean
+    np.testing.assert_allclose(comparison.ratios(test), expected, rtol=2e-3, atol=rounding)
+
+
+@pytest.mark.parametrize(("shots", "radius"), SHOTS_AND_RADIUS)
+def test_maps_equal_a_slow_version(shots, radius, whole_bank):
+    images, tests = noise(shots, 10), noise(2, 10, seed=1)
+    tests[0, :, 2:8, 2:8] = images[0, :, 2:8, 2:8] * 0.3  # known when normalised, and far if raw
+    found = ScaleDistances(images, 3, 0.1, radius)(tests)
+    assert found.shape == (2, 10, 10)
+    for of_image, test in zip(found, tests, strict=True):
+        raw, normalised = (slow_ratios(images, test, 3, c, radius) for c in (None, 0.1))
+        assert (raw > normalised).any()
+        assert (normalised > raw).any()
+        expected = slow_map(np.maximum(raw, normalised), 10, 3)
+        np.testing.assert_allclose(of_image, expected, rtol=3e-3, atol=0.01)
+
+
+def test_an_image_has_the_same_map_in_any_company():
+    of_scale = ScaleDistances(noise(2, 14), 5, 0.05, 0.0)
+    tests = noise(3, 14, seed=1)
+    together = of_scale(tests)
+    for image, of_image in zip(tests, together, strict=True):
+        assert torch.equal(of_scale(image[None])[0], of_image)
+
+
+@pytest.mark.parametrize("side", [7, 8, 9])
+def test_a_patch_nearly_as_large_as_the_image_leaves_no_patches_apart(side):
+    images = noise(1, side)
+    of_scale = ScaleDistances(images, 7, 0.05, 0.0)
+    assert of_scale(images).max() < 0.1
+    other = of_scale(noise(1, side, seed=1))
+    assert other.isfinite().all()
+    assert other.min() >= 0
+
+
+# --- What is seen ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("constant", CONSTANTS)
+@pytest.mark.parametrize(("shots", "radius"), SHOTS_AND_RADIUS)
+def test_a_training_image_is_at_no_distance(shots, radius, constant, whole_bank):
+    images = noise(shots, 16)
+    comparison = PatchComparison(images, 5, constant, radius)
+    rounding = 1e-3 / comparison.mean
+    for image in images:
+        assert comparison.ratios(image).max() < rounding
+        assert comparison.ratios(image.flip(-1)).max() < rounding
+        on_its_side = comparison.ratios(image.rot90(1, (-2, -1))).max()
+        # Its patches are known, but where things have their places not there.
+        assert on_its_side > 0.5 if radius else on_its_side < rounding
+
+
+@pytest.mark.parametrize("side", [24, 44])
+@pytest.mark.parametrize("shots", [1, 2])
+def test_a_planted_square_has_the_highest_values_where_it_is(side, shots):
+    images = torch.stack([stripes(side, seed) for seed in range(shots)])
+    clean = stripes(side, seed=7)
+    planted = clean.clone()
+    planted[:, 8:14, 4:10] = noise(1, 6)[0]
+    of_scale = ScaleDistances(images, 5, 0.05, 0.0)
+    normal, found = of_scale(torch.stack([clean, planted]))
+    inside = torch.zeros(side, side, dtype=torch.bool)
+    inside[8:14, 4:10] = True
+    beside = torch.zeros(side, side, dtype=torch.bool)
+    beside[3:19, :15] = True  # covered by a patch that touches the square
+    assert inside.flatten()[found.argmax()]
+    assert found[inside].min() > 1.5 * found[~beside].max()
+    assert found[inside].mean() > 3 * normal[inside].mean()
+    np.testing.assert_allclose(found[~beside], normal[~beside], rtol=0.2, atol=0.1)
+
+
+def test_raw_patches_see_stains_and_normalised_ones_see_structure():
+    side, square = 24, (slice(None), slice(8, 17), slice(8, 17))
+    # Many levels of brightness and contrast are normal, of horizontal stripes.
+    images = [stripes(side, n, level, 0.1) for n, level in enumerate((-0.2, 0.0, 0.2))]
+    clean = stripes(side, 7, 0.0, 0.1)
+    stained, crossed = clean.clone(), clean.clone()
+    stained[square] += 0.6
+    diagonal = torch.arange(side)[:, None] + torch.arange(side)
+    crossed[square] = (0.1 * (diagonal * torch.pi / 2).sin()).expand(3, side, side)[square]
+    of_scale = ScaleDistances(torch.stack(images), 5, 0.05, 0.0)
+    raw, normalised = (PatchComparison(torch.stack(images), 5, c, 0.0) for c in (None, 0.05))
+    middle = slice(10, 11)  # the patches that lie within the square
+
+    def in_square(comparison, image):
+        return float(comparison.ratios(image).view(20, 20)[middle, middle].mean())
+
+    assert in_square(raw, stained) > 1.5 > 1.3 > in_square(normalised, stained)
+    assert in_square(raw, crossed) < 1 < 2 < in_square(normalised, crossed)
+    clear, of_stained, of_crossed = of_scale(torch.stack([clean, stained, crossed]))
+    for found in (of_stained, of_crossed):
+        assert found[12, 12] > 1.5 > 1.3 > clear[12, 12]
+
+
+# --- What makes no difference ---------------------------------------------------------------------
+
+
+def turned(maps, k, flip):
+    """Images or maps (..., H, H), mirrored if asked for and turned k times."""
+    return (maps.flip(-1) if flip else maps).rot90(k, (-2, -1))
+
+
+@pytest.mark.parametrize("shots", [1, 2])
+@pytest.mark.parametrize(("k", "flip"), [(1, False), (2, False), (3, False), (0, True), (1, True)])
+def test_turning_and_mirroring_an_image_turns_its_map(k, flip, shots, whole_bank):
+    images, test = noise(shots, 14), noise(1, 14, seed=9)
+    test[0, :, 1:8, 4:12] = images[0, :, 1:8, 4:12]
+    of_scale = ScaleDistances(images, 5, 0.05, 0.0)
+    expected = turned(of_scale(test), k, flip)
+    assert (of_scale(test) - expected).abs().max() > 0.4
+    np.testing.assert_allclose(of_scale(turned(test, k, flip)), expected, atol=0.01)
+
+
+@pytest.mark.parametrize("side", [41, 42])
+def test_turning_a_large_image_turns_its_map_about(side, whole_bank):
+    # Here every second patch is compared, and of an even number of patches not the same ones.
+    image = stripes(side)
+    test = stripes(side, seed=1)
+    test[:, 20:27, 6:13] = noise(1, 7)[0]
+    of_scale = ScaleDistances(image[None], 5, 0.05, 0.0)
+    expected = turned(of_scale(test[None]), 1, True)
+    found = of_scale(turned(test[None], 1, True))
+    assert expected.max() > 5
+    assert float((found - expected).abs().mean() / expected.mean()) < 0.15
+    places = [divmod(int(of_image.argmax()), side) for of_image in (found[0], expected[0])]
+    assert np.abs(np.subtract(*places)).max() <= 2
+
+
+def test_where_things_have_their_places_mirroring_turns_the_map(whole_bank):
+    of_scale, test = ScaleDistances(noise(2, 14), 5, 0.05, 0.1), noise(1, 14, seed=9)
+    expected = of_scale(test).flip(-1)
+    np.testing.assert_allclose(of_scale(test.flip(-1)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.15])
+@pytest.mark.parametrize("shots", [1, 2])
+def test_grey_images_have_the_map_of_all_but_grey_ones(shots, radius):
+    grey, test = noise(shots, 14)[:, :1].repeat(1, 3, 1, 1), noise(1, 14, seed=9)[:, :1]
+    test = test.repeat(1, 3, 1, 1)
+    almost_grey, almost_test = grey.clone(), test.clone()
+    almost_grey[:, 1] *= 1 - 1e-5
+    almost_test[:, 2] *= 1 - 1e-5
+    expected = ScaleDistances(almost_grey, 5, 0.05, radius)(almost_test)
+    of_scale = ScaleDistances(grey, 5, 0.05, radius)
+    np.testing.assert_allclose(of_scale(test), expected, rtol=1e-3)
+    np.testing.assert_allclose(of_scale(almost_test), expected, rtol=1e-3)
+
+
+def test_colour_counts():
+    grey = noise(2, 14)[:, :1].repeat(1, 3, 1, 1)
+    of_scale = ScaleDistances(grey, 5, 0.05, 0.0)
+    tinted = grey[:1].clone()
+    tinted[:, 1, 4:10, 4:10] *= -1
+    assert of_scale(tinted)[0, 5:9, 5:9].min() > 0.5 > 0.01 > of_scale(grey[:1]).max()
+
+
+# --- The radius -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("top", "left", "known"),
+    [
+        pytest.param(3, 3, True, id="in its place"),
+        pytest.param(5, 4, True, id="two pixels away"),
+        pytest.param(6, 3, False, id="three rows away"),
+        pytest.param(3, 6, False, id="three columns away"),
+        pytest.param(3, 16, True, id="in the mirror image"),
+        pytest.param(16, 3, False, id="far below"),
+        pytest.param(16, 16, False, id="in the other corner"),
+    ],
+)
+def test_a_patch_that_only_occurs_far_away_is_unknown(top, left, known):
+    mark = noise(1, 5, seed=4)[0]
+    image = stripes(24)
+    image[:, 3:8, 3:8] = mark
+    other = stripes(24, seed=1)
+    other[:, 3:8, 3:8] = mark
+    test = stripes(24, seed=2)
+    # Beside the middle line the mirror image has it, mirrored.
+    test[:, top : top + 5, left : left + 5] = mark.flip(-1) if left == 16 else mark
+    place = top * 20 + left
+    for constant in CONSTANTS:
+        near = PatchComparison(torch.stack([image, other]), 5, constant, 2 / 24)
+        anywhere = PatchComparison(torch.stack([image, other]), 5, constant, 0.0)
+        assert anywhere.ratios(test)[place] < 0.1
+        found = near.ratios(test)[place]
+        assert found < 0.1 if known else found > 2
