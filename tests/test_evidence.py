@@ -1,0 +1,555 @@
+"""One score from votes and patch distances: by hand, and what detectors of each kind do."""
+
+import copy
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import sklearn.base
+import torch
+
+from htdg import ConfigError, HTDGConfig, HTDGDetector, evidence, scorer
+from htdg.distances import ScaleDistances, brightened
+from htdg.evidence import Evidence, as_score, combined, highest_mean, odds
+from htdg.localisation import pixel_votes
+from htdg.pyramid import build_pyramid
+from htdg.state import ModelState
+from htdg.thresholds import HELD_OUT
+from tests.models import QUIET, same_weights
+
+FRACTIONS = (None, 0.02, 0.2)
+KINDS = ("votes", "distance", "both")
+
+
+@pytest.fixture(scope="module")
+def detectors(brick, tiny):
+    """One of each kind, trained on the same image; not to be changed by a test."""
+    image = brick[0][0]
+    others = {kind: HTDGDetector("tiny", evidence=kind).fit(image, **QUIET) for kind in KINDS[1:]}
+    return {"votes": tiny, **others}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def detector(kind, detectors):
+    """A fresh view of the model of one kind, which a test may calibrate."""
+    return HTDGDetector.from_model(detectors[kind].model_)
+
+
+def as_kind(detector, kind):
+    """The same model, scored with another kind of evidence."""
+    model = detector.model_
+    return HTDGDetector.from_model(replace(model, config=model.config.with_options(evidence=kind)))
+
+
+def small(seed=0):
+    """A random image as large as the model's, 20 pixels, (20, 20, 3) in [0, 1]."""
+    return np.random.default_rng(seed).random((20, 20, 3), dtype=np.float32)
+
+
+def as_batch(image):
+    """An image (20, 20, 3) in [0, 1] as the model sees it: (1, 3, 20, 20) in [-1, 1]."""
+    return torch.from_numpy(image).permute(2, 0, 1)[None] * 2 - 1
+
+
+def refuse_to_measure(*_):
+    raise AssertionError("Evidence was measured.")
+
+
+# --- By hand --------------------------------------------------------------------------------------
+
+
+def test_odds_by_hand():
+    found = odds(torch.tensor([0.5, 0.2, 0.8, 0.0, 1.0]))
+    # No vote counts as nearer to 0 or 1 than 0.001.
+    np.testing.assert_allclose(found, [1, 4, 0.25, 999, 1 / 999], rtol=1e-4)
+
+
+def test_both_kinds_multiply_and_the_votes_count_little():
+    distance, votes = torch.tensor([3.0, 3, 0]), torch.tensor([32.0, 1 / 32, 32])
+    # 32 ** 0.2 = 2
+    np.testing.assert_allclose(combined(distance, votes), [6, 1.5, 0], rtol=1e-6)
+    assert torch.equal(combined(distance, None), distance)
+
+
+def test_scores_grow_with_the_evidence_and_stay_below_1():
+    found = as_score(torch.tensor([0.0, 1 / 3, 1, 3, 9]))
+    np.testing.assert_allclose(found, [0, 0.25, 0.5, 0.75, 0.9], rtol=1e-6)
+    # Up to the greatest evidence: range of distances 2 of at least 0.001, and odds of 999 ** 2.
+    greatest = as_score(torch.logspace(-4, np.log10(2000 * 999**0.4), 1000))
+    assert (greatest.diff() > 0).all()
+    assert 0 < greatest[0] < greatest[-1] < 1
+
+
+def test_the_mean_of_the_highest_pixels_by_hand():
+    first = torch.tensor([1.0, 7, 3, 2, 9, 4, 0, 5, 6, 8]).view(2, 5)
+    maps = torch.stack([first, 2 * first + 1])
+    for fraction, expected in [
+        (None, 4.5),  # all ten
+        (1.0, 4.5),
+        (0.2, 8.5),  # 9 and 8
+        (0.39, 8),  # 9, 8 and 7
+        (0.01, 9),  # at least one
+    ]:
+        found = highest_mean(maps, fraction)
+        np.testing.assert_allclose(found, [expected, 2 * expected + 1], rtol=1e-6)
+
+
+class FixedVoter:
+    """Answers one batch after another with fixed votes, and keeps what it was shown."""
+
+    def __init__(self, *votes):
+        self.votes, self.shown = list(votes), []
+
+    def __call__(self, images):
+        self.shown.append(images)
+        side = images.shape[-1] - 10
+        around = torch.linspace(-0.1, 0.1, 4 * side * side).view(4, 1, side, side)
+        return self.votes[len(self.shown) - 1] + around  # not all the same
+
+
+@pytest.fixture
+def measured():
+    """Evidence of a model with two scales and two images, whose voters are fixed, and those."""
+    config = HTDGConfig.preset("tiny", evidence="both")
+    images = torch.cat([as_batch(small(seed)) for seed in (5, 6)])
+    model = ModelState(config, (14, 20), (), (), images, ("a", "b"))
+    coarse = FixedVoter(*[0.4, 0.6, 0.7, 0.8] * 2)  # 0.625 on average: odds 0.6
+    fine = FixedVoter(*[0.5, 0.3, 0.2, 0.2, 0.1, 0.1, 0.1, 0.1])  # 0.2 on average: odds 4
+    return Evidence(model, [coarse, fine], torch.device("cpu")), (coarse, fine)
+
+
+def test_normal_votes_are_those_for_brighter_and_darker_copies(measured):
+    measured, voters = measured
+    np.testing.assert_allclose(measured.normal_odds, [0.6, 4], rtol=1e-4)
+    copies = torch.cat([brightened(as_batch(small(seed))) for seed in (5, 6)])
+    pyramid = build_pyramid(copies, (14, 20))
+    assert len(copies) == 8
+    for voter, expected in zip(voters, pyramid, strict=True):
+        torch.testing.assert_close(torch.cat(voter.shown), expected)
+
+
+def test_the_votes_ratio_is_the_geometric_mean_over_the_scales(measured):
+    measured, _ = measured
+    # Odds of 0.625 and 0.2 are normal.
+    coarse = torch.tensor([0.625, 0.625, 5 / 32, 0.5])  # odds 0.6, 0.6, 5.4, 1: 1, 1, 9, 1 / 0.6
+    fine = torch.tensor([0.2, 0.5, 0.2, 0.8])  # odds 4, 1, 4, 0.25: 1, 1 / 4, 1, 1 / 16
+    expected = [1, 0.5, 3, np.sqrt(1 / 0.6 / 16)]
+    np.testing.assert_allclose(measured.votes_ratio([coarse, fine]), expected, rtol=1e-4)
+
+
+def test_the_votes_map_has_the_ratio_at_every_pixel(measured):
+    measured, _ = measured
+    coarse = torch.full((2, 14, 14), 5 / 32)
+    coarse[1] = 0.625
+    fine = torch.full((2, 20, 20), 0.2)
+    fine[1, :, 10:] = 0.5
+    found = measured.votes_map([coarse, fine])
+    assert found.shape == (2, 20, 20)
+    np.testing.assert_allclose(found[0], 3, rtol=1e-4)
+    np.testing.assert_allclose(found[1, :, :10], 1, rtol=1e-4)
+    np.testing.assert_allclose(found[1, :, 10:], 0.5, rtol=1e-4)
+
+
+def test_the_distance_map_is_the_mean_over_the_scales(measured):
+    measured, _ = measured
+    image = as_batch(small(1))
+    measured.distances = [lambda x: x[:, 0] ** 0 * 5, lambda x: x[:, 1] + 1]
+    found = measured.distance_map(build_pyramid(image, (14, 20)))
+    np.testing.assert_allclose(found, (5 + image[:, 1] + 1) / 2, rtol=1e-5)
+
+
+# --- Predictions ----------------------------------------------------------------------------------
+
+
+def test_votes_alone_are_the_paper_s(detectors, brick, monkeypatch):
+    monkeypatch.setattr(scorer, "Evidence", refuse_to_measure)
+    fitted = HTDGDetector("tiny").fit(brick[0][0], **QUIET)
+    for prediction in fitted.predictions(brick[1][:3], FRACTIONS):
+        assert prediction.evidence == {}
+        assert prediction.normality.shape == (3, 4)
+        expected = 1 - prediction.normality.mean(-1) / 4
+        np.testing.assert_array_equal(prediction.scores, expected)
+    np.testing.assert_array_equal(
+        fitted.anomaly_score(brick[1][:3]), detectors["votes"].anomaly_score(brick[1][:3])
+    )
+    scores = fitted.score_samples(brick[1][:3])
+    np.testing.assert_array_equal(scores, fitted.score_scales(brick[1][:3]).mean(-1))
+    assert scores.max() > 1  # in [0, M]
+
+
+def slow_distance_map(detector, image):
+    """The relative distance at each pixel (20, 20): each scale by itself, then the mean."""
+    options = detector.config_
+    of_scale = []
+    for side in detector.sides_:
+        (trained,) = build_pyramid(detector.images_, (side,))
+        (tested,) = build_pyramid(as_batch(image), (side,))
+        measure = ScaleDistances(
+            trained, options.patch_side, options.patch_constant, options.search_radius
+        )
+        of_scale.append(
+            torch.nn.functional.interpolate(measure(tested)[None], (20, 20), mode="bilinear")[0, 0]
+        )
+    return np.mean(of_scale, 0)
+
+
+def slow_highest(values, fraction):
+    """The mean of the highest share of an array."""
+    count = values.size if fraction is None else max(1, int(values.size * fraction))
+    return np.sort(values, axis=None)[-count:].mean()
+
+
+def slow_normal_odds(votes_detector):
+    """The odds at each scale for brightened copies of the one training image: (4,)."""
+    copies = (brightened(votes_detector.images_) + 1) / 2
+    mean = votes_detector.score_scales(list(copies)).mean(0) / 4
+    return (1 - mean) / mean
+
+
+@pytest.mark.parametrize("options", [{}, {"patch_side": 5, "patch_constant": 0.3}])
+@pytest.mark.parametrize("search_radius", [0.0, 0.2])
+def test_distances_alone_make_the_score_and_the_map(options, search_radius, brick):
+    detector = HTDGDetector(
+        "tiny", evidence="distance", search_radius=search_radius, **options
+    ).fit(brick[0][0], **QUIET)
+    image = small(1)
+    (prediction,) = detector.predictions(image, FRACTIONS, maps=True)
+    expected = slow_distance_map(detector, image)
+    assert prediction.normality.shape == (3, 0)
+    assert set(prediction.evidence) == {"distance"}
+    highest = [slow_highest(expected, fraction) for fraction in FRACTIONS]
+    np.testing.assert_allclose(prediction.evidence["distance"], highest, rtol=1e-4)
+    np.testing.assert_allclose(prediction.scores, highest / (1 + np.array(highest)), rtol=1e-4)
+    assert prediction.anomaly_map.dtype == np.float32
+    np.testing.assert_allclose(prediction.anomaly_map, expected / (1 + expected), rtol=1e-4)
+
+
+def test_both_make_the_score_and_the_map(detectors):
+    detector, of_votes, of_distances = (detectors[kind] for kind in ("both", "votes", "distance"))
+    image = small(1)
+    (prediction,) = detector.predictions(image, FRACTIONS, maps=True)
+    (voted,), (compared,) = (d.predictions(image, FRACTIONS) for d in (of_votes, of_distances))
+    assert list(prediction.evidence) == ["votes", "distance"]
+    np.testing.assert_array_equal(prediction.normality, voted.normality)
+    distance, votes = prediction.evidence["distance"], prediction.evidence["votes"]
+    np.testing.assert_array_equal(distance, compared.evidence["distance"])
+    normal_odds = slow_normal_odds(of_votes)
+    means = voted.normality / 4  # (F, N + 1)
+    relative = (1 - means) / means / normal_odds
+    expected = relative.prod(-1) ** (1 / relative.shape[-1])
+    np.testing.assert_allclose(votes, expected, rtol=1e-3)
+    evidence_of_both = distance * votes**0.2
+    np.testing.assert_allclose(prediction.scores, evidence_of_both / (1 + evidence_of_both))
+    assert np.abs(prediction.scores - compared.scores).max() > 0.01
+    # And pixel by pixel.
+    logs = []
+    for side, of_patches, normal in zip(
+        detector.sides_, detector.votes(image), normal_odds, strict=True
+    ):
+        located = pixel_votes(
+            torch.from_numpy(of_patches)[:, None], detector.transformations_, side, "resampled"
+        )
+        grown = torch.nn.functional.interpolate(located[None], (20, 20), mode="bilinear")[0, 0]
+        logs.append(np.log(((1 - grown) / grown).numpy() / normal))
+    of_pixels = slow_distance_map(detector, image) * np.exp(np.mean(logs, 0)) ** 0.2
+    np.testing.assert_allclose(prediction.anomaly_map, of_pixels / (1 + of_pixels), rtol=1e-3)
+
+
+def test_a_model_of_both_scored_with_one_kind_is_that_kind_s_model(detectors, brick, tmp_path):
+    for kind in ("votes", "distance"):
+        changed, expected = as_kind(detectors["both"], kind), detectors[kind]
+        for one, two in zip(
+            changed.predictions(brick[1][:3], FRACTIONS, maps=True),
+            expected.predictions(brick[1][:3], FRACTIONS, maps=True),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(one.scores, two.scores)
+            np.testing.assert_array_equal(one.normality, two.normality)
+            np.testing.assert_array_equal(one.anomaly_map, two.anomaly_map)
+            assert one.evidence.keys() == two.evidence.keys()
+        changed.save(tmp_path / kind)
+        again = HTDGDetector.load(tmp_path / kind)
+        assert same_weights(again, expected)
+    assert same_weights(detectors["both"], detectors["votes"])
+    np.testing.assert_array_equal(
+        as_kind(detectors["votes"], "both").anomaly_score(brick[1]),
+        detectors["both"].anomaly_score(brick[1]),
+    )
+
+
+def test_maps_have_the_images_own_size_and_one_scale(detector, brick):
+    wide = brick[1][1][:40, :90]
+    first, second = detector.predictions([brick[1][0], wide], maps=True)
+    assert (first.anomaly_map.shape, second.anomaly_map.shape) == ((96, 96), (40, 90))
+    for prediction in (first, second):
+        assert prediction.anomaly_map.dtype == np.float32
+        assert prediction.anomaly_map.min() >= 0
+        assert prediction.anomaly_map.max() <= 1
+        assert np.ptp(prediction.anomaly_map) > 0.01
+    (alone,) = detector.predictions(wide, maps=True)
+    np.testing.assert_allclose(second.anomaly_map, alone.anomaly_map, atol=1e-6)
+    assert [p.anomaly_map for p in detector.predictions(wide)] == [None]
+
+
+def test_scores_depend_neither_on_the_batch_nor_on_the_fractions_asked_for(detector, brick):
+    images = brick[1][:4]
+    expected = detector.anomaly_score(images, FRACTIONS)
+    assert expected.shape == (3, 4)
+    assert ((expected >= 0) & (expected < 1)).all()
+    assert np.ptp(expected) > 0.01
+    for batch_size in (1, 3):
+        found = detector.anomaly_score(images, FRACTIONS, batch_size=batch_size)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    for fraction, row in zip(FRACTIONS, expected, strict=True):
+        np.testing.assert_allclose(detector.anomaly_score(images, fraction), row, atol=1e-6)
+    assert (expected[1] > expected[2]).all()  # fewer and more anomalous pixels
+    assert (expected[2] > expected[0]).all()
+
+
+def test_normality_is_what_the_anomaly_score_leaves(kind, detector, brick):
+    scores = detector.anomaly_score(brick[1][:3], 0.1)
+    most = 4 if kind == "votes" else 1
+    normality = detector.score_samples(brick[1][:3], 0.1)
+    np.testing.assert_allclose(normality, most * (1 - scores), rtol=1e-6)
+
+
+@pytest.mark.parametrize("of_kind", ["distance", "both"])
+def test_the_training_image_is_normal_and_a_defect_is_not(of_kind, detectors, brick):
+    detector = detectors[of_kind]
+    image = (detector.images_[0].permute(1, 2, 0).numpy() + 1) / 2
+    defective = image.copy()
+    defective[5:11, 8:14] = small(2)[:6, :6]
+    clean, planted = detector.predictions([image, defective], 0.02, maps=True)
+    assert clean.scores[0] < 0.1 < 0.6 < planted.scores[0]
+    y, x = np.unravel_index(planted.anomaly_map.argmax(), (20, 20))
+    assert 5 <= y < 11
+    assert 8 <= x < 14
+
+
+# --- Trained, calibrated, saved -------------------------------------------------------------------
+
+
+def test_for_distances_alone_nothing_is_trained(detectors, brick):
+    detector = detectors["distance"]
+    assert (detector.scales_, detector.history_, detector.training_seconds_) == ((), [], 0)
+    assert detector.sides_ == detectors["votes"].sides_
+    assert not detector.has_generator_
+    for ask in (detector.sample, detector.reconstruct, lambda: detector.calibrate("generated")):
+        with pytest.raises(ConfigError, match="generator"):
+            ask()
+    called = []
+    HTDGDetector("tiny", evidence="distance").fit(brick[0][0], callback=called.append, **QUIET)
+    assert called == []
+
+
+def test_nothing_votes_in_a_model_of_distances(detectors, brick):
+    for fraction in (None, 0.1, [0.1, 0.2]):
+        with pytest.raises(ConfigError, match=r"^This model has evidence 'distance', so [^.]+\.$"):
+            detectors["distance"].score_scales(brick[1], fraction)
+    assert detectors["both"].score_scales(brick[1][:2], [0.1, 0.2]).shape == (2, 2, 4)
+
+
+def test_calibrating_predicting_and_deciding_agree(kind, detector, brick):
+    normal, unseen = brick[1][:2], brick[1][2:]
+    threshold = detector.calibrate(normal, 0.3, defect_fraction=0.1)
+    (scores,) = detector.anomaly_score(normal, [0.1])
+    # Of two images the larger value is below a new one's at a rate of 1 / 3 at least.
+    assert threshold.score == scores.max()
+    assert threshold.pixel == detector.anomaly_map(normal).max()
+    assert (threshold.count, threshold.source) == (2, HELD_OUT)
+    everything = [*normal, *unseen, 1 - unseen[0] / 255]
+    scores, decisions = (
+        detector.anomaly_score(everything, 0.1),
+        detector.decision_function(everything),
+    )
+    most = 4 if kind == "votes" else 1
+    np.testing.assert_allclose(decisions, most * (threshold.score - scores), atol=1e-9)
+    expected = np.where(scores > threshold.score, -1, 1)
+    assert expected[:2].tolist() == [1, 1]
+    assert set(expected) == {-1, 1}
+    np.testing.assert_array_equal(detector.predict(everything), expected)
+    np.testing.assert_allclose(
+        detector.offset_, detector.score_samples(everything, 0.1) - decisions, atol=1e-9
+    )
+
+
+def test_what_is_saved_loads_and_scores_the_same(kind, detector, brick, tmp_path):
+    images = brick[1][:4]
+    detector.calibrate(images[:2], defect_fraction=0.05)
+    detector.save(tmp_path / "model")
+    loaded = HTDGDetector.load(tmp_path / "model", device="cpu")
+    assert loaded.config_ == detector.config_.with_options(device="cpu")
+    assert loaded.config_.evidence == kind
+    assert same_weights(loaded, detector)
+    assert (loaded.threshold_, loaded.offset_) == (detector.threshold_, detector.offset_)
+    np.testing.assert_array_equal(loaded.anomaly_score(images), detector.anomaly_score(images))
+    np.testing.assert_array_equal(loaded.anomaly_map(images), detector.anomaly_map(images))
+    np.testing.assert_array_equal(loaded.predict(images), detector.predict(images))
+    tensors = safetensors.torch.load_file(tmp_path / "model" / "weights.safetensors")
+    assert (tensors.keys() == {"images"}) == (kind == "distance")
+
+
+def test_the_same_seed_gives_the_same_scores(kind, detector, brick):
+    torch.manual_seed(5)
+    image = brick[0][0]
+    again = HTDGDetector("tiny", evidence=kind).fit(image, **QUIET)
+    np.testing.assert_array_equal(again.anomaly_map(brick[1]), detector.anomaly_map(brick[1]))
+    other = HTDGDetector("tiny", evidence=kind, seed=1).fit(image, **QUIET)
+    same = np.array_equal(other.anomaly_score(brick[1]), detector.anomaly_score(brick[1]))
+    assert same == (kind == "distance")  # in which nothing is drawn
+
+
+def test_several_training_images(brick):
+    one, both = (
+        HTDGDetector("tiny", evidence="distance").fit(images, **QUIET)
+        for images in (brick[0][:1], brick[0])
+    )
+    assert both.anomaly_score(brick[0], 0.02).max() < 0.1
+    assert one.anomaly_score(brick[0][1], 0.02) > 0.3
+
+
+# --- What is measured once ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measurements(monkeypatch):
+    """A list with an entry for each time that evidence is measured."""
+    made = []
+
+    class Counted(Evidence):
+        def __init__(self, *args):
+            made.append(1)
+            super().__init__(*args)
+
+    monkeypatch.setattr(scorer, "Evidence", Counted)
+    return made
+
+
+def test_normal_patches_are_measured_once(kind, detectors, brick, measurements):
+    detector = HTDGDetector.from_model(detectors[kind].model_)
+    first = detector.anomaly_score(brick[1][:2])
+    detector.anomaly_map(brick[1][:2])
+    detector.calibrate(brick[1][:2])
+    detector.predict(brick[1][:2])
+    np.testing.assert_array_equal(detector.anomaly_score(brick[1][:2]), first)
+    assert len(measurements) == (0 if kind == "votes" else 1)
+
+
+def test_fitted_again_it_is_measured_again(brick, measurements):
+    detector = HTDGDetector("tiny", evidence="distance").fit(brick[0][0], **QUIET)
+    before = detector.anomaly_score(brick[1][:2])
+    detector.fit(brick[0][1], **QUIET)
+    after = detector.anomaly_score(brick[1][:2])
+    assert len(measurements) == 2
+    assert not np.allclose(before, after)
+    fresh = HTDGDetector("tiny", evidence="distance").fit(brick[0][1], **QUIET)
+    np.testing.assert_array_equal(after, fresh.anomaly_score(brick[1][:2]))
+
+
+def test_the_options_of_distances_count_whatever_the_model_was_trained_with(detectors, brick):
+    model, images = detectors["both"].model_, brick[1][:2]
+    before = detectors["both"].anomaly_score(images)
+    for options in ({"patch_side": 5}, {"patch_constant": 0.5}, {"search_radius": 0.1}):
+        config = model.config.with_options(**options)
+        changed = HTDGDetector.from_model(replace(model, config=config)).anomaly_score(images)
+        fitted = HTDGDetector(config).fit(brick[0][0], **QUIET).anomaly_score(images)
+        np.testing.assert_array_equal(changed, fitted)
+        assert not np.allclose(changed, before, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        pytest.param(lambda x: pickle.loads(pickle.dumps(x)), id="pickled"),
+        pytest.param(copy.copy, id="copied"),
+        pytest.param(copy.deepcopy, id="deeply copied"),
+    ],
+)
+def test_a_detector_that_has_scored_is_copied(copied, detector, brick):
+    size = len(pickle.dumps(detector))
+    detector.calibrate(brick[1][:2])
+    expected = detector.anomaly_score(brick[1])
+    assert len(pickle.dumps(detector)) < size + 1000  # scoring adds nothing but the threshold
+    twin = copied(detector)
+    np.testing.assert_array_equal(twin.anomaly_score(brick[1]), expected)
+    np.testing.assert_array_equal(twin.predict(brick[1]), detector.predict(brick[1]))
+    np.testing.assert_array_equal(detector.anomaly_score(brick[1]), expected)
+
+
+def test_a_clone_has_the_options(kind):
+    options = {"evidence": kind, "patch_side": 5, "patch_constant": 0.2, "search_radius": 0.1}
+    clone = sklearn.base.clone(HTDGDetector("tiny", **options))
+    assert clone.resolved_config() == HTDGConfig.preset("tiny", **options)
+
+
+# --- Options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"evidence": "vote"}, "evidence is 'vote', but it must be one of votes, distance, both."),
+        ({"evidence": 1}, "evidence is 1, but it must be one of votes, distance, both."),
+        (
+            {"evidence": "both", "method": "mse"},
+            "evidence is 'both', but it must be 'votes' with method mse.",
+        ),
+        (
+            {"evidence": "distance", "method": "no_generator"},
+            "evidence is 'distance', but it must be 'votes' with method no_generator.",
+        ),
+        ({"patch_side": 0}, "patch_side is 0, but it must be a whole number, at least 1."),
+        ({"patch_side": 2.5}, "patch_side is 2.5, but it must be a whole number, at least 1."),
+        ({"patch_side": 14}, "patch_side is 14, but it must be below min_size, which is 14."),
+        ({"patch_constant": 0}, "patch_constant is 0, but it must be a number, above 0."),
+        ({"patch_constant": "x"}, "patch_constant is 'x', but it must be a number, above 0."),
+        (
+            {"search_radius": -0.1},
+            "search_radius is -0.1, but it must be a number, at least 0 and at most 1.",
+        ),
+        (
+            {"search_radius": 1.5},
+            "search_radius is 1.5, but it must be a number, at least 0 and at most 1.",
+        ),
+        (
+            {"search_radius": float("nan")},
+            "search_radius is nan, but it must be a number, at least 0 and at most 1, "
+            "and no larger than 4294967295.",
+        ),
+    ],
+    ids=str,
+)
+def test_wrong_options_are_refused_in_one_sentence(options, sentence, brick):
+    detector = HTDGDetector("tiny", **options)
+    with pytest.raises(ConfigError) as refused:
+        detector.fit(brick[0][0], **QUIET)
+    assert str(refused.value) == f"Option {sentence}"
+
+
+@pytest.mark.parametrize("of_kind", ["distance", "both"])
+@pytest.mark.parametrize("fraction", [0, 1.5, "0.1", ()])
+def test_wrong_fractions_are_refused_before_anything_is_scored(of_kind, fraction, detectors):
+    with pytest.raises(ConfigError, match="defect_fraction is"):
+        detectors[of_kind].predictions(None, fraction)
+
+
+@pytest.mark.parametrize("name", ["inspect", "novelty"])
+def test_the_presets_for_defects_and_for_other_classes_use_both(name):
+    config = HTDGConfig.preset(name)
+    assert config.evidence == "both"
+    assert (config.search_radius > 0) == (name == "novelty")
+    assert 0 < evidence.DEFECT_FRACTION < 0.05
+
+
+def test_the_largest_patch_fits_the_coarsest_scale(brick):
+    detector = HTDGDetector("tiny", evidence="distance", patch_side=13).fit(brick[0][0], **QUIET)
+    scores = detector.anomaly_score([brick[0][0], small(3)])
+    assert np.isfinite(scores).all()
+    assert scores[0] < 0.1 < scores[1]
