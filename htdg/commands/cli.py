@@ -1,5 +1,5 @@
-"""The command line: ``htdg train``, ``score``, ``calibrate``, ``sample``, ``info``, ``evaluate``,
-``import-official``, ``run`` and ``course``.
+"""The command line: ``htdg inspect``, ``train``, ``score``, ``calibrate``, ``sample``, ``info``,
+``evaluate``, ``import-official``, ``run`` and ``course``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ class Command(NamedTuple):
 
 
 COMMANDS = (
+    Command(
+        "inspect",
+        "Learn from a folder of good parts, and show which new ones are anomalous, and where.",
+        "htdg inspect good/ new/ --out runs/inspection",
+    ),
     Command(
         "train",
         "Train a model on one or a few normal images.",
@@ -72,7 +77,7 @@ COMMANDS = (
     ),
 )
 #: Commands that train or score.
-COMPUTING = ("train", "score", "calibrate", "sample", "evaluate")
+COMPUTING = ("inspect", "train", "score", "calibrate", "sample", "evaluate")
 #: What ``keep_freed_memory`` sets, as glibc reads it from the environment of a new process.
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
