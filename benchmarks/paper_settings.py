@@ -137,8 +137,8 @@ def perform(name: str, draw: int, data_root: Path, out: Path, **options: Any) ->
         options: of the config, to be changed.
     """
     experiment = EXPERIMENTS[name]
-    chosen = {"transformations": experiment.transformations, "translation": "pixel"}
-    chosen |= {"precision": "float32", "seed": draw, **options}
+    chosen: dict[str, Any] = {"transformations": experiment.transformations, "seed": draw}
+    chosen |= {"translation": "pixel", "precision": "float32", **options}
     config = HTDGConfig.preset(experiment.preset, **chosen)
     first = experiment.fraction
     task = Task(
@@ -249,7 +249,7 @@ def fraction_table(kept: dict[str, Result]) -> list[str]:
 def page(kept: dict[str, Result], where: str) -> str:
     """What was run, beside the paper."""
     commits = ", ".join(dict.fromkeys(r["commit"] for r in kept.values()))
-    lines = [f"Machine: {where}, one thread, other work beside it. Commits: {commits}.", ""]
+    lines = [f"Machine: {where}, other work beside it. Commits: {commits}.", ""]
     lines += [INTRODUCTION, "", *paper_table(kept), ""]
     lines += ["Mean image AUROC by the share of the votes that counts, and the maps:", ""]
     return "\n".join([*lines, *fraction_table(kept), ""])
@@ -268,7 +268,9 @@ def main() -> None:
             parser.error(f"--only: no experiment {name!r}; choose from {', '.join(EXPERIMENTS)}")
     commit()  # as it is now, whatever is edited meanwhile
     where = machine(resolve_device("cpu"))
-    kept = json.loads(FILE.read_text()) if FILE.is_file() else {"machine": where, "runs": {}}
+    kept: dict[str, Any] = {"machine": where, "runs": {}}
+    if FILE.is_file():
+        kept = json.loads(FILE.read_text())
     complete = options.report_only or run_missing(kept, FILE, names, options.data_root, CACHE)
     write_part(HERE / "README.md", TITLE, page(kept["runs"], kept["machine"]))
     sys.exit(0 if complete else 1)
