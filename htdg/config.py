@@ -125,7 +125,7 @@ class HTDGConfig:
         if self.min_size <= self.receptive_field:
             rule = f"above the receptive field of {self.layers} layers, {self.receptive_field}"
             refuse("min_size", self.min_size, rule)
-        if self.min_size <= self.patch_side:
+        if self.evidence != "votes" and self.min_size <= self.patch_side:
             refuse("patch_side", self.patch_side, f"below min_size, which is {self.min_size}")
 
     def _check_words(self) -> None:

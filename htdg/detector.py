@@ -67,6 +67,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
     Attributes:
         model_: the trained ``ModelState``, after ``fit`` or ``load``.
         device_: where it is.
+        evidence_: what normal patches have, from the training images; None with votes alone.
         config_, sides_, scales_, transformations_, images_, image_names_, history_, threshold_,
             images_at_once_, trained_with_, training_seconds_, has_generator_: parts of ``model_``.
         offset_: ``decision_function`` is ``score_samples - offset_``; known after ``calibrate``.
@@ -217,7 +218,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
             "model_",
             "device_",
             "offset_",
-            "_measured",
+            "evidence_",
         ):  # a training that breaks off leaves none
             self.__dict__.pop(name, None)
         model = fit_model(
@@ -234,7 +235,11 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         return self._with(model, device)
 
     def _with(self, model: ModelState, device: torch.device) -> HTDGDetector:
+        earlier = self.__dict__.get("model_")
         self.model_, self.device_ = model, device
+        if earlier is None or earlier.scales is not model.scales:  # not just another threshold
+            self.evidence_ = None
+            self.evidence_ = self._scorer().evidence
         if model.threshold is not None:
             most = len(model.transformations) if model.config.evidence == "votes" else 1
             self.offset_ = most * (1 - model.threshold.score) - ROUNDING
@@ -495,21 +500,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
     def _scorer(self) -> Scorer:
         model = self._model()
         backend = choose_backend(model.config, model.transformations, self.device_)
-        scorer = Scorer(model, backend, self.device_, self._evidence_of(model))
-        self._measured = model, scorer.evidence
-        return scorer
-
-    def _evidence_of(self, model: ModelState) -> Evidence | None:
-        """What an earlier scorer measured of the same model; its threshold makes no difference."""
-        earlier, evidence = getattr(self, "_measured", (None, None))
-        if earlier is None:
-            return None
-        same = earlier.images is model.images and earlier.scales is model.scales
-        return evidence if same and earlier.config == model.config else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: the measurements can be made again."""
-        return {k: v for k, v in super().__getstate__().items() if k != "_measured"}
+        return Scorer(model, backend, self.device_, self.evidence_)
 
     @property
     def config_(self) -> HTDGConfig:

@@ -169,6 +169,10 @@ OPTIONS = {
     "precision": "bf16",
     "method": "geom",
     "images_at_once": 2,
+    "evidence": "votes",
+    "patch_side": 5,
+    "patch_constant": 0.2,
+    "search_radius": 0.3,
     "geom_samples": 11,
     "geom_epochs": 3,
     "fast": False,
@@ -491,7 +495,7 @@ def test_samples_are_those_of_python(place, tiny, here, capsys):
 def test_info_names_every_fact(place, tiny, capsys):
     assert main(["info", str(place / "model")]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert lines["model"] == f"{place / 'model'} (format 2)"
+    assert lines["model"] == f"{place / 'model'} (format 3)"
     assert lines["trained"] == "on       image 1"
     assert re.fullmatch(r"htdg \S+, torch \S+, on cpu in \d+ s", lines["with"])
     assert lines["scales"] == "14 16 18 20 pixels"

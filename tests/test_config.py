@@ -23,6 +23,9 @@ NUMBERS = {
     "milestone_g": ([0, 1.0, False], ["a whole number, at least 1"]),
     "seed": ([-1, 0.0, "0", None, False, NAN], ["a whole number, at least 0"]),
     "images_at_once": ([-1, 1.0, "0", None, True], ["a whole number, at least 0"]),
+    "patch_side": ([0, 7.0, "7", True], ["a whole number, at least 1"]),
+    "patch_constant": ([0, 0.0, -0.1, NAN, INF, True], ["a number, above 0"]),
+    "search_radius": ([-0.1, 1.1, NAN, "0", True], ["a number, at least 0 and at most 1"]),
     "geom_samples": ([0, 1.0, "9", True], ["a whole number, at least 1"]),
     "geom_epochs": ([0, 1.0, "9", True], ["a whole number, at least 1"]),
     "scale_factor": ([0, 1, 0.0, 1.0, -0.5, 2.0, NAN, INF, "0.7", True], ["above 0 and below 1"]),
@@ -43,6 +46,7 @@ WORDS = {
         ["", "Pixel", "bilinear", None, 1],
         ["one of pixel, resampled, stretched"],
     ),
+    "evidence": (["", "Votes", "all", None, 1], ["one of votes, distance, both"]),
     "fast": ([0, 1, None, "yes"], ["True or False"]),
     "precision": (["", "fp16", "bfloat16", None, 32], ["'float32'", "'bf16'", "'auto'"]),
     "device": (
@@ -208,7 +212,7 @@ def test_the_paper_presets_hold_the_papers_values(option, rgb, grey):
 
 
 def test_the_presets_are_there():
-    assert set(PRESETS) == {"paper_rgb", "paper_grey", "tutorial", "tiny"}
+    assert set(PRESETS) == {"paper_rgb", "paper_grey", "tutorial", "inspect", "novelty", "tiny"}
     # What their names promise: less work than the paper's.
     assert PRESETS["tiny"].niter < PRESETS["tutorial"].niter < PRESETS["paper_grey"].niter
     assert PRESETS["tiny"].sides[-1] < PRESETS["tutorial"].sides[-1] < 64

@@ -150,11 +150,11 @@ def test_what_is_fitted_ends_in_an_underscore(brick):
         check_is_fitted(detector)
     assert detector.fit(brick[0][0], **QUIET) is detector
     check_is_fitted(detector)
-    assert set(vars(detector)) - before == {"model_", "device_"}
+    assert set(vars(detector)) - before == {"model_", "device_", "evidence_"}
     detector.calibrate(brick[1][:2])
     detector.predict(brick[1])
     detector.sample(1)
-    assert set(vars(detector)) - before == {"model_", "device_", "offset_"}
+    assert set(vars(detector)) - before == {"model_", "device_", "offset_", "evidence_"}
     public = {
         *("config_", "sides_", "scales_", "transformations_", "images_", "image_names_"),
         *("history_", "threshold_", "images_at_once_", "trained_with_", "training_seconds_"),
@@ -503,6 +503,7 @@ INTEGERS = {
     "milestone_g": 1,
     "seed": 3,
     "images_at_once": 1,
+    "patch_side": 5,
     "geom_samples": 5,
     "geom_epochs": 2,
 }
@@ -515,6 +516,8 @@ REALS = {
     "gamma": 0.5,
     "alpha": 64.0,
     "noise_amplitude": 0.25,
+    "patch_constant": 0.5,
+    "search_radius": 0.5,
 }
 
 

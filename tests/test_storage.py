@@ -94,7 +94,7 @@ def test_config_json_says_everything(tiny, saved):
     history = (saved / "history.json").read_bytes()
     assert described.pop("history") == hashlib.sha256(history).hexdigest()
     assert described == {
-        "format": 2,
+        "format": 3,
         "htdg": htdg.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -201,8 +201,8 @@ DAMAGE = [
     (lambda m: (m / "weights.safetensors").unlink(), "has no weights.safetensors: copy the model"),
     (lambda m: (m / "config.json").unlink(), "has no config.json: it is no htdg model directory."),
     (shutil.rmtree, "has no config.json: it is no htdg model directory."),
-    (edit(format=3), "has model format 3, but this htdg reads up to 2: update htdg."),
-    (edit(format=10**30), "but this htdg reads up to 2: update htdg."),
+    (edit(format=4), "has model format 4, but this htdg reads up to 3: update htdg."),
+    (edit(format=10**30), "but this htdg reads up to 3: update htdg."),
     (edit(format="1"), "has no format number: it is no htdg model."),
     (lambda m: (m / "config.json").write_text("[1]"), "has no format number"),
     (lambda m: (m / "config.json").write_text('{"format": 1'), "config.json cannot be read ("),
