@@ -20,7 +20,6 @@ from sklearn.utils import Tags
 from htdg.ablations.geom import load_geom
 from htdg.backend import Backend, PlainBackend
 from htdg.config import ConfigError, HTDGConfig
-from htdg.evidence import Evidence
 from htdg.fast.backend import FastBackend
 from htdg.fitting import fit_model
 from htdg.io.images import ImageError, ImageLike, Images, load_image, load_images
