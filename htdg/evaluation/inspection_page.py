@@ -71,14 +71,14 @@ class ColourScale:
 
     @classmethod
     def of_threshold(cls, threshold: Threshold | None) -> ColourScale:
-        """Full tint halfway from the threshold to 1, half of it at the threshold.
+        """From a little below the threshold, with a third of the tint at it, halfway up to 1.
 
         Without a threshold from 0.5, as normal patches are on average, to 1.
         """
         if threshold is None:
             return cls(0.5, 1.0, None)
         half = max((1 - threshold.pixel) / 2, 1e-6)
-        return cls(threshold.pixel - half, threshold.pixel + half, threshold.pixel)
+        return cls(threshold.pixel - half / 2, threshold.pixel + half, threshold.pixel)
 
 
 def tinted(image: np.ndarray, anomaly_map: np.ndarray, scale: ColourScale) -> np.ndarray:
