@@ -131,6 +131,14 @@ def brightened(image: torch.Tensor) -> torch.Tensor:
     return torch.cat(copies)
 
 
+def moved(image: torch.Tensor, pixels: int) -> torch.Tensor:
+    """(1, C, H, W) moved up, down, left and right, its border repeated: (4, C, H, W)."""
+    padded = F.pad(image, (pixels,) * 4, mode="replicate")
+    h, w = image.shape[-2:]
+    starts = ((0, pixels), (2 * pixels, pixels), (pixels, 0), (pixels, 2 * pixels))
+    return torch.cat([padded[..., y : y + h, x : x + w] for y, x in starts])
+
+
 class PatchComparison:
     """Compares patches at one scale in one way, raw or normalised."""
 
@@ -183,13 +191,14 @@ class PatchComparison:
         """The distances that patches of normal images have, from the training images alone: (n,).
 
         Of several images, those of each to the others. Of a single one, those of slightly brighter
-        and darker copies to patches elsewhere in it, which share no pixel.
+        and darker copies to patches elsewhere in it, which share no pixel; or, where things have
+        their places, those of copies that are moved just too far.
         """
         others: list[torch.Tensor | None]
         if len(images) > 1:
             copies, others = images, [self.bank.origins != n for n in range(len(images))]
         else:
-            copies = brightened(images)
+            copies = moved(images, self.radius + 1) if self.in_place else brightened(images)
             elsewhere = None if self.in_place else ~self.near(self.patch_side - 1)
             others = [elsewhere] * len(copies)
         pairs = zip(copies, others, strict=True)
@@ -210,22 +219,30 @@ class PatchComparison:
 
         The floor is what a tenth of the patches stay below. An image that is further away as a
         whole, in another light or turned another way, has a higher one than normal images, and the
-        excess is taken off: a defect covers a part of the image.
+        excess is taken off: a defect covers a part of the image. Not so where things have their
+        places: there the image as a whole is normal or not.
         """
         distances = self.distances(image, self.within)
+        if self.in_place:
+            return distances / self.mean
         excess = (distances.quantile(FLOOR) - self.floor).clamp(min=0)
         return (distances - excess).clamp(min=0) / self.mean
 
 
 class ScaleDistances:
-    """Raw and normalised patches of one scale, the greater ratio of both, laid over the image."""
+    """Raw and normalised patches of one scale, the greater ratio of both, laid over the image.
+
+    Where things have their places, normalised ones alone: raw ones are far worse there, since what
+    hangs or stands in a place may be dark or bright (measured: docs/evidence.md).
+    """
 
     def __init__(
         self, images: torch.Tensor, patch_side: int, constant: float, search_radius: float
     ) -> None:
         """Keep the training images (K, C, H, H): arguments as of ``PatchComparison``."""
         self.kinds = [
-            PatchComparison(images, patch_side, c, search_radius) for c in (None, constant)
+            PatchComparison(images, patch_side, c, search_radius)
+            for c in ((constant,) if search_radius else (None, constant))
         ]
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -234,7 +251,9 @@ class ScaleDistances:
         A pixel's value is the weighted mean of the patches that cover it.
         """
         raw = self.kinds[0]
-        rows = [torch.maximum(*(kind.ratios(image) for kind in self.kinds)) for image in images]
+        rows = [
+            torch.stack([kind.ratios(image) for kind in self.kinds]).amax(0) for image in images
+        ]
         ratios = torch.stack(rows).unflatten(1, (len(raw.starts), len(raw.starts)))  # (B, G, G)
         spread = spread_matrix(raw.side - raw.patch_side + 1, raw.side)[:, raw.starts]
         spread = (spread / spread.sum(1, keepdim=True)).to(ratios)  # (H, G)
