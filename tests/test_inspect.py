@@ -345,7 +345,8 @@ def test_a_second_run_takes_the_model_and_gives_the_same_results(place, capsys, 
     assert run() == 0
     first = contents(place / "out")
     capsys.readouterr()
-    monkeypatch.setattr(HTDGDetector, "fit", None)
+    for name in ("fit", "calibrate"):
+        monkeypatch.setattr(HTDGDetector, name, None)
     assert run() == 0
     assert "htdg: out/model is taken as it is.\n" in capsys.readouterr().err
     assert contents(place / "out") == first
@@ -407,6 +408,21 @@ def test_a_damaged_model_is_replaced_only_on_request(place, capsys):
     assert len(rows(place)) == 4
 
 
+def test_a_threshold_of_other_images_or_by_hand_is_chosen_anew(place):
+    assert run("--shots", "2") == 0
+    model = HTDGDetector.load(place / "out" / "model", device="cpu")
+    chosen = model.threshold_
+    model.calibrate([place / "new" / "fine0.png"], 0.3)
+    model.save_threshold(place / "out" / "model")
+    assert run("--shots", "2") == 0
+    assert HTDGDetector.load(place / "out" / "model", device="cpu").threshold_ == chosen
+    held_out = inspect.split(sorted((place / "good").iterdir()), 2, 0)[1]
+    save(held_out[0], texture(81, defect=True))
+    assert run("--shots", "2") == 0
+    threshold = HTDGDetector.load(place / "out" / "model", device="cpu").threshold_
+    assert threshold.score > chosen.score
+
+
 # --- Broken off ---------------------------------------------------------------------------------
 
 #: Votes, too, of two scales or more, with two iterations each.
@@ -453,15 +469,15 @@ def test_retraining_with_other_options_starts_afresh(place, monkeypatch):
 
 def stop_after(monkeypatch, count):
     """Have the inspection stop as by Ctrl-C after so many images."""
-    write, done = inspect.write_pictures, []
+    draw, done = inspect.pictures, []
 
-    def write_then_stop(path, *others):
+    def draw_then_stop(path, *others):
         if len(done) == count:
             raise KeyboardInterrupt
-        write(path, *others)
         done.append(path.name)
+        return draw(path, *others)
 
-    monkeypatch.setattr(inspect, "write_pictures", write_then_stop)
+    monkeypatch.setattr(inspect, "pictures", draw_then_stop)
     return done
 
 

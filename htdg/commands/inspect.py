@@ -121,17 +121,14 @@ def execute(options: argparse.Namespace) -> None:
     check_folder("--out", options.out)
     print(f"htdg: {_sentence_on_split(len(train), len(held_out))}", file=sys.stderr)
     detector = trained(config, train, place, options.retrain)
-    rate = options.false_positive_rate
-    results = Results(options.out, _identity(detector, held_out, new, rate))
-    if not results.begun:
-        threshold = None
-        if held_out:
-            threshold = detector.calibrate(held_out, rate, DEFECT_FRACTION, progress=True)
-            detector.save_threshold(place)
-        results.begin(threshold)
+    threshold = None
+    if held_out:
+        threshold = calibrated(detector, place, held_out, options.false_positive_rate)
     files = dict(zip(new, map_names(new), strict=True))
-    unreadable = inspect_images(detector, files, results)
-    report = Report(options.good, options.new, len(train), len(held_out), files, unreadable)
+    results = Results(options.out, _identity(detector, threshold, new))
+    unreadable = inspect_images(detector, threshold, files, results)
+    counts = (len(train), len(held_out))
+    report = Report(options.good, options.new, *counts, threshold, files, unreadable)
     write_report(options.out, report, results)
 
 
@@ -303,19 +300,41 @@ def _difference(detector: HTDGDetector, config: HTDGConfig, train: Sequence[Path
     return "good images"
 
 
-def _identity(
-    detector: HTDGDetector, held_out: Sequence[Path], new: Sequence[Path], rate: float
-) -> str:
+def calibrated(
+    detector: HTDGDetector, place: Path, held_out: Sequence[Path], rate: float
+) -> Threshold:
+    """The threshold from these images, which is kept with the model in ``place``.
+
+    What it was chosen from is kept, too, in ``calibration.json``, so that the next inspection with
+    the same images and rate need not score them again.
+    """
+    basis = _hash([[_file_state(path) for path in held_out], rate, DEFECT_FRACTION])
+    path, kept = place / "calibration.json", detector.threshold_
+    if kept is not None and path.is_file():
+        note = {"basis": basis, "threshold": asdict(kept)}
+        if note in _json_lines(path):
+            return kept
+    threshold = detector.calibrate(held_out, rate, DEFECT_FRACTION, progress=True)
+    detector.save_threshold(place)
+    write_text(path, json.dumps({"basis": basis, "threshold": asdict(threshold)}) + "\n")
+    return threshold
+
+
+def _identity(detector: HTDGDetector, threshold: Threshold | None, new: Sequence[Path]) -> str:
     """Identifies what the results of an inspection depend on."""
     options = detector.config_.with_options(device="auto").as_dict()
-    files = [[_file_state(path) for path in paths] for paths in (held_out, new)]
-    parts = [options, digest(detector.images_), files, rate, DEFECT_FRACTION]
+    limits = None if threshold is None else asdict(threshold)
+    files = [_file_state(path) for path in new]
+    return _hash([options, digest(detector.images_), limits, files, DEFECT_FRACTION])
+
+
+def _hash(parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _file_state(path: Path) -> tuple[str, int, int]:
     state = path.stat()
-    return str(path), state.st_size, state.st_mtime_ns
+    return str(path.resolve()), state.st_size, state.st_mtime_ns
 
 
 # --- The results so far -------------------------------------------------------------------------
@@ -324,37 +343,25 @@ def _file_state(path: Path) -> tuple[str, int, int]:
 class Results:
     """The results so far, in a folder of their own, for a killed inspection to go on from.
 
-    A line of ``results.jsonl`` for each image, after its pictures are written. The first line says
-    what the inspection is, and its threshold.
+    A line of ``results.jsonl`` for each image, after its pictures are written; the first line says
+    what the inspection is.
 
     Attributes:
-        threshold: of the inspection, or None.
         rows: the result of each image as plain JSON values, by the name of its pictures.
-        begun: whether the threshold is settled.
     """
 
     FOLDER = "inspection.unfinished"
 
     def __init__(self, out: Path, identity: str) -> None:
         """Read them, or start anew if they are of another inspection than ``identity``."""
-        self.out, self.folder, self.identity = out, out / self.FOLDER, identity
+        self.out, self.folder = out, out / self.FOLDER
         self.path = self.folder / "results.jsonl"
-        self.threshold: Threshold | None = None
         self.rows: dict[str, dict[str, Any]] = {}
-        self.begun = False
-        first, *rows = [*_json_lines(self.path)] or [{}]
-        if first.get("identity") != identity:
+        first, kept = {"identity": identity}, list(_json_lines(self.path))
+        if kept[:1] == [first]:
+            self.rows = {r["name"]: r for r in kept[1:] if self.overlay(r["name"]).is_file()}
+        else:
             self.remove()
-            return
-        threshold = None if first["threshold"] is None else Threshold(**first["threshold"])
-        self.rows = {row["name"]: row for row in rows if self.overlay(row["name"]).is_file()}
-        self.begin(threshold)
-
-    def begin(self, threshold: Threshold | None) -> None:
-        """Settle the threshold; results are added from now on."""
-        self.threshold, self.begun = threshold, True
-        kept = None if threshold is None else asdict(threshold)
-        first = {"identity": self.identity, "threshold": kept}
         lines = [json.dumps(line) for line in (first, *self.rows.values())]
         write_text(self.path, "\n".join(lines) + "\n")
 
@@ -426,12 +433,16 @@ class ImagesOrGrey(Sequence[torch.Tensor]):
 
 
 def inspect_images(
-    detector: HTDGDetector, files: Mapping[Path, str], results: Results
+    detector: HTDGDetector,
+    threshold: Threshold | None,
+    files: Mapping[Path, str],
+    results: Results,
 ) -> dict[Path, str]:
     """Score the images that have no result yet.
 
     Args:
         detector: trained.
+        threshold: what the pictures show, or None.
         files: what to call the pictures of each image file.
         results: where the results are added.
 
@@ -448,8 +459,10 @@ def inspect_images(
             unreadable[path] = images.problems[i]
             continue
         try:
-            write_pictures(path, files[path], prediction, results)
-            results.add(_row(files[path], prediction, results.threshold))
+            small, overlay = pictures(path, prediction, threshold)
+            write_bytes(results.thumbnail(files[path]), small)
+            write_bytes(results.overlay(files[path]), overlay)
+            results.add(_row(files[path], prediction, threshold))
         except ImageError as error:  # it is gone by now
             unreadable[path] = str(error)
     for problem in unreadable.values():
@@ -457,13 +470,15 @@ def inspect_images(
     return unreadable
 
 
-def write_pictures(path: Path, name: str, prediction: Prediction, results: Results) -> None:
-    """Write the thumbnail and the overlay of an image."""
+def pictures(
+    path: Path, prediction: Prediction, threshold: Threshold | None
+) -> tuple[bytes, bytes]:
+    """The thumbnail of an image, a JPEG file, and its overlay, a PNG file."""
     image, anomaly_map = to_uint8(load_image(path)[None])[0], prediction.anomaly_map
     assert anomaly_map is not None
-    scale = ColourScale.of_threshold(results.threshold)
-    write_bytes(results.thumbnail(name), thumbnail(image, anomaly_map, scale))
-    write_bytes(results.overlay(name), png_bytes(overlay_picture(image, anomaly_map, scale)))
+    scale = ColourScale.of_threshold(threshold)
+    overlay = png_bytes(overlay_picture(image, anomaly_map, scale))
+    return thumbnail(image, anomaly_map, scale), overlay
 
 
 def _row(name: str, prediction: Prediction, threshold: Threshold | None) -> dict[str, Any]:
@@ -491,6 +506,7 @@ class Report:
         new: folder of the inspected ones.
         n_train: good images that trained.
         n_held_out: good images that the threshold comes from.
+        threshold: of scores and pixels, or None.
         files: the inspected image files, and what their pictures are called.
         unreadable: those that cannot be read, and why.
     """
@@ -499,6 +515,7 @@ class Report:
     new: Path
     n_train: int
     n_held_out: int
+    threshold: Threshold | None
     files: Mapping[Path, str]
     unreadable: Mapping[Path, str]
 
@@ -513,7 +530,7 @@ def write_report(out: Path, report: Report, results: Results) -> None:
     UnreadableImages at the end if an image could not be read.
     """
     images = {path: inspected for path, inspected in _inspected(report, results)}
-    summary, facts = _summary(report, images.values()), _facts(report, results.threshold)
+    summary, facts = _summary(report, images.values()), _facts(report)
     results.replace_overlays()
     write_text(out / "scores.csv", scores_csv(report, images))
     page = inspection_page(
@@ -522,7 +539,7 @@ def write_report(out: Path, report: Report, results: Results) -> None:
         facts,
         sorted(images.values(), key=lambda image: -image.score),
         {report.shown(path): _printable(why) for path, why in report.unreadable.items()},
-        ColourScale.of_threshold(results.threshold),
+        ColourScale.of_threshold(report.threshold),
         lambda image: results.thumbnail(Path(image.overlay).stem).read_bytes(),
     )
     write_text(out / "index.html", page)
@@ -540,9 +557,9 @@ def _inspected(report: Report, results: Results) -> Iterator[tuple[Path, Inspect
     for path, name in report.files.items():
         if path in report.unreadable:
             continue
-        row, threshold, verdict = results.rows[name], results.threshold, NO_THRESHOLD
-        if threshold is not None:
-            verdict = ANOMALOUS if row["score"] > threshold.score else NORMAL
+        row, verdict = results.rows[name], NO_THRESHOLD
+        if report.threshold is not None:
+            verdict = ANOMALOUS if row["score"] > report.threshold.score else NORMAL
         yield (
             path,
             InspectedImage(
@@ -566,19 +583,19 @@ def _summary(report: Report, images: Iterable[InspectedImage]) -> str:
     return _printable(f"{len(report.files)} images in {report.new}: {tally}.")
 
 
-def _facts(report: Report, threshold: Threshold | None) -> list[str]:
+def _facts(report: Report) -> list[str]:
     """Sentences on where the verdicts come from; the first one on the threshold."""
     total = report.n_train + report.n_held_out
     share = f"all {total}" if not report.n_held_out else f"{report.n_train} of the {total}"
     trained_on = _printable(f"The model was made of {share} good images in {report.good}")
-    if threshold is None:
+    if report.threshold is None:
         return [
             "No threshold: none of the good images was held out for one, so nothing is called "
             f"anomalous. Give at least {ENOUGH} good images.",
             f"{trained_on}.",
         ]
     return [
-        f"Threshold {threshold}.",
+        f"Threshold {report.threshold}.",
         f"{trained_on}, the threshold of the other {report.n_held_out}.",
     ]
 
