@@ -110,15 +110,19 @@ def slow_ratios(images, test, side, constant, search_radius):
 
     if len(images) > 1:
         normal = [of_image(image, left_out=n) for n, image in enumerate(images)]
+    elif search_radius:
+        far, (h, w) = radius + 1, images.shape[-2:]
+        wide = np.pad(images[0], ((0, 0), (far, far), (far, far)), mode="edge")
+        corners = (0, far), (2 * far, far), (far, 0), (far, 2 * far)
+        normal = [of_image(wide[:, y : y + h, x : x + w]) for y, x in corners]
     else:
         alterations = (0.9, 0), (1.1, 0), (1, -0.05), (1, 0.05)
         altered = [(images[0] + 1) / 2 * gain + shift for gain, shift in alterations]
-        apart = 0 if search_radius else side
-        normal = [of_image(np.clip(image, 0, 1) * 2 - 1, apart) for image in altered]
+        normal = [of_image(np.clip(image, 0, 1) * 2 - 1, side) for image in altered]
     normal, found = np.concatenate(normal), of_image(test)
     normal = normal[np.isfinite(normal)]
     excess = max(0, np.quantile(found, 0.1) - np.quantile(normal, 0.1))
-    return np.maximum(found - excess, 0) / normal.mean()
+    return np.maximum(found - (0 if search_radius else excess), 0) / normal.mean()
 
 
 def slow_map(ratios, side, patch_side):
@@ -316,10 +320,29 @@ def test_what_is_normal_with_a_single_image_by_hand():
     assert comparison.mean == pytest.approx(2 * 0.175, rel=1e-4)
     assert comparison.floor == pytest.approx(2 * 0.14, rel=1e-4)
     np.testing.assert_allclose(comparison.ratios(image[0]), 0, atol=0.01)
-    # In their places the copies are compared with their pixels and with the mirror images alone.
-    #   0.02 0.04 0.06 0.08    0.02 0.04 0.06 0.08    0.05 each    0.05 each
-    in_place = PatchComparison(image, 1, None, 0.01)
-    assert in_place.mean == pytest.approx(2 * 0.05, rel=1e-3)
+
+
+def test_what_is_normal_in_place_with_a_single_image_by_hand():
+    # Pixels as patches, in [0, 1] 0.2, 0.4 above 0.6, 0.8. In place (radius 0) and mirrored, both
+    # pixels of a row are known in the row. Moved by one pixel to the side nothing is new; moved
+    # down the lower row is 0.2, 0.4, which are 0.4 and 0.2 from 0.6; moved up the upper row is 0.6,
+    # 0.8, which are 0.2 and 0.4 from 0.4. Of 16 pixels the mean is 1.2 / 16 = 0.075.
+    image = torch.tensor([[0.2, 0.4], [0.6, 0.8]]).expand(1, 3, 2, 2) * 2 - 1
+    comparison = PatchComparison(image, 1, None, 0.01)
+    assert comparison.mean == pytest.approx(2 * 0.075, rel=1e-3)
+
+
+def test_where_things_have_their_places_no_floor_is_taken_off():
+    # The image as a whole is normal or not: all of it is 0.75 away, and 0.5 is normal.
+    comparison = PatchComparison(torch.stack([flat(0), flat(-0.5)]), 1, None, 0.1)
+    assert comparison.mean == 0.5
+    np.testing.assert_allclose(comparison.ratios(flat(0.75)), 0.75 / 0.5, rtol=1e-6)
+
+
+def test_where_things_have_their_places_brightness_does_not_count():
+    images, test = noise(2, 14) / 2, noise(1, 14, seed=1) / 2
+    of_scale = ScaleDistances(images, 5, 0.05, 0.1)
+    np.testing.assert_allclose(of_scale(test + 0.4), of_scale(test), rtol=1e-3)
 
 
 @pytest.mark.parametrize("constant", CONSTANTS)
@@ -344,7 +367,8 @@ def test_maps_equal_a_slow_version(shots, radius, whole_bank):
         raw, normalised = (slow_ratios(images, test, 3, c, radius) for c in (None, 0.1))
         assert (raw > normalised).any()
         assert (normalised > raw).any()
-        expected = slow_map(np.maximum(raw, normalised), 10, 3)
+        greater = normalised if radius else np.maximum(raw, normalised)
+        expected = slow_map(greater, 10, 3)
         np.testing.assert_allclose(of_image, expected, rtol=3e-3, atol=0.01)
 
 
@@ -485,6 +509,14 @@ def test_colour_counts():
     tinted = grey[:1].clone()
     tinted[:, 1, 4:10, 4:10] *= -1
     assert of_scale(tinted)[0, 5:9, 5:9].min() > 0.5 > 0.01 > of_scale(grey[:1]).max()
+    # And the other way round: of a coloured image and its grey first channel.
+    coloured = noise(2, 14)
+    of_scale = ScaleDistances(coloured, 5, 0.05, 0.0)
+    washed_out = coloured[:1, :1].repeat(1, 3, 1, 1)
+    almost = washed_out.clone()
+    almost[:, 2] *= 1 - 1e-5
+    assert of_scale(washed_out).min() > 0.5
+    np.testing.assert_allclose(of_scale(washed_out), of_scale(almost), rtol=1e-3)
 
 
 # --- The radius -----------------------------------------------------------------------------------

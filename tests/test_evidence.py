@@ -304,9 +304,15 @@ def test_scores_depend_neither_on_the_batch_nor_on_the_fractions_asked_for(detec
     assert expected.shape == (3, 4)
     assert ((expected >= 0) & (expected < 1)).all()
     assert np.ptp(expected) > 0.01
+    contributed = [prediction.evidence for prediction in detector.predictions(images, FRACTIONS)]
     for batch_size in (1, 3):
         found = detector.anomaly_score(images, FRACTIONS, batch_size=batch_size)
         np.testing.assert_allclose(found, expected, atol=1e-6)
+    for image, of_image in zip(images, contributed, strict=True):
+        (alone,) = detector.predictions(image, FRACTIONS)
+        assert alone.evidence.keys() == of_image.keys()
+        for kind, ratio in of_image.items():
+            np.testing.assert_allclose(alone.evidence[kind], ratio, rtol=1e-4)
     for fraction, row in zip(FRACTIONS, expected, strict=True):
         np.testing.assert_allclose(detector.anomaly_score(images, fraction), row, atol=1e-6)
     assert (expected[1] > expected[2]).all()  # fewer and more anomalous pixels
@@ -454,14 +460,19 @@ def test_fitted_again_it_is_measured_again(brick, measurements):
 
 
 def test_the_options_of_distances_count_whatever_the_model_was_trained_with(detectors, brick):
-    model, images = detectors["both"].model_, brick[1][:2]
-    before = detectors["both"].anomaly_score(images)
+    images = brick[1][:2]
+    before = [detectors[kind].anomaly_score(images) for kind in ("both", "distance")]
     for options in ({"patch_side": 5}, {"patch_constant": 0.5}, {"search_radius": 0.1}):
-        config = model.config.with_options(**options)
-        changed = HTDGDetector.from_model(replace(model, config=config)).anomaly_score(images)
+        changed = []
+        for kind in ("both", "distance"):
+            model = detectors["both"].model_
+            config = model.config.with_options(evidence=kind, **options)
+            detector = HTDGDetector.from_model(replace(model, config=config))
+            changed.append(detector.anomaly_score(images))
         fitted = HTDGDetector(config).fit(brick[0][0], **QUIET).anomaly_score(images)
-        np.testing.assert_array_equal(changed, fitted)
-        assert not np.allclose(changed, before, atol=1e-4)
+        np.testing.assert_array_equal(changed[1], fitted)
+        for one, two in zip(changed, before, strict=True):
+            assert not np.allclose(one, two, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -507,7 +518,10 @@ def test_a_clone_has_the_options(kind):
         ),
         ({"patch_side": 0}, "patch_side is 0, but it must be a whole number, at least 1."),
         ({"patch_side": 2.5}, "patch_side is 2.5, but it must be a whole number, at least 1."),
-        ({"patch_side": 14}, "patch_side is 14, but it must be below min_size, which is 14."),
+        (
+            {"patch_side": 14, "evidence": "distance"},
+            "patch_side is 14, but it must be below min_size, which is 14.",
+        ),
         ({"patch_constant": 0}, "patch_constant is 0, but it must be a number, above 0."),
         ({"patch_constant": "x"}, "patch_constant is 'x', but it must be a number, above 0."),
         (
@@ -553,3 +567,7 @@ def test_the_largest_patch_fits_the_coarsest_scale(brick):
     scores = detector.anomaly_score([brick[0][0], small(3)])
     assert np.isfinite(scores).all()
     assert scores[0] < 0.1 < scores[1]
+
+
+def test_votes_alone_do_not_mind_the_patch_side():
+    assert HTDGConfig.preset("tiny", patch_side=14).evidence == "votes"
