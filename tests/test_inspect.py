@@ -157,6 +157,16 @@ def test_the_page_has_the_worst_first_and_needs_nothing_else(place):
         assert (place / "out" / urllib.parse.unquote(address)).is_file()
 
 
+def test_when_most_images_are_anomalous_the_page_says_what_may_be_wrong(place):
+    hint = "More than half are called anomalous. If they should not be, they were taken otherwise"
+    page = place / "out" / "index.html"
+    assert run() == 0  # half of them
+    assert hint not in page.read_text(encoding="utf-8")
+    (place / "new" / "fine0.png").unlink()
+    assert run() == 0
+    assert hint in page.read_text(encoding="utf-8")
+
+
 def sources(page):
     return re.findall(r'src="(.*?)"', page)
 

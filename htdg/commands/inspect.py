@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -530,7 +530,7 @@ def write_report(out: Path, report: Report, results: Results) -> None:
     UnreadableImages at the end if an image could not be read.
     """
     images = {path: inspected for path, inspected in _inspected(report, results)}
-    summary, facts = _summary(report, images.values()), _facts(report)
+    summary, facts = _summary(report, images.values()), _facts(report, images.values())
     results.replace_overlays()
     write_text(out / "scores.csv", scores_csv(report, images))
     page = inspection_page(
@@ -583,7 +583,7 @@ def _summary(report: Report, images: Iterable[InspectedImage]) -> str:
     return _printable(f"{len(report.files)} images in {report.new}: {tally}.")
 
 
-def _facts(report: Report) -> list[str]:
+def _facts(report: Report, images: Collection[InspectedImage]) -> list[str]:
     """Sentences on where the verdicts come from; the first one on the threshold."""
     total = report.n_train + report.n_held_out
     share = f"all {total}" if not report.n_held_out else f"{report.n_train} of the {total}"
@@ -594,10 +594,16 @@ def _facts(report: Report) -> list[str]:
             f"anomalous. Give at least {ENOUGH} good images.",
             f"{trained_on}.",
         ]
-    return [
+    facts = [
         f"Threshold {report.threshold}.",
         f"{trained_on}, the threshold of the other {report.n_held_out}.",
     ]
+    if 2 * sum(image.verdict == ANOMALOUS for image in images) > len(images):
+        facts.append(
+            "More than half are called anomalous. If they should not be, they were taken otherwise "
+            "than the good images (light, sharpness, position): add good images taken as they were."
+        )
+    return facts
 
 
 def scores_csv(report: Report, images: Mapping[Path, InspectedImage]) -> str:
