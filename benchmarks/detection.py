@@ -144,7 +144,7 @@ def perform(
     kinds, alarms = {}, None
     for kind in KINDS:
         started = time.process_time()
-        detector = of_kind(kind, trained, case, images)
+        detector = of_kind(kind, trained, images)
         made = time.process_time() - started
         kinds[kind], scores = figures(detector, samples, case.fraction)
         kinds[kind]["seconds"] = made + (fitting if kind in ("votes", "both") else 0)
@@ -156,7 +156,7 @@ def perform(
     return {**result, "test_images": len(samples), "commit": commit()}
 
 
-def of_kind(kind: str, model: ModelState, case: Case, images: list[np.ndarray]) -> HTDGDetector:
+def of_kind(kind: str, model: ModelState, images: list[np.ndarray]) -> HTDGDetector:
     """A detector with one kind of evidence around the model that was trained for the votes.
 
     Training is the same for all kinds. The mean squared error has a model of its own.
@@ -165,10 +165,8 @@ def of_kind(kind: str, model: ModelState, case: Case, images: list[np.ndarray]) 
         return HTDGDetector.from_model(
             replace(model, config=model.config.with_options(evidence=kind))
         )
-    sizes = ("image_size", "min_size", "max_size", "layers")
-    options = {name: getattr(model.config, name) for name in sizes}
-    detector = HTDGDetector(case.preset, method="mse", evidence="votes", **options)
-    return detector.fit(images, progress=False)
+    config = model.config.with_options(method="mse", evidence="votes")
+    return HTDGDetector(config).fit(images, progress=False)
 
 
 def figures(

@@ -36,6 +36,8 @@ TARGETS = {
     "fashionmnist": {"image_auroc": 0.88},
     "cifar10": {"image_auroc": 0.69},
 }
+#: Sets of which each class is the normal one in turn.
+SEVERAL_CLASSES = ("fashionmnist", "cifar10")
 #: Sets on which ``both`` may be no worse than the better kind alone.
 NO_WORSE = ("grass", "gravel")
 #: How far ``both`` has to be above the kind that is better on average, and may be below the better
@@ -68,8 +70,10 @@ def page(kept: Mapping[str, Result], where: str) -> str:
     lines = [f"Machine: {where}, other work beside it. Commits: {commits}.", "", INTRODUCTION, ""]
     lines += ["### Targets, one-shot, both kinds of evidence", "", *target_lines(runs), ""]
     lines += ["### Figures", "", *figure_table(runs), ""]
-    lines += ["### Classes, image AUROC", "", *class_table(runs), ""]
-    lines += ["### False alarms", "", *alarm_table(runs), ""]
+    if any(run["set"] in SEVERAL_CLASSES for run in runs):
+        lines += ["### Classes, image AUROC", "", *class_table(runs), ""]
+    if any(run["false_alarms"] for run in runs):
+        lines += ["### False alarms", "", *alarm_table(runs), ""]
     return "\n".join([*lines, "### Pretrained features", "", PUBLISHED, "", *published_table(), ""])
 
 
@@ -118,12 +122,12 @@ def figure_table(runs: Runs) -> list[str]:
 
 
 def class_table(runs: Runs) -> list[str]:
-    """The classes of sets that have several, mean over draws, and the worst of them."""
+    """The classes of sets that have several, mean over draws."""
     rows = []
     for shots in sorted(different(runs, "shots")):
         by_kind = {kind: of_classes(runs, shots, kind) for kind in KINDS}
         for group, name in by_kind["both"]:
-            if len({c for g, c in by_kind["both"] if g == group}) > 1:
+            if group in SEVERAL_CLASSES:
                 values = [by_kind[kind][group, name] for kind in KINDS]
                 rows.append([group, name, str(shots), *(f"{value:.3f}" for value in values)])
     return table(["set", "class", "shots", *KIND_NAMES.values()], rows)
@@ -159,7 +163,7 @@ def published_table() -> list[str]:
 
 def name_of(run: Result) -> str:
     """The class where the set has several, else the set."""
-    return run["class"] if run["set"] in ("fashionmnist", "cifar10") else run["set"]
+    return run["class"] if run["set"] in SEVERAL_CLASSES else run["set"]
 
 
 # --- Targets ------------------------------------------------------------------------------------
@@ -188,7 +192,7 @@ def set_targets(runs: Runs) -> Iterable[str]:
                 continue
             classes = {run["class"] for run in runs if run["set"] == group}
             several = f", {len(classes)} classes" if len(classes) > 1 else ""
-            reached = f"{spread(draws)}{several}, {len(draws)} draws"
+            reached = f"{spread(draws)}{several}, draws: {len(draws)}"
             yield f"{subject}: {verdict(statistics.mean(draws) >= least)}, {reached}"
 
 
@@ -250,5 +254,5 @@ def alarm_targets(runs: Runs) -> Iterable[str]:
         normal = sum(a["normal"] for a in alarms)
         share = flagged / normal
         held_out = " to ".join(map(str, sorted({a["held_out"] for a in alarms})))
-        reached = f"{flagged} of {normal} in {len(alarms)} draws, {share:.3f} ({held_out} held out)"
+        reached = f"{flagged} of {normal}, draws: {len(alarms)}, {share:.3f} ({held_out} held out)"
         yield f"{subject}: {verdict(share <= FALSE_ALARMS_ALLOWED)}, {reached}"

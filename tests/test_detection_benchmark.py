@@ -13,6 +13,7 @@ from htdg.training import ScaleTraining
 from tests.small_sets import save
 
 TINY = {"image_size": 20, "min_size": 14, "max_size": 20, "channels": 8, "niter": 1}
+TINY |= {"distance_min_size": 14, "distance_max_size": 20}
 
 
 def figures(image_auroc, **more):
@@ -73,7 +74,7 @@ def test_of_several_classes_the_mean_is_taken_first():
     assert "| cifar10 | 1 | both | 2 | 0.750 (0.650 to 0.850) | " in text
     assert "| cifar10 | plane | 1 | 0.500 | 0.500 | 0.750 | 0.400 |\n" in text
     assert "| cifar10 | car | 1 | 0.500 | 0.500 | 0.750 | 0.400 |\n" in text
-    reached = "met, 0.750 (0.650 to 0.850), 2 classes, 2 draws"
+    reached = "met, 0.750 (0.650 to 0.850), 2 classes, draws: 2"
     assert f"- cifar10, image AUROC at least 0.69: {reached}\n" in text
 
 
@@ -86,15 +87,15 @@ def test_targets_are_met_missed_or_were_not_run():
             run("grass", (0.7, 0.6, 0.69), alarms=alarms),
         ]
     )
-    assert "- bottle, image AUROC at least 0.95: met, 0.960, 1 draws" in lines
-    assert "- bottle, pixel AUROC at least 0.92: missed, 0.919, 1 draws" in lines
-    assert "- bottle, AUPRO at least 0.80: met, 0.800, 1 draws" in lines
+    assert "- bottle, image AUROC at least 0.95: met, 0.960, draws: 1" in lines
+    assert "- bottle, pixel AUROC at least 0.92: missed, 0.919, draws: 1" in lines
+    assert "- bottle, AUPRO at least 0.80: met, 0.800, draws: 1" in lines
     assert "- brick, AUPRO at least 0.83: not run" in lines
-    assert "- grass, image AUROC at least 0.70: missed, 0.690, 1 draws" in lines
+    assert "- grass, image AUROC at least 0.70: missed, 0.690, draws: 1" in lines
     assert "- grass, both no worse than the better kind alone: missed, 0.690 and 0.700" in lines
     assert "- gravel, both no worse than the better kind alone: not run" in lines
     assert (
-        "- bottle, false alarms at most 10%: met, 2 of 20 in 1 draws, 0.100 (20 held out)" in lines
+        "- bottle, false alarms at most 10%: met, 2 of 20, draws: 1, 0.100 (20 held out)" in lines
     )
     assert "- Sneaker, false alarms at most 10%: not run" in lines
 
@@ -131,7 +132,7 @@ def test_each_draws_false_alarms_are_shown():
     text = shown(run("grid", (0.5,) * 3, alarms=few), run("grid", (0.5,) * 3, draw=1, alarms=many))
     assert "| grid | 1 | 0 | 20 | 1 of 37 | 0.027 |\n" in text
     assert "| grid | 1 | 1 | 12 | 5 of 20 | 0.250 |\n" in text
-    reached = "missed, 6 of 57 in 2 draws, 0.105 (12 to 20 held out)"
+    reached = "missed, 6 of 57, draws: 2, 0.105 (12 to 20 held out)"
     assert f"- grid, false alarms at most 10%: {reached}\n" in text
 
 
@@ -237,6 +238,8 @@ def test_the_quick_run_needs_no_data(monkeypatch, tmp_path, capsys):
     assert {r["test_images"] for r in kept["runs"].values()} == {6}
     text = (tmp_path / "quick" / "README.md").read_text()
     assert text.count("| brick | 1 | ") == 4
+    assert "### Classes" not in text  # none has several
+    assert "### False alarms" not in text
     title, part = text.split("## Finding defects\n\n")
     assert title == "# Benchmarks\n\n"
     assert part in capsys.readouterr().out
