@@ -63,6 +63,9 @@ class HTDGConfig:
             0 chooses by the memory there is (see ``htdg.runtime.memory``).
         evidence: ``"votes"``, the paper's; ``"distance"``, patch distances, for which nothing is
             trained; or ``"both"`` (see ``htdg.distances`` and ``htdg.evidence``; ours).
+        distance_min_size: side of the coarsest scale at which distances are taken, pixels. They
+            are better than the votes at fine scales, where votes cost most.
+        distance_max_size: of the finest, at most.
         patch_side: of the patches whose distances are taken, pixels.
         patch_constant: added to the standard deviation by which a patch is divided.
         search_radius: how far from its place the nearest patch may be, as a share of the side; 0
@@ -99,6 +102,8 @@ class HTDGConfig:
     method: str = "htdg"
     images_at_once: int = 0
     evidence: str = "votes"
+    distance_min_size: int = 40
+    distance_max_size: int = 80
     patch_side: int = 7
     patch_constant: float = 0.05
     search_radius: float = 0.0
@@ -125,8 +130,18 @@ class HTDGConfig:
         if self.min_size <= self.receptive_field:
             rule = f"above the receptive field of {self.layers} layers, {self.receptive_field}"
             refuse("min_size", self.min_size, rule)
-        if self.evidence != "votes" and self.min_size <= self.patch_side:
-            refuse("patch_side", self.patch_side, f"below min_size, which is {self.min_size}")
+        if self.evidence != "votes":
+            self._check_distance_sizes()
+
+    def _check_distance_sizes(self) -> None:
+        least = self.distance_min_size
+        if self.distance_max_size < least:
+            rule = f"at least distance_min_size, which is {least}"
+            refuse("distance_max_size", self.distance_max_size, rule)
+        if self.image_size < least:
+            refuse("distance_min_size", least, f"at most image_size, which is {self.image_size}")
+        if least <= self.patch_side:
+            refuse("patch_side", self.patch_side, f"below distance_min_size, which is {least}")
 
     def _check_words(self) -> None:
         if self.translation not in TRANSLATIONS:
@@ -161,6 +176,12 @@ class HTDGConfig:
     def sides(self) -> tuple[int, ...]:
         """Sides of the scales, coarsest first: the pyramid plan, pixels."""
         return pyramid_sides(self.image_size, self.min_size, self.max_size, self.scale_factor)
+
+    @property
+    def distance_sides(self) -> tuple[int, ...]:
+        """Sides of the scales at which patch distances are taken, coarsest first, pixels."""
+        limits = self.distance_min_size, self.distance_max_size
+        return pyramid_sides(self.image_size, *limits, self.scale_factor)
 
     def width(self, scale: int) -> int:
         """Channels of both networks at ``scale``, 0 the coarsest; at most image_size (official)."""
@@ -208,6 +229,8 @@ _INTEGERS = {
     "milestone_g": 1,
     "seed": 0,
     "images_at_once": 0,
+    "distance_min_size": 1,
+    "distance_max_size": 1,
     "patch_side": 1,
     "geom_samples": 1,
     "geom_epochs": 1,
@@ -250,9 +273,7 @@ PRESETS: dict[str, HTDGConfig] = {
     ),
     # Defects, found and placed: votes and patch distances together (ours; docs/evidence.md).
     "inspect": HTDGConfig(
-        min_size=40,
-        max_size=80,
-        scale_factor=0.8,
+        max_size=51,
         transformations="rotations",
         translation="pixel",
         niter=30,
@@ -266,6 +287,8 @@ PRESETS: dict[str, HTDGConfig] = {
         translation="pixel",
         niter=30,
         evidence="both",
+        distance_min_size=25,
+        distance_max_size=32,
         patch_side=11,
         patch_constant=0.3,
         search_radius=0.07,

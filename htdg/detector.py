@@ -102,6 +102,8 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         method: str | None = None,
         images_at_once: int | None = None,
         evidence: str | None = None,
+        distance_min_size: int | None = None,
+        distance_max_size: int | None = None,
         patch_side: int | None = None,
         patch_constant: float | None = None,
         search_radius: float | None = None,
@@ -137,6 +139,8 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         self.method = method
         self.images_at_once = images_at_once
         self.evidence = evidence
+        self.distance_min_size = distance_min_size
+        self.distance_max_size = distance_max_size
         self.patch_side = patch_side
         self.patch_constant = patch_constant
         self.search_radius = search_radius

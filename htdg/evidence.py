@@ -4,13 +4,12 @@ Ours, not the paper's. Both kinds are ratios to what normal patches have, so tha
 
 - distance: the distance to the nearest patch of the memory bank, divided by the mean distance of
   normal patches (``htdg.distances``);
-- votes: the odds (1 - v) / v against the true transformation, v the mean vote, divided by the odds
-  that slightly brighter and darker copies of the training images have; the geometric mean over the
-  scales.
+- votes: the odds (1 - v) / v against the true transformation, v the mean vote over the scales,
+  divided by the odds that slightly brighter and darker copies of the training images have.
 
 They are multiplied, the votes with a small power, since their odds range over orders of magnitude:
 
-    e = distance * votes ** 0.2,    anomaly score = e / (1 + e)
+    e = distance * votes ** 0.1,    anomaly score = e / (1 + e)
 
 which grows with either kind and lies in [0, 1); 0.5 is as normal patches are on average.
 """
@@ -28,7 +27,7 @@ from htdg.pyramid import Size, build_pyramid
 from htdg.state import ModelState
 
 #: The power of the votes' odds beside the distance.
-VOTES_POWER = 0.2
+VOTES_POWER = 0.1
 #: The share of the most anomalous pixels and votes that makes the score where defects are looked
 #: for; the paper has 0.05 of the votes.
 DEFECT_FRACTION = 0.02
@@ -48,24 +47,28 @@ class Evidence:
             device: where to compute.
         """
         config = model.config
-        self.image_size = config.image_size
+        self.image_size, self.sides = config.image_size, config.distance_sides
         images = model.images.to(device)
         self.distances = [
             ScaleDistances(of_scale, config.patch_side, config.patch_constant, config.search_radius)
-            for of_scale in build_pyramid(images, model.sides)
+            for of_scale in build_pyramid(images, self.sides)
         ]
-        self.normal_odds: list[float] = []
+        self.normal_odds = 1.0
         if config.evidence == "both":
             copies = torch.cat([brightened(image[None]) for image in images])
-            for voter, of_scale in zip(voters, build_pyramid(copies, model.sides), strict=True):
-                votes = [voter(image[None]).mean() for image in of_scale]
-                self.normal_odds.append(float(odds(torch.stack(votes).mean())))
+            votes = [
+                voter(image[None]).mean()
+                for voter, of_scale in zip(voters, build_pyramid(copies, model.sides), strict=True)
+                for image in of_scale
+            ]
+            self.normal_odds = float(odds(torch.stack(votes).mean()))
 
-    def distance_map(self, pyramid: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The mean over scales of the relative distance at each pixel: (B, s, s), s = image_size.
+    def distance_map(self, images: torch.Tensor) -> torch.Tensor:
+        """The mean over scales of the relative distance at each pixel of (B, 3, s, s).
 
-        ``pyramid`` is the images at every scale, each (B, 3, H, H).
+        (B, s, s), s = image_size; at least 0, 1 is as normal patches.
         """
+        pyramid = build_pyramid(images, self.sides)
         maps = [
             resized(of_scale(images), self.image_size)
             for of_scale, images in zip(self.distances, pyramid, strict=True)
@@ -73,15 +76,11 @@ class Evidence:
         return torch.stack(maps).mean(0)
 
     def votes_ratio(self, mean_votes: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The odds against mean votes in [0, 1], of every scale, relative to normal ones.
+        """The odds against the mean over the scales of votes in [0, 1], relative to normal ones.
 
-        They may be of any shape, the same at every scale; the geometric mean over the scales.
+        ``mean_votes`` has those of every scale, of any shape, the same at each.
         """
-        logs = [
-            (odds(votes) / normal).log()
-            for votes, normal in zip(mean_votes, self.normal_odds, strict=True)
-        ]
-        return torch.stack(logs).mean(0).exp()
+        return odds(torch.stack(list(mean_votes)).mean(0)) / self.normal_odds
 
     def votes_map(self, pixel_votes: Sequence[torch.Tensor]) -> torch.Tensor:
         """``votes_ratio`` at each pixel, of ``pixel_votes`` (B, H, H) at every scale: (B, s, s)."""

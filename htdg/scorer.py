@@ -144,10 +144,9 @@ class Scorer:
             votes = self._votes_of(batch, voters)
             applied = (transformations, self.sides, config.translation)
             return batch_predictions(votes, *applied, fractions, sizes)
-        pyramid = build_pyramid(batch, self.sides)
-        distance = self.evidence.distance_map(pyramid)  # (B, s, s)
+        distance = self.evidence.distance_map(batch)  # (B, s, s)
         rows, located = [], []
-        for voter, images in zip(voters, pyramid, strict=False):  # no voters: distances alone
+        for voter, images in zip(voters, build_pyramid(batch, self.sides), strict=False):
             of_scale, side = voter(images), images.shape[-1]
             rows.append(aggregate_votes(of_scale, fractions))  # (F, B)
             located.append(pixel_votes(of_scale, transformations, side, config.translation))

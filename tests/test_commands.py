@@ -170,6 +170,8 @@ OPTIONS = {
     "method": "geom",
     "images_at_once": 2,
     "evidence": "votes",
+    "distance_min_size": 26,
+    "distance_max_size": 27,
     "patch_side": 5,
     "patch_constant": 0.2,
     "search_radius": 0.3,

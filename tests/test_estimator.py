@@ -503,6 +503,8 @@ INTEGERS = {
     "milestone_g": 1,
     "seed": 3,
     "images_at_once": 1,
+    "distance_min_size": 14,
+    "distance_max_size": 20,
     "patch_side": 5,
     "geom_samples": 5,
     "geom_epochs": 2,
