@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from htdg.numbers import ConfigError, as_int, real_number, refuse, whole_number
+from htdg.presets import OPTIONS
 from htdg.pyramid import pyramid_sides
 from htdg.transformations import (
     TRANSLATIONS,
@@ -262,39 +263,4 @@ def _as_catalogue(rows: object) -> tuple[tuple[int, int, int, int, int], ...]:
     return tuple((t.grey, t.flip, t.tx, t.ty, t.k) for t in checked)
 
 
-PRESETS: dict[str, HTDGConfig] = {
-    # The paper's settings (supplementary material, and the official code's defaults).
-    "paper_rgb": HTDGConfig(),
-    "paper_grey": HTDGConfig(transformations="grey42", niter=500),
-    # Minutes on two CPU cores: four scales, all of them narrow, and few iterations.
-    # Shifts by whole pixels are the fastest, and no worse (benchmarks/README.md).
-    "tutorial": HTDGConfig(
-        image_size=64, max_size=41, transformations="auto", translation="pixel", niter=30
-    ),
-    # Defects, found and placed: votes and patch distances together (ours; docs/evidence.md).
-    "inspect": HTDGConfig(
-        max_size=51,
-        transformations="rotations",
-        translation="pixel",
-        niter=30,
-        evidence="both",
-    ),
-    # Small images of which the whole is normal or not, as in FashionMNIST and CIFAR10 (ours).
-    "novelty": HTDGConfig(
-        image_size=32,
-        max_size=32,
-        transformations="rotations",
-        translation="pixel",
-        niter=30,
-        evidence="both",
-        distance_min_size=25,
-        distance_max_size=32,
-        patch_side=11,
-        patch_constant=0.3,
-        search_radius=0.07,
-    ),
-    # Seconds: for tests and for trying the code out; not a good detector.
-    "tiny": HTDGConfig(
-        image_size=20, min_size=14, max_size=20, channels=8, niter=3, transformations="rotations"
-    ),
-}
+PRESETS = {name: HTDGConfig(**options) for name, options in OPTIONS.items()}
