@@ -14,20 +14,27 @@ from htdg import ConfigError, HTDGConfig, HTDGDetector, evidence, scorer
 from htdg.distances import ScaleDistances, brightened
 from htdg.evidence import Evidence, as_score, combined, highest_mean, odds
 from htdg.localisation import pixel_votes
-from htdg.pyramid import build_pyramid
+from htdg.pyramid import build_pyramid, pyramid_sides
 from htdg.state import ModelState
 from htdg.thresholds import HELD_OUT
 from tests.models import QUIET, same_weights
 
 FRACTIONS = (None, 0.02, 0.2)
 KINDS = ("votes", "distance", "both")
+#: Distances at other scales than the votes.
+SIZES = {"distance_min_size": 13, "distance_max_size": 18}
+
+
+def small_detector(kind, **options):
+    """An untrained one of this kind."""
+    return HTDGDetector("tiny", evidence=kind, **SIZES, **options)
 
 
 @pytest.fixture(scope="module")
 def detectors(brick, tiny):
     """One of each kind, trained on the same image; not to be changed by a test."""
     image = brick[0][0]
-    others = {kind: HTDGDetector("tiny", evidence=kind).fit(image, **QUIET) for kind in KINDS[1:]}
+    others = {kind: small_detector(kind).fit(image, **QUIET) for kind in KINDS[1:]}
     return {"votes": tiny, **others}
 
 
@@ -44,8 +51,8 @@ def detector(kind, detectors):
 
 def as_kind(detector, kind):
     """The same model, scored with another kind of evidence."""
-    model = detector.model_
-    return HTDGDetector.from_model(replace(model, config=model.config.with_options(evidence=kind)))
+    config = detector.config_.with_options(evidence=kind, **SIZES)
+    return HTDGDetector.from_model(replace(detector.model_, config=config))
 
 
 def small(seed=0):
@@ -72,9 +79,9 @@ def test_odds_by_hand():
 
 
 def test_both_kinds_multiply_and_the_votes_count_little():
-    distance, votes = torch.tensor([3.0, 3, 0]), torch.tensor([32.0, 1 / 32, 32])
-    # 32 ** 0.2 = 2
-    np.testing.assert_allclose(combined(distance, votes), [6, 1.5, 0], rtol=1e-6)
+    distance, votes = torch.tensor([3.0, 3, 0]), torch.tensor([1024.0, 1 / 1024, 1024])
+    # 1024 ** 0.1 = 2
+    np.testing.assert_allclose(combined(distance, votes), [6, 1.5, 0], rtol=1e-5)
     assert torch.equal(combined(distance, None), distance)
 
 
@@ -117,17 +124,17 @@ class FixedVoter:
 @pytest.fixture
 def measured():
     """Evidence of a model with two scales and two images, whose voters are fixed, and those."""
-    config = HTDGConfig.preset("tiny", evidence="both")
+    config = HTDGConfig.preset("tiny", evidence="both", **SIZES)
     images = torch.cat([as_batch(small(seed)) for seed in (5, 6)])
     model = ModelState(config, (14, 20), (), (), images, ("a", "b"))
-    coarse = FixedVoter(*[0.4, 0.6, 0.7, 0.8] * 2)  # 0.625 on average: odds 0.6
-    fine = FixedVoter(*[0.5, 0.3, 0.2, 0.2, 0.1, 0.1, 0.1, 0.1])  # 0.2 on average: odds 4
+    coarse = FixedVoter(*[0.1, 0.5, 0.2, 0.4] * 2)  # 0.3 on average
+    fine = FixedVoter(*[0.1] * 8)  # of both scales 0.2: odds 4
     return Evidence(model, [coarse, fine], torch.device("cpu")), (coarse, fine)
 
 
 def test_normal_votes_are_those_for_brighter_and_darker_copies(measured):
     measured, voters = measured
-    np.testing.assert_allclose(measured.normal_odds, [0.6, 4], rtol=1e-4)
+    assert measured.normal_odds == pytest.approx(4, rel=1e-4)
     copies = torch.cat([brightened(as_batch(small(seed))) for seed in (5, 6)])
     pyramid = build_pyramid(copies, (14, 20))
     assert len(copies) == 8
@@ -135,33 +142,33 @@ def test_normal_votes_are_those_for_brighter_and_darker_copies(measured):
         torch.testing.assert_close(torch.cat(voter.shown), expected)
 
 
-def test_the_votes_ratio_is_the_geometric_mean_over_the_scales(measured):
+def test_the_votes_ratio_has_the_odds_of_the_mean_over_the_scales(measured):
     measured, _ = measured
-    # Odds of 0.625 and 0.2 are normal.
-    coarse = torch.tensor([0.625, 0.625, 5 / 32, 0.5])  # odds 0.6, 0.6, 5.4, 1: 1, 1, 9, 1 / 0.6
-    fine = torch.tensor([0.2, 0.5, 0.2, 0.8])  # odds 4, 1, 4, 0.25: 1, 1 / 4, 1, 1 / 16
-    expected = [1, 0.5, 3, np.sqrt(1 / 0.6 / 16)]
+    coarse, fine = torch.tensor([0.3, 0.5, 0.1, 0.9]), torch.tensor([0.1, 0.3, 0.1, 0.7])
+    # Means 0.2, 0.4, 0.1, 0.8, odds 4, 1.5, 9, 0.25; 4 is normal.
+    expected = [1, 1.5 / 4, 9 / 4, 1 / 16]
     np.testing.assert_allclose(measured.votes_ratio([coarse, fine]), expected, rtol=1e-4)
 
 
 def test_the_votes_map_has_the_ratio_at_every_pixel(measured):
     measured, _ = measured
-    coarse = torch.full((2, 14, 14), 5 / 32)
-    coarse[1] = 0.625
-    fine = torch.full((2, 20, 20), 0.2)
+    coarse, fine = torch.full((2, 14, 14), 0.1), torch.full((2, 20, 20), 0.1)
+    coarse[1] = 0.3
     fine[1, :, 10:] = 0.5
     found = measured.votes_map([coarse, fine])
     assert found.shape == (2, 20, 20)
-    np.testing.assert_allclose(found[0], 3, rtol=1e-4)
+    np.testing.assert_allclose(found[0], 9 / 4, rtol=1e-4)
     np.testing.assert_allclose(found[1, :, :10], 1, rtol=1e-4)
-    np.testing.assert_allclose(found[1, :, 10:], 0.5, rtol=1e-4)
+    np.testing.assert_allclose(found[1, :, 10:], 1.5 / 4, rtol=1e-4)
 
 
-def test_the_distance_map_is_the_mean_over_the_scales(measured):
+def test_the_distance_map_is_the_mean_over_its_scales(measured):
     measured, _ = measured
+    assert measured.sides == pyramid_sides(20, 13, 18) != (14, 20)
     image = as_batch(small(1))
-    measured.distances = [lambda x: x[:, 0] ** 0 * 5, lambda x: x[:, 1] + 1]
-    found = measured.distance_map(build_pyramid(image, (14, 20)))
+    measured.sides = (14, 20)
+    measured.distances = [lambda x: x[:, 0, :14, :14] ** 0 * 5, lambda x: x[:, 1] + 1]
+    found = measured.distance_map(image)
     np.testing.assert_allclose(found, (5 + image[:, 1] + 1) / 2, rtol=1e-5)
 
 
@@ -188,7 +195,7 @@ def slow_distance_map(detector, image):
     """The relative distance at each pixel (20, 20): each scale by itself, then the mean."""
     options = detector.config_
     of_scale = []
-    for side in detector.sides_:
+    for side in pyramid_sides(20, 13, 18):
         (trained,) = build_pyramid(detector.images_, (side,))
         (tested,) = build_pyramid(as_batch(image), (side,))
         measure = ScaleDistances(
@@ -207,18 +214,18 @@ def slow_highest(values, fraction):
 
 
 def slow_normal_odds(votes_detector):
-    """The odds at each scale for brightened copies of the one training image: (4,)."""
+    """The odds for brightened copies of the one training image."""
     copies = (brightened(votes_detector.images_) + 1) / 2
-    mean = votes_detector.score_scales(list(copies)).mean(0) / 4
+    mean = votes_detector.score_samples(list(copies)).mean() / 4
     return (1 - mean) / mean
 
 
 @pytest.mark.parametrize("options", [{}, {"patch_side": 5, "patch_constant": 0.3}])
 @pytest.mark.parametrize("search_radius", [0.0, 0.2])
 def test_distances_alone_make_the_score_and_the_map(options, search_radius, brick):
-    detector = HTDGDetector(
-        "tiny", evidence="distance", search_radius=search_radius, **options
-    ).fit(brick[0][0], **QUIET)
+    detector = small_detector("distance", search_radius=search_radius, **options).fit(
+        brick[0][0], **QUIET
+    )
     image = small(1)
     (prediction,) = detector.predictions(image, FRACTIONS, maps=True)
     expected = slow_distance_map(detector, image)
@@ -241,24 +248,23 @@ def test_both_make_the_score_and_the_map(detectors):
     distance, votes = prediction.evidence["distance"], prediction.evidence["votes"]
     np.testing.assert_array_equal(distance, compared.evidence["distance"])
     normal_odds = slow_normal_odds(of_votes)
-    means = voted.normality / 4  # (F, N + 1)
-    relative = (1 - means) / means / normal_odds
-    expected = relative.prod(-1) ** (1 / relative.shape[-1])
-    np.testing.assert_allclose(votes, expected, rtol=1e-3)
-    evidence_of_both = distance * votes**0.2
+    means = voted.normality.mean(-1) / 4  # (F,)
+    np.testing.assert_allclose(votes, (1 - means) / means / normal_odds, rtol=1e-3)
+    evidence_of_both = distance * votes**0.1
     np.testing.assert_allclose(prediction.scores, evidence_of_both / (1 + evidence_of_both))
     assert np.abs(prediction.scores - compared.scores).max() > 0.01
     # And pixel by pixel.
-    logs = []
-    for side, of_patches, normal in zip(
-        detector.sides_, detector.votes(image), normal_odds, strict=True
-    ):
+    of_scale = []
+    for side, of_patches in zip(detector.sides_, detector.votes(image), strict=True):
         located = pixel_votes(
             torch.from_numpy(of_patches)[:, None], detector.transformations_, side, "resampled"
         )
-        grown = torch.nn.functional.interpolate(located[None], (20, 20), mode="bilinear")[0, 0]
-        logs.append(np.log(((1 - grown) / grown).numpy() / normal))
-    of_pixels = slow_distance_map(detector, image) * np.exp(np.mean(logs, 0)) ** 0.2
+        of_scale.append(
+            torch.nn.functional.interpolate(located[None], (20, 20), mode="bilinear")[0, 0].numpy()
+        )
+    means = np.mean(of_scale, 0)
+    of_pixels = slow_distance_map(detector, image)
+    of_pixels *= ((1 - means) / means / normal_odds) ** 0.1
     np.testing.assert_allclose(prediction.anomaly_map, of_pixels / (1 + of_pixels), rtol=1e-3)
 
 
@@ -351,7 +357,7 @@ def test_for_distances_alone_nothing_is_trained(detectors, brick):
         with pytest.raises(ConfigError, match="generator"):
             ask()
     called = []
-    HTDGDetector("tiny", evidence="distance").fit(brick[0][0], callback=called.append, **QUIET)
+    small_detector("distance").fit(brick[0][0], callback=called.append, **QUIET)
     assert called == []
 
 
@@ -405,17 +411,16 @@ def test_what_is_saved_loads_and_scores_the_same(kind, detector, brick, tmp_path
 def test_the_same_seed_gives_the_same_scores(kind, detector, brick):
     torch.manual_seed(5)
     image = brick[0][0]
-    again = HTDGDetector("tiny", evidence=kind).fit(image, **QUIET)
+    again = small_detector(kind).fit(image, **QUIET)
     np.testing.assert_array_equal(again.anomaly_map(brick[1]), detector.anomaly_map(brick[1]))
-    other = HTDGDetector("tiny", evidence=kind, seed=1).fit(image, **QUIET)
+    other = small_detector(kind, seed=1).fit(image, **QUIET)
     same = np.array_equal(other.anomaly_score(brick[1]), detector.anomaly_score(brick[1]))
     assert same == (kind == "distance")  # in which nothing is drawn
 
 
 def test_several_training_images(brick):
     one, both = (
-        HTDGDetector("tiny", evidence="distance").fit(images, **QUIET)
-        for images in (brick[0][:1], brick[0])
+        small_detector("distance").fit(images, **QUIET) for images in (brick[0][:1], brick[0])
     )
     assert both.anomaly_score(brick[0], 0.02).max() < 0.1
     assert one.anomaly_score(brick[0][1], 0.02) > 0.3
@@ -449,13 +454,13 @@ def test_normal_patches_are_measured_once(kind, detectors, brick, measurements):
 
 
 def test_fitted_again_it_is_measured_again(brick, measurements):
-    detector = HTDGDetector("tiny", evidence="distance").fit(brick[0][0], **QUIET)
+    detector = small_detector("distance").fit(brick[0][0], **QUIET)
     before = detector.anomaly_score(brick[1][:2])
     detector.fit(brick[0][1], **QUIET)
     after = detector.anomaly_score(brick[1][:2])
     assert len(measurements) == 2
     assert not np.allclose(before, after)
-    fresh = HTDGDetector("tiny", evidence="distance").fit(brick[0][1], **QUIET)
+    fresh = small_detector("distance").fit(brick[0][1], **QUIET)
     np.testing.assert_array_equal(after, fresh.anomaly_score(brick[1][:2]))
 
 
@@ -496,6 +501,7 @@ def test_a_detector_that_has_scored_is_copied(copied, detector, brick):
 
 def test_a_clone_has_the_options(kind):
     options = {"evidence": kind, "patch_side": 5, "patch_constant": 0.2, "search_radius": 0.1}
+    options |= SIZES
     clone = sklearn.base.clone(HTDGDetector("tiny", **options))
     assert clone.resolved_config() == HTDGConfig.preset("tiny", **options)
 
@@ -519,8 +525,16 @@ def test_a_clone_has_the_options(kind):
         ({"patch_side": 0}, "patch_side is 0, but it must be a whole number, at least 1."),
         ({"patch_side": 2.5}, "patch_side is 2.5, but it must be a whole number, at least 1."),
         (
-            {"patch_side": 14, "evidence": "distance"},
-            "patch_side is 14, but it must be below min_size, which is 14.",
+            {"evidence": "distance", "patch_side": 13},
+            "patch_side is 13, but it must be below distance_min_size, which is 13.",
+        ),
+        (
+            {"evidence": "both", "distance_max_size": 12},
+            "distance_max_size is 12, but it must be at least distance_min_size, which is 13.",
+        ),
+        (
+            {"evidence": "both", "distance_min_size": 21, "distance_max_size": 22},
+            "distance_min_size is 21, but it must be at most image_size, which is 20.",
         ),
         ({"patch_constant": 0}, "patch_constant is 0, but it must be a number, above 0."),
         ({"patch_constant": "x"}, "patch_constant is 'x', but it must be a number, above 0."),
@@ -541,7 +555,7 @@ def test_a_clone_has_the_options(kind):
     ids=str,
 )
 def test_wrong_options_are_refused_in_one_sentence(options, sentence, brick):
-    detector = HTDGDetector("tiny", **options)
+    detector = HTDGDetector("tiny", **{**SIZES, **options})
     with pytest.raises(ConfigError) as refused:
         detector.fit(brick[0][0], **QUIET)
     assert str(refused.value) == f"Option {sentence}"
@@ -563,11 +577,12 @@ def test_the_presets_for_defects_and_for_other_classes_use_both(name):
 
 
 def test_the_largest_patch_fits_the_coarsest_scale(brick):
-    detector = HTDGDetector("tiny", evidence="distance", patch_side=13).fit(brick[0][0], **QUIET)
+    detector = small_detector("distance", patch_side=12).fit(brick[0][0], **QUIET)
     scores = detector.anomaly_score([brick[0][0], small(3)])
     assert np.isfinite(scores).all()
     assert scores[0] < 0.1 < scores[1]
 
 
-def test_votes_alone_do_not_mind_the_patch_side():
-    assert HTDGConfig.preset("tiny", patch_side=14).evidence == "votes"
+def test_votes_alone_do_not_mind_what_distances_could_not_do_with():
+    options = {"patch_side": 14, "distance_min_size": 50, "distance_max_size": 10}
+    assert HTDGConfig.preset("tiny", **options).evidence == "votes"
