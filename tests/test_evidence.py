@@ -17,7 +17,7 @@ from htdg.localisation import pixel_votes
 from htdg.pyramid import build_pyramid, pyramid_sides
 from htdg.state import ModelState
 from htdg.thresholds import HELD_OUT
-from tests.models import QUIET, same_weights
+from tests.models import QUIET, Stop, same_weights, stop_at
 
 FRACTIONS = (None, 0.02, 0.2)
 KINDS = ("votes", "distance", "both")
@@ -462,6 +462,14 @@ def test_fitted_again_it_is_measured_again(brick, measurements):
     assert not np.allclose(before, after)
     fresh = small_detector("distance").fit(brick[0][1], **QUIET)
     np.testing.assert_array_equal(after, fresh.anomaly_score(brick[1][:2]))
+
+
+def test_a_training_that_was_broken_off_leaves_no_measurement(brick):
+    detector = small_detector("both", niter=1).fit(brick[0][0], **QUIET)
+    assert detector.evidence_ is not None
+    with pytest.raises(Stop):
+        detector.fit(brick[0][1], callback=stop_at(0, 1), **QUIET)
+    assert not hasattr(detector, "evidence_")
 
 
 def test_the_options_of_distances_count_whatever_the_model_was_trained_with(detectors, brick):
