@@ -315,11 +315,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         Of several fractions (F, B, N + 1). The arguments are those of ``predictions``. ConfigError
         if the model has patch distances alone.
         """
-        if self.config_.evidence == "distance":
-            raise ConfigError(
-                "This model has evidence 'distance', so nothing votes at its scales: ask for "
-                "anomaly_score, or train with evidence 'votes' or 'both'."
-            )
+        self._check_votes()
         scored = self.predictions(images, defect_fraction, False, batch_size, progress)
         rows = np.stack([prediction.normality for prediction in scored], 1)  # (F, B, N + 1)
         return rows if are_several(defect_fraction) else rows[0]
@@ -369,8 +365,10 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         """The votes of every patch of one image: for each scale (M, H - 10, H - 10) in [0, 1].
 
         Entry (m, i, j) is the vote of the patch of T_m(image) whose top left pixel is (i, j) of the
-        transformed copy; ``Transformation.undo`` brings it back to the image.
+        transformed copy; ``Transformation.undo`` brings it back to the image. ConfigError if the
+        model has patch distances alone.
         """
+        self._check_votes()
         scorer = self._scorer()
         return [of_scale.numpy() for of_scale in scorer.votes(load_image(image))]
 
@@ -499,6 +497,14 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         if not hasattr(self, "model_"):
             raise NotFittedError("This detector is not trained: call fit(images) or load(folder).")
         return self.model_
+
+    def _check_votes(self) -> None:
+        """Raise ConfigError if nothing votes."""
+        if self.config_.evidence == "distance":
+            raise ConfigError(
+                "This model has evidence 'distance', so nothing votes at its scales: ask for "
+                "anomaly_score, or train with evidence 'votes' or 'both'."
+            )
 
     def _scorer(self) -> Scorer:
         model = self._model()

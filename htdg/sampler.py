@@ -34,9 +34,13 @@ class Sampler:
             ConfigError: the model has no generator.
         """
         if not model.has_generator:
+            of_distances = model.config.evidence == "distance"
+            made = "has evidence distance"
+            if not of_distances:
+                made = f"was made by the method {model.config.method}"
             raise ConfigError(
-                f"This model was made by the method {model.config.method}, which trains no "
-                "generator: it can score images but not make any."
+                f"This model {made}, which trains no generator: it can score images but not make "
+                "any."
             )
         self.model, self.device = model, device
 

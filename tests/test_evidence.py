@@ -354,7 +354,7 @@ def test_for_distances_alone_nothing_is_trained(detectors, brick):
     assert detector.sides_ == detectors["votes"].sides_
     assert not detector.has_generator_
     for ask in (detector.sample, detector.reconstruct, lambda: detector.calibrate("generated")):
-        with pytest.raises(ConfigError, match="generator"):
+        with pytest.raises(ConfigError, match="has evidence distance, which trains no gener"):
             ask()
     called = []
     small_detector("distance").fit(brick[0][0], callback=called.append, **QUIET)
@@ -365,6 +365,8 @@ def test_nothing_votes_in_a_model_of_distances(detectors, brick):
     for fraction in (None, 0.1, [0.1, 0.2]):
         with pytest.raises(ConfigError, match=r"^This model has evidence 'distance', so [^.]+\.$"):
             detectors["distance"].score_scales(brick[1], fraction)
+    with pytest.raises(ConfigError, match=r"^This model has evidence 'distance', so [^.]+\.$"):
+        detectors["distance"].votes(brick[1][0])
     assert detectors["both"].score_scales(brick[1][:2], [0.1, 0.2]).shape == (2, 2, 4)
 
 
