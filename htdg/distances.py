@@ -106,17 +106,26 @@ def memory_bank(
     """
     count, h = len(images), images.shape[-1] - patch_side + 1
     copies = torch.cat([images, images.flip(-1)]) if in_place else turned_copies(images)
-    patches = cut_patches(copies, patch_side, constant).flatten(0, 1)  # (N, D)
     grid = patch_places(h, images.device).T.reshape(1, 2, h, h).float()
     places = grid.repeat(2, 1, 1, 1) if in_place else turned_copies(grid)  # (2 or 8, 2, h, h)
     places = places.repeat_interleave(count, 0).flatten(2).transpose(1, 2).flatten(0, 1).long()
     origins = torch.arange(count, device=images.device).repeat_interleave(h * h)
     origins = origins.repeat(len(copies) // count)
-    if not in_place and len(patches) > BANK_SIZE:
+    kept = torch.arange(len(places))
+    if not in_place and len(kept) > BANK_SIZE:
         draw = torch.Generator().manual_seed(0)
-        kept = torch.randperm(len(patches), generator=draw)[:BANK_SIZE].to(images.device)
-        patches, places, origins = patches[kept], places[kept], origins[kept]
-    return MemoryBank(patches, places, origins)
+        kept = torch.randperm(len(kept), generator=draw)[:BANK_SIZE].sort().values
+    # Copy by copy: all patches of 80 images would fill the memory.
+    counts = torch.bincount(kept // (h * h), minlength=len(copies)).tolist()
+    rows = (kept % (h * h)).to(images.device).split(counts)
+    patches = torch.cat(
+        [
+            cut_patches(copy[None], patch_side, constant)[0, of_copy]  # (n, D)
+            for copy, of_copy in zip(copies, rows, strict=True)
+        ]
+    )
+    kept = kept.to(images.device)
+    return MemoryBank(patches, places[kept], origins[kept])
 
 
 def patch_places(h: int, device: torch.device) -> torch.Tensor:
