@@ -12,16 +12,20 @@ Patches are compared as they are, which sees stains, and normalised to mean 0 an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from torch.nn import functional as F
 
 from htdg.localisation import spread_matrix
+from htdg.nearest import CellSearch, nearest_distances
 
-#: Patches that the bank of a scale keeps at most: its loss is measured in benchmarks/README.md.
+#: Patches that the bank of a scale keeps at most, drawn at random: docs/evidence.md has its loss.
 BANK_SIZE = 16384
-#: Bytes of the table of distances that is made at once.
-TABLE_BYTES = 2**24
+#: A bank of at most this many patches is searched exactly, a larger one cell by cell.
+EXACT_SIZE = 4096
+#: Training images of which each is compared with the others, to see what is normal.
+NORMAL_IMAGES = 10
 #: Altered copies of a single training image, which stand in for other normal images: brightness is
 #: multiplied by the first number and raised by the second (of a range of 1).
 BRIGHTNESS = ((0.9, 0.0), (1.1, 0.0), (1.0, -0.05), (1.0, 0.05))
@@ -39,37 +43,15 @@ def cut_patches(
     With a ``constant`` each is normalised: its mean is taken off, and it is divided by its standard
     deviation plus the constant, so that the noise of flat patches is not blown up.
     """
-    patches = F.unfold(images, patch_side).transpose(1, 2)  # (B, P, D)
+    return normalised(F.unfold(images, patch_side).transpose(1, 2), constant)
+
+
+def normalised(patches: torch.Tensor, constant: float | None) -> torch.Tensor:
+    """Patches (..., D) normalised with a ``constant``, as they are without."""
     if constant is None:
         return patches
     patches = patches - patches.mean(-1, keepdim=True)
-    return patches / (patches.std(-1, keepdim=True, correction=0) + constant)
-
-
-def nearest_distances(
-    patches: torch.Tensor, bank: torch.Tensor, allowed: torch.Tensor | None = None
-) -> torch.Tensor:
-    """The distance of each patch to its nearest neighbour in the bank, by exact search.
-
-    Args:
-        patches: (Q, D).
-        bank: (N, D).
-        allowed: (Q, N) boolean, which neighbours count; None lets all count.
-
-    Returns:
-        (Q,) root mean squared difference per pixel and channel; infinite where none is allowed.
-    """
-    # |q - b|^2 = |q|^2 - 2 (q.b - |b|^2 / 2): the nearest has the greatest bracket.
-    halves = -0.5 * bank.square().sum(-1)  # (N,)
-    rows = max(1, TABLE_BYTES // (4 * len(bank)))
-    greatest = []
-    for start in range(0, len(patches), rows):
-        table = torch.addmm(halves, patches[start : start + rows], bank.T)  # (rows, N)
-        if allowed is not None:
-            table.masked_fill_(~allowed[start : start + rows], -torch.inf)
-        greatest.append(table.amax(1))
-    squared = patches.square().sum(-1) - 2 * torch.cat(greatest)
-    return (squared.clamp(min=0) / patches.shape[-1]).sqrt()
+    return patches / (patches.square().mean(-1, keepdim=True).sqrt() + constant)
 
 
 def turned_copies(images: torch.Tensor) -> torch.Tensor:
@@ -105,27 +87,26 @@ def memory_bank(
     Where things have their places (``in_place``) only the mirror image is added, and all is kept.
     """
     count, h = len(images), images.shape[-1] - patch_side + 1
-    copies = torch.cat([images, images.flip(-1)]) if in_place else turned_copies(images)
-    grid = patch_places(h, images.device).T.reshape(1, 2, h, h).float()
-    places = grid.repeat(2, 1, 1, 1) if in_place else turned_copies(grid)  # (2 or 8, 2, h, h)
-    places = places.repeat_interleave(count, 0).flatten(2).transpose(1, 2).flatten(0, 1).long()
-    origins = torch.arange(count, device=images.device).repeat_interleave(h * h)
-    origins = origins.repeat(len(copies) // count)
-    kept = torch.arange(len(places))
-    if not in_place and len(kept) > BANK_SIZE:
-        draw = torch.Generator().manual_seed(0)
-        kept = torch.randperm(len(kept), generator=draw)[:BANK_SIZE].sort().values
-    # Copy by copy: all patches of 80 images would fill the memory.
-    counts = torch.bincount(kept // (h * h), minlength=len(copies)).tolist()
-    rows = (kept % (h * h)).to(images.device).split(counts)
-    patches = torch.cat(
-        [
-            cut_patches(copy[None], patch_side, constant)[0, of_copy]  # (n, D)
-            for copy, of_copy in zip(copies, rows, strict=True)
-        ]
-    )
+    grid = patch_places(h, images.device).T.reshape(1, 2, h, h)
+    if in_place:
+        copies, places = torch.cat([images, images.flip(-1)]), grid.expand(2, 2, h, h)
+        kept = torch.arange(2 * count * h * h)
+    else:
+        copies, places = turned_copies(images), turned_copies(grid)
+        kept = torch.randperm(8 * count * h * h, generator=torch.Generator().manual_seed(0))
+        kept = kept[:BANK_SIZE]
+    # Only patches that are kept are cut: those of many images would not fit into memory.
     kept = kept.to(images.device)
-    return MemoryBank(patches, places[kept], origins[kept])
+    copy, place = kept // (h * h), kept % (h * h)
+    pixels = patch_pixels(images, patch_side)[place]  # (N, D)
+    patches = normalised(copies.flatten(1)[copy[:, None], pixels], constant)
+    return MemoryBank(patches, places.flatten(2)[copy // count, :, place], copy % count)
+
+
+def patch_pixels(images: torch.Tensor, patch_side: int) -> torch.Tensor:
+    """Which of the C * H * H values of each of (K, C, H, H) make up which patch: (P, D)."""
+    numbers = torch.arange(images[0].numel(), device=images.device).float()  # exact up to 2 ** 24
+    return cut_patches(numbers.view(1, *images.shape[1:]), patch_side)[0].long()
 
 
 def patch_places(h: int, device: torch.device) -> torch.Tensor:
@@ -167,34 +148,56 @@ class PatchComparison:
         self.side = images.shape[-1]
         self.radius = round(search_radius * self.side)
         self.in_place = search_radius > 0
-        self.bank = memory_bank(images, patch_side, constant, self.in_place)
+        self.grey = is_grey(images)  # then one channel has it all
+        channels = images[:, :1] if self.grey else images
+        self.bank = memory_bank(channels, patch_side, constant, self.in_place)
+        bank = self.bank.patches
+        exact = self.in_place or len(bank) <= EXACT_SIZE
+        self.cells = None if exact else CellSearch(bank)
         h = self.side - patch_side + 1
         # Neighbouring patches overlap by far the most: of many every second one is enough.
         self.starts = torch.unique(torch.tensor([*range(0, h, 2 if h > 32 else 1), h - 1]))
         on_grid = (self.starts[:, None] * h + self.starts).flatten()
         self.compared = on_grid.to(images.device)  # (G * G,) of the h * h patches
         self.places = patch_places(h, images.device)[self.compared]
+        self.pixels = patch_pixels(images, patch_side)[self.compared]  # (G * G, D)
         self.within = self.near(self.radius) if self.in_place else None
         normal = self.normal_distances(images)
         self.mean = max(float(normal.mean()), LEAST_MEAN)
-        self.floor = float(normal.quantile(FLOOR))
+        self.floor = float(floor_of(normal))
 
     def near(self, radius: int) -> torch.Tensor:
         """Which patches of the bank are at most ``radius`` pixels from each place: (G * G, N)."""
-        places, of_bank = (
-            self.places.short(),
-            self.bank.places.short(),
-        )  # small numbers, large tables
+        places, of_bank = self.places.short(), self.bank.places.short()  # small: large tables
         rows = (places[:, :1] - of_bank[:, 0]).abs() <= radius
         return rows & ((places[:, 1:] - of_bank[:, 1]).abs() <= radius)
 
     def distances(self, image: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
         """The distances of the compared patches of (C, H, H): (G * G,)."""
-        patches = cut_patches(image[None], self.patch_side, self.constant)[0, self.compared]
-        bank = self.bank.patches
-        if is_grey(patches) and is_grey(bank):  # one channel has it all
-            patches, bank = (x[:, : self.patch_side**2].contiguous() for x in (patches, bank))
-        return nearest_distances(patches, bank, allowed)
+        patches = normalised(self.cut(image), self.constant)
+        if not self.grey:
+            return self.nearest(patches, allowed)
+        # The bank has one channel b: |q - b|^2 of three is 3 |m - b|^2 + |q - m|^2, m their mean.
+        channels = patches.unflatten(1, (-1, self.patch_side**2))
+        means = channels.mean(1)
+        colour = (channels - means[:, None]).square().mean((1, 2))
+        return (self.nearest(means, allowed).square() + colour).sqrt()
+
+    def cut(self, image: torch.Tensor) -> torch.Tensor:
+        """The compared patches of (C, H, H), of one channel where all are grey: (G * G, D)."""
+        pixels = self.pixels
+        if self.grey and is_grey(image[None]):
+            pixels = pixels[:, : self.patch_side**2]
+        return image.flatten().index_select(0, pixels.flatten()).view(pixels.shape)
+
+    def nearest(self, patches: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
+        """The distances of (G * G, D) to the bank, of a large one to the nearest cells: (G * G,).
+
+        With limits to what counts, all cells are searched: those nearby may have nothing that does.
+        """
+        if self.cells is None:
+            return nearest_distances(patches, self.bank.patches, allowed)
+        return self.cells(patches) if allowed is None else self.cells.exact(patches, allowed)
 
     def normal_distances(self, images: torch.Tensor) -> torch.Tensor:
         """The distances that patches of normal images have, from the training images alone: (n,).
@@ -205,7 +208,8 @@ class PatchComparison:
         """
         others: list[torch.Tensor | None]
         if len(images) > 1:
-            copies, others = images, [self.bank.origins != n for n in range(len(images))]
+            copies = images[:NORMAL_IMAGES]
+            others = [self.bank.origins != n for n in range(len(copies))]
         else:
             copies = moved(images, self.radius + 1) if self.in_place else brightened(images)
             elsewhere = None if self.in_place else ~self.near(self.patch_side - 1)
@@ -234,7 +238,7 @@ class PatchComparison:
         distances = self.distances(image, self.within)
         if self.in_place:
             return distances / self.mean
-        excess = (distances.quantile(FLOOR) - self.floor).clamp(min=0)
+        excess = (floor_of(distances) - self.floor).clamp(min=0)
         return (distances - excess).clamp(min=0) / self.mean
 
 
@@ -269,7 +273,13 @@ class ScaleDistances:
         return spread @ ratios @ spread.T
 
 
-def is_grey(patches: torch.Tensor) -> bool:
-    """Whether the three channels of patches (N, 3 * pixels) are the same."""
-    first, second, third = patches.chunk(3, -1)
-    return torch.equal(first, second) and torch.equal(first, third)
+def is_grey(images: torch.Tensor) -> bool:
+    """Whether the three channels of (K, 3, H, H) are the same."""
+    return torch.equal(images[:, :-1], images[:, 1:])
+
+
+def floor_of(distances: torch.Tensor) -> torch.Tensor:
+    """The distance that a share ``FLOOR`` of (n,) stay below: a single number."""
+    place = FLOOR * (len(distances) - 1)
+    ordered = distances.sort().values  # much faster than quantile
+    return torch.lerp(ordered[int(place)], ordered[ceil(place)], place % 1)
