@@ -28,7 +28,7 @@ from htdg.training import ScaleTraining
 
 #: Patch distances alone, small: a second.
 SMALL = ["--evidence", "distance", "--image-size", "32", "--min-size", "20", "--max-size", "20"]
-SMALL += ["--device", "cpu"]
+SMALL += ["--distance-min-size", "20", "--distance-max-size", "20", "--device", "cpu"]
 
 
 def texture(seed, defect=False):
