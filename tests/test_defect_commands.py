@@ -350,3 +350,25 @@ def test_a_grid_has_a_row_for_each_scale():
     rows = {f"scale {n}": np.zeros((3, 8, 12, 3), np.uint8) for n in range(4)}
     figure = plot_sample_grid(rows)
     assert [ax.get_ylabel() for ax in figure.axes[::3]] == list(rows)
+
+
+@pytest.mark.parametrize("kind", ["distance", "both"])
+def test_score_writes_the_fused_scores_and_what_each_kind_contributed(kind, brick, tmp_path):
+    config = TINY.with_options(evidence=kind, distance_min_size=14, distance_max_size=20)
+    detector = HTDGDetector(config).fit(brick[0][0], progress=False)
+    detector.calibrate(brick[1][:2], defect_fraction=0.1)
+    detector.save(tmp_path / "model")
+    for i, image in enumerate(brick[1][:3]):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+    out = tmp_path / "scores.csv"
+    assert main(["score", str(tmp_path / "model"), *paths, "--csv", str(out)]) == 0
+    rows = rows_of(out.read_text())
+    expected = list(detector.predictions(paths, [0.1]))
+    for row, prediction in zip(rows, expected, strict=True):
+        assert float(row["anomaly_score"]) == pytest.approx(prediction.scores[0], abs=1e-6)
+        for name, ratios in prediction.evidence.items():
+            assert float(row[name]) == pytest.approx(ratios[0], rel=1e-5)
+        above = prediction.scores[0] > detector.threshold_.score
+        assert row["anomalous"] == str(int(above))
+    assert ("votes" in rows[0]) == ("scale_0" in rows[0]) == (kind == "both")

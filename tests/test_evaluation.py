@@ -334,3 +334,11 @@ def test_only_the_papers_colour_preset_equalises_by_itself():
     assert default_equalise("paper_rgb", paper) == "train"
     assert default_equalise("paper_rgb", paper.with_options(transformations="rotations")) == "none"
     assert default_equalise("tutorial", HTDGConfig.preset("tutorial")) == "none"
+
+
+@pytest.mark.parametrize("kind", ["distance", "both"])
+def test_an_evaluation_refuses_what_it_would_report_wrongly(kind, tmp_path):
+    config = HTDGConfig.preset("inspect", evidence=kind)
+    with pytest.raises(EvaluationError, match=f"^The evidence is {kind}, but an evaluation knows"):
+        evaluate("textures", tmp_path / "out", config, normal_class="brick", progress=False)
+    assert not (tmp_path / "out").exists()

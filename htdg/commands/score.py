@@ -22,7 +22,6 @@ from htdg.io.files import check_writable, write_bytes, write_text
 from htdg.io.images import load_image, to_uint8
 from htdg.scorer import Prediction
 from htdg.thresholds import Threshold
-from htdg.votes import anomaly_scores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,17 +66,19 @@ def execute(options: argparse.Namespace) -> None:
     predictions = detector.predictions(
         paths, (fraction,), options.maps is not None, options.batch_size, progress=True
     )
-    per_scale = []
+    per_scale, scores, contributed = [], [], []
     for path, name, prediction in zip(paths, map_names(paths), predictions, strict=True):
         per_scale.append(prediction.normality[0])
+        scores.append(prediction.scores[0])
+        contributed.append(prediction.evidence)
         if options.maps is not None:
             write_maps(options.maps, name, path, prediction, threshold)
     rows = np.stack(per_scale)  # (B, N + 1)
-    m = len(detector.transformations_)
-    others = {}
+    others = {kind: np.array([e[kind][0] for e in contributed]) for kind in contributed[0]}
     if threshold is not None and _same(threshold.defect_fraction, fraction):
-        others["anomalous"] = (anomaly_scores(rows, m) > threshold.score).astype(int)
-    table = score_table([str(p) for p in paths], None, rows, m, others)
+        others["anomalous"] = (np.array(scores) > threshold.score).astype(int)
+    m = len(detector.transformations_)
+    table = score_table([str(p) for p in paths], None, rows, m, others, np.array(scores))
     if options.csv is None:
         print(table, end="")
     else:

@@ -168,6 +168,12 @@ def evaluate(
     else:
         detector = HTDGDetector.load(model, device=config.device)
         names = detector.image_names_
+    evidence = config.evidence if model is None else detector.config_.evidence
+    if evidence != "votes":
+        raise EvaluationError(
+            f"The evidence is {evidence}, but an evaluation knows the votes alone so far: take "
+            "htdg inspect, or python -m benchmarks.detection in the repository."
+        )
     # Before the training, so that a mistake in the test set shows at once.
     samples = dataset.test_set(task.normal_class, names, task.limit, task.limit_per_kind)
     if progress:

@@ -19,6 +19,7 @@ def score_table(
     normality: np.ndarray,
     n_transformations: int,
     others: Mapping[str, Sequence[float] | np.ndarray] = _NO_COLUMNS,
+    anomaly_scores: np.ndarray | None = None,
 ) -> str:
     """The CSV text ``image,label,anomaly_score,scale_0,...``, one row an image.
 
@@ -28,8 +29,10 @@ def score_table(
         normality: (B, N + 1) of each scale, in [0, M].
         n_transformations: M.
         others: further columns by name, each (B,); integers are written without decimals.
+        anomaly_scores: (B,) in [0, 1]; None takes the mean of those of the scales.
     """
     per_scale = 1 - normality / n_transformations  # anomaly scores in [0, 1]
+    means = per_scale.mean(-1) if anomaly_scores is None else anomaly_scores
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     label_column = [] if labels is None else ["label"]
@@ -37,7 +40,7 @@ def score_table(
     writer.writerow(["image", *label_column, "anomaly_score", *scales, *others])
     for i, name in enumerate(names):
         label = [] if labels is None else [labels[i]]
-        scores = [f"{score:.8f}" for score in (per_scale[i].mean(), *per_scale[i])]
+        scores = [f"{score:.8f}" for score in (means[i], *per_scale[i])]
         further = [_formatted(column[i]) for column in others.values()]
         writer.writerow([name, *label, *scores, *further])
     return text.getvalue()
