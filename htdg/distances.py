@@ -18,12 +18,13 @@ import torch
 from torch.nn import functional as F
 
 from htdg.localisation import spread_matrix
-from htdg.nearest import CellSearch, nearest_distances
+from htdg.nearest import CellSearch, coreset, nearest_distances
 
-#: Patches that the bank of a scale keeps at most, drawn at random: docs/evidence.md has its loss.
-BANK_SIZE = 16384
+#: Patches that the bank of a scale keeps at most, and the number, drawn at random, from which they
+#: are chosen: docs/evidence.md has the loss.
+BANK_SIZE, CANDIDATES = 4096, 16384
 #: A bank of at most this many patches is searched exactly, a larger one cell by cell.
-EXACT_SIZE = 4096
+EXACT_SIZE = 2048
 #: Training images of which each is compared with the others, to see what is normal.
 NORMAL_IMAGES = 10
 #: Altered copies of a single training image, which stand in for other normal images: brightness is
@@ -82,7 +83,7 @@ class MemoryBank:
 def memory_bank(
     images: torch.Tensor, patch_side: int, constant: float | None, in_place: bool
 ) -> MemoryBank:
-    """The bank of (K, C, H, H), at most ``BANK_SIZE`` patches, drawn at random but always the same.
+    """The bank of (K, C, H, H): at most ``BANK_SIZE`` patches, a coreset of some drawn at random.
 
     Where things have their places (``in_place``) only the mirror image is added, and all is kept.
     """
@@ -94,13 +95,17 @@ def memory_bank(
     else:
         copies, places = turned_copies(images), turned_copies(grid)
         kept = torch.randperm(8 * count * h * h, generator=torch.Generator().manual_seed(0))
-        kept = kept[:BANK_SIZE]
+        kept = kept[: max(BANK_SIZE, CANDIDATES)]
     # Only patches that are kept are cut: those of many images would not fit into memory.
     kept = kept.to(images.device)
     copy, place = kept // (h * h), kept % (h * h)
     pixels = patch_pixels(images, patch_side)[place]  # (N, D)
     patches = normalised(copies.flatten(1)[copy[:, None], pixels], constant)
-    return MemoryBank(patches, places.flatten(2)[copy // count, :, place], copy % count)
+    places, origins = places.flatten(2)[copy // count, :, place], copy % count
+    if not in_place and len(patches) > BANK_SIZE:
+        chosen = coreset(patches, BANK_SIZE)
+        patches, places, origins = patches[chosen], places[chosen], origins[chosen]
+    return MemoryBank(patches, places, origins)
 
 
 def patch_pixels(images: torch.Tensor, patch_side: int) -> torch.Tensor:

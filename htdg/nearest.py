@@ -105,6 +105,25 @@ class CellSearch:
         return (squared.clamp(min=0) / patches.shape[1]).sqrt()
 
 
+def coreset(patches: torch.Tensor, count: int) -> torch.Tensor:
+    """Which of the patches (N, D) stand for all, none being far from them: (count,), ascending.
+
+    Greedily, as in PatchCore (Roth et al., 2022): the next is the one furthest from those chosen so
+    far; the first is the first.
+    """
+    squares = patches.square().sum(1)  # (N,)
+    nearest = torch.full_like(squares, torch.inf)  # the squared distance to those chosen
+    chosen = [torch.zeros((), dtype=torch.long, device=patches.device)]
+    for _ in range(count - 1):
+        last = patches[chosen[-1]]
+        nearest = nearest.minimum(
+            torch.addmv(squares + last.square().sum(), patches, last, alpha=-2)
+        )
+        nearest[chosen[-1]] = -torch.inf  # not twice
+        chosen.append(nearest.argmax())
+    return torch.stack(chosen).sort().values
+
+
 def nearest_centres(patches: torch.Tensor, centres: torch.Tensor, count: int) -> torch.Tensor:
     """The numbers of the ``count`` nearest of the centres (M, D) to each of (Q, D): (Q, count)."""
     brackets = torch.addmm(-0.5 * centres.square().sum(1), patches, centres.T)  # (Q, M)
