@@ -11,11 +11,11 @@ targets that are met and missed, and prints it.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.detection_page import FALSE_ALARMS_ASKED, KINDS, TITLE, page
+from benchmarks.kept import do_missing, read_kept
 from benchmarks.measure import machine
 from benchmarks.quality import commit
 from benchmarks.report import write_part
@@ -30,12 +31,10 @@ from htdg import HTDGDetector
 from htdg.datasets import Dataset, SampleSequence, load_dataset
 from htdg.datasets.cifar10 import Cifar10
 from htdg.datasets.mnist import FashionMnist
-from htdg.errors import UserError
 from htdg.evaluation.metrics import image_metrics
 from htdg.evaluation.pixel_metrics import PixelMetrics
 from htdg.evaluation.run import TestImages
 from htdg.evidence import DEFECT_FRACTION
-from htdg.io.files import write_text
 from htdg.runtime.device import resolve_device
 from htdg.state import ModelState
 
@@ -145,6 +144,7 @@ def perform(
     for kind in KINDS:
         started = time.process_time()
         detector = of_kind(kind, trained, images)
+        detector.anomaly_score(images[:1])  # the first time it measures what is normal
         made = time.process_time() - started
         kinds[kind], scores = figures(detector, samples, case.fraction)
         kinds[kind]["seconds"] = made + (fitting if kind in ("votes", "both") else 0)
@@ -232,19 +232,14 @@ def run_missing(
 
     ``options`` are those of ``perform``.
     """
-    complete = True
-    for key, case, shots, draw in runs:
-        if key in kept["runs"]:
-            continue
-        try:
-            kept["runs"][key] = perform(case, shots, draw, data_root, **options)
-        except UserError as error:  # its data set is not there, say: the others may be
-            print(f"{key}: {error}", file=sys.stderr, flush=True)
-            complete = False
-            continue
-        write_text(file, json.dumps(kept, indent=1) + "\n")
-        print(key, json.dumps(kept["runs"][key]), flush=True)
-    return complete
+    return do_missing(
+        kept,
+        file,
+        (
+            (key, partial(perform, case, shots, draw, data_root, **options))
+            for key, case, shots, draw in runs
+        ),
+    )
 
 
 def numbers(text: str) -> list[int]:
@@ -282,9 +277,7 @@ def benchmark(options: argparse.Namespace, groups: Sequence[str]) -> bool:
         place.mkdir(parents=True, exist_ok=True)
     commit()  # as it is now, whatever is edited meanwhile
     file = place / "detection.json"
-    kept: dict[str, Any] = {"machine": machine(resolve_device("cpu")), "runs": {}}
-    if file.is_file():
-        kept = json.loads(file.read_text())
+    kept = read_kept(file, machine(resolve_device("cpu")))
     complete = options.report_only or run_missing(kept, file, runs, options.data_root, **more)
     write_part(place / "README.md", TITLE, note + page(kept["runs"], kept["machine"]))
     return complete

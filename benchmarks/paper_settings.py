@@ -10,23 +10,22 @@ stopped goes on from its checkpoint. Writes its part of ``benchmarks/README.md``
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.kept import do_missing, read_kept
 from benchmarks.measure import machine
 from benchmarks.quality import commit
 from benchmarks.report import write_part
 from benchmarks.studies import spread, table
 from htdg import HTDGConfig, Task, evaluate
-from htdg.errors import UserError
 from htdg.evaluation.run import default_equalise
-from htdg.io.files import write_text
 from htdg.runtime.device import resolve_device
 
 HERE = Path(__file__).parent
@@ -165,20 +164,15 @@ def run_missing(
     kept: dict[str, Any], file: Path, names: list[str], data_root: Path, cache: Path
 ) -> bool:
     """Do what is not in ``kept`` yet and write ``file`` after each; False if one cannot be done."""
-    complete = True
-    for name, draw in ORDER:
-        key = f"{name} {draw}"
-        if name not in names or key in kept["runs"]:
-            continue
-        try:
-            kept["runs"][key] = perform(name, draw, data_root, cache / key.replace(" ", "-"))
-        except UserError as error:  # its data set is not there, say: the others may be
-            print(f"{key}: {error}", file=sys.stderr, flush=True)
-            complete = False
-            continue
-        write_text(file, json.dumps(kept, indent=1) + "\n")
-        print(key, kept["runs"][key], flush=True)
-    return complete
+    runs = [(f"{name} {draw}", name, draw) for name, draw in ORDER if name in names]
+    return do_missing(
+        kept,
+        file,
+        (
+            (key, partial(perform, name, draw, data_root, cache / key.replace(" ", "-")))
+            for key, name, draw in runs
+        ),
+    )
 
 
 # --- The page -----------------------------------------------------------------------------------
@@ -267,10 +261,7 @@ def main() -> None:
         if name not in EXPERIMENTS:
             parser.error(f"--only: no experiment {name!r}; choose from {', '.join(EXPERIMENTS)}")
     commit()  # as it is now, whatever is edited meanwhile
-    where = machine(resolve_device("cpu"))
-    kept: dict[str, Any] = {"machine": where, "runs": {}}
-    if FILE.is_file():
-        kept = json.loads(FILE.read_text())
+    kept = read_kept(FILE, machine(resolve_device("cpu")))
     complete = options.report_only or run_missing(kept, FILE, names, options.data_root, CACHE)
     write_part(HERE / "README.md", TITLE, page(kept["runs"], kept["machine"]))
     sys.exit(0 if complete else 1)

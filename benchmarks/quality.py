@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.kept import read_kept
 from benchmarks.measure import iteration_seconds, machine
 from benchmarks.report import write_part
 from htdg import HTDGConfig, Task, evaluate
@@ -306,7 +307,7 @@ def main() -> None:
     options = parser.parse_args()
     where = machine(resolve_device("cpu"))
     commit()  # as it is now, whatever is edited meanwhile
-    kept = json.loads(FILE.read_text()) if FILE.is_file() else {"machine": where, "runs": {}}
+    kept = read_kept(FILE, where)
     for run in () if options.page_only or options.pace else runs():
         if key_of(run) not in kept["runs"]:
             kept["runs"][key_of(run)] = perform(run, options.data_root, Path("runs/quality"))

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.kept import read_kept
 from benchmarks.measure import machine
 from benchmarks.report import write_part
 from htdg import HTDGConfig, HTDGDetector, Task, evaluate
@@ -463,13 +464,6 @@ def threshold_table(kept: dict[str, Result]) -> list[str]:
     return table([*head, *(f"asked for {rate:.0%}" for rate in RATES)], rows)
 
 
-def read_kept(where: str) -> dict[str, Any]:
-    """What ``studies.json`` holds, or the beginning of one."""
-    if FILE.is_file():
-        return json.loads(FILE.read_text(encoding="utf-8"))
-    return {"machine": where, "runs": {}}
-
-
 def main() -> None:
     """Run what is missing and write the page."""
     parser = argparse.ArgumentParser(description="Defects, localisation, ablations, thresholds.")
@@ -478,7 +472,7 @@ def main() -> None:
     parser.add_argument("--page-only", action="store_true", help="only write the page again")
     options = parser.parse_args()
     where = machine(resolve_device("cpu"))
-    kept = read_kept(where)
+    kept = read_kept(FILE, where)
     for study, runs in STUDIES.items():
         if options.page_only or options.only not in (None, study):
             continue
@@ -488,7 +482,7 @@ def main() -> None:
             out = Path(tempfile.mkdtemp(prefix="htdg-study-"))
             result = perform(options.data_root, out / "run")
             shutil.rmtree(out)
-            kept = read_kept(where)  # another study may have been run beside this one
+            kept = read_kept(FILE, where)  # another study may have been run beside this one
             kept["runs"][key] = result
             write_text(FILE, json.dumps(kept, indent=1) + "\n")
             print(key, kept["runs"][key], flush=True)

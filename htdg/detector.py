@@ -20,6 +20,7 @@ from sklearn.utils import Tags
 from htdg.ablations.geom import load_geom
 from htdg.backend import Backend, PlainBackend
 from htdg.config import ConfigError, HTDGConfig
+from htdg.evidence import Evidence
 from htdg.fast.backend import FastBackend
 from htdg.fitting import fit_model
 from htdg.io.images import ImageError, ImageLike, Images, load_image, load_images
@@ -66,7 +67,8 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
     Attributes:
         model_: the trained ``ModelState``, after ``fit`` or ``load``.
         device_: where it is.
-        evidence_: what normal patches have, from the training images; None with votes alone.
+        evidence_: what normal patches have, from the training images: measured when a model first
+            scores, until then and with votes alone None.
         config_, sides_, scales_, transformations_, images_, image_names_, history_, threshold_,
             images_at_once_, trained_with_, training_seconds_, has_generator_: parts of ``model_``.
         offset_: ``decision_function`` is ``score_samples - offset_``; known after ``calibrate``.
@@ -241,8 +243,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         earlier = self.__dict__.get("model_")
         self.model_, self.device_ = model, device
         if earlier is None or earlier.scales is not model.scales:  # not just another threshold
-            self.evidence_ = None
-            self.evidence_ = self._scorer().evidence
+            self.evidence_: Evidence | None = None
         if model.threshold is not None:
             most = len(model.transformations) if model.config.evidence == "votes" else 1
             self.offset_ = most * (1 - model.threshold.score) - ROUNDING
@@ -509,7 +510,14 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
     def _scorer(self) -> Scorer:
         model = self._model()
         backend = choose_backend(model.config, model.transformations, self.device_)
-        return Scorer(model, backend, self.device_, self.evidence_)
+        scorer = Scorer(model, backend, self.device_, self.evidence_)
+        self.evidence_ = scorer.evidence  # measured for the first one
+        return scorer
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled; what normal patches have is large, and measured again."""
+        state = dict(super().__getstate__())
+        return state | {"evidence_": None} if "evidence_" in state else state
 
     @property
     def config_(self) -> HTDGConfig:

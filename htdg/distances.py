@@ -1,9 +1,9 @@
 """Patch distances: how far a patch is from the nearest patch of the training images.
 
-Ours, not the paper's. At every scale of the same pyramid a memory bank keeps the patches of the
+Ours, not the paper's. At every scale of a pyramid of their own a memory bank keeps patches of the
 training images and of their turned and mirrored copies. The distance of a patch of a test image is
-the one to its nearest neighbour in the bank, and it is judged by what normal patches have: 1 is as
-far as a normal patch is on average. Nothing is trained.
+the one to its nearest neighbour in the bank, relative to what normal patches have: 1 is as far as a
+normal patch is on average. Nothing is trained.
 
 Patches are compared as they are, which sees stains, and normalised to mean 0 and standard deviation
 1, which sees a wrong structure whatever the light; of both the greater counts.

@@ -96,11 +96,11 @@ class CellSearch:
         order = cells.argsort(stable=True)
         counts = torch.bincount(cells, minlength=len(self.centres)).tolist()
         by_cell = patches.index_select(0, order // searched).split(counts)
-        found = [
+        best = [
             torch.addmm(halves, those, of_cell.T).amax(1)
             for those, of_cell, halves in zip(by_cell, self.cells, self.halves, strict=True)
         ]
-        greatest = torch.empty(len(order)).to(patches).index_copy_(0, order, torch.cat(found))
+        greatest = torch.empty(len(order)).to(patches).index_copy_(0, order, torch.cat(best))
         squared = patches.square().sum(1) - 2 * greatest.view(-1, searched).amax(1)
         return (squared.clamp(min=0) / patches.shape[1]).sqrt()
 

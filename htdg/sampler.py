@@ -34,10 +34,9 @@ class Sampler:
             ConfigError: the model has no generator.
         """
         if not model.has_generator:
-            of_distances = model.config.evidence == "distance"
-            made = "has evidence distance"
-            if not of_distances:
-                made = f"was made by the method {model.config.method}"
+            distances = model.config.evidence == "distance"
+            method = f"was made by the method {model.config.method}"
+            made = "has evidence distance" if distances else method
             raise ConfigError(
                 f"This model {made}, which trains no generator: it can score images but not make "
                 "any."

@@ -140,18 +140,12 @@ class Scorer:
     ) -> Iterator[Prediction]:
         """The predictions of (B, 3, s, s); maps at ``sizes``, or none."""
         config, transformations = self.model.config, self.model.transformations
+        votes = self._votes_of(batch, voters) if voters else iter(())
+        applied = (transformations, self.sides if voters else (), config.translation)
         if self.evidence is None:
-            votes = self._votes_of(batch, voters)
-            applied = (transformations, self.sides, config.translation)
             return batch_predictions(votes, *applied, fractions, sizes)
-        distance = self.evidence.distance_map(batch)  # (B, s, s)
-        rows, located = [], []
-        for voter, images in zip(voters, build_pyramid(batch, self.sides), strict=False):
-            of_scale, side = voter(images), images.shape[-1]
-            rows.append(aggregate_votes(of_scale, fractions))  # (F, B)
-            located.append(pixel_votes(of_scale, transformations, side, config.translation))
         return evidence_predictions(
-            self.evidence, distance, rows, located, len(transformations), fractions, sizes
+            self.evidence, self.evidence.distance_map(batch), votes, *applied, fractions, sizes
         )
 
     def votes(self, image: torch.Tensor) -> list[torch.Tensor]:
@@ -225,12 +219,9 @@ def batch_predictions(
         defect_fractions: F of them: see ``aggregate_votes``.
         sizes: (H, W) of each image, to make maps of; None makes none.
     """
-    rows, located = [], []
-    for of_scale, side in zip(votes, sides, strict=True):
-        rows.append(aggregate_votes(of_scale, defect_fractions))  # (F, B)
-        if sizes is not None:
-            located.append(pixel_votes(of_scale, transformations, side, translation))
-    normality = torch.stack(rows, -1).movedim(1, 0).cpu().double().numpy()  # (B, F, N + 1)
+    maps = sizes is not None
+    rows, located = aggregated(votes, transformations, sides, translation, defect_fractions, maps)
+    normality = by_image(rows)  # (B, F, N + 1)
     scores = anomaly_scores(normality, len(transformations))  # (B, F)
     return (
         Prediction(scores[i], of_image, None if sizes is None else _map(located, i, sizes[i]))
@@ -238,12 +229,39 @@ def batch_predictions(
     )
 
 
+def aggregated(
+    votes: Iterable[torch.Tensor],
+    transformations: Sequence[Transformation],
+    sides: Sequence[int],
+    translation: str,
+    defect_fractions: Sequence[float | None],
+    maps: bool,
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The normality (F, B) of every scale and, for ``maps``, its ``pixel_votes`` (B, H, H).
+
+    The arguments are those of ``batch_predictions``; the votes of a scale are needed no longer when
+    those of the next one come.
+    """
+    rows, located = [], []
+    for of_scale, side in zip(votes, sides, strict=True):
+        rows.append(aggregate_votes(of_scale, defect_fractions))
+        if maps:
+            located.append(pixel_votes(of_scale, transformations, side, translation))
+    return rows, located
+
+
+def by_image(rows: Sequence[torch.Tensor]) -> np.ndarray:
+    """(F, B) of every scale as (B, F, N + 1)."""
+    return torch.stack(list(rows), -1).movedim(1, 0).cpu().double().numpy()
+
+
 def evidence_predictions(
     evidence: Evidence,
     distance: torch.Tensor,
-    normality: Sequence[torch.Tensor],
-    located: Sequence[torch.Tensor],
-    n_transformations: int,
+    votes: Iterable[torch.Tensor],
+    transformations: Sequence[Transformation],
+    sides: Sequence[int],
+    translation: str,
     defect_fractions: Sequence[float | None],
     sizes: Sequence[tuple[int, int]] | None,
 ) -> Iterator[Prediction]:
@@ -252,30 +270,29 @@ def evidence_predictions(
     Args:
         evidence: what is normal.
         distance: (B, s, s) the relative distance at each pixel.
-        normality: of every scale (F, B), in [0, M]; empty with distances alone.
-        located: the ``pixel_votes`` (B, H, H) of every scale; as many.
-        n_transformations: M.
+        votes, transformations, sides, translation: as of ``batch_predictions``; no votes and no
+            sides with distances alone.
         defect_fractions: F shares of the votes, and of the pixels, that make the score.
         sizes: (H, W) of each image, to make maps of; None makes none.
     """
-    count = len(defect_fractions)
+    maps = sizes is not None
+    rows, located = aggregated(votes, transformations, sides, translation, defect_fractions, maps)
     shares = torch.stack([highest_mean(distance, f) for f in defect_fractions])  # (F, B)
-    kinds, votes, votes_map = {"distance": shares}, None, None
-    if normality:
-        votes = evidence.votes_ratio([of_scale / n_transformations for of_scale in normality])
-        votes_map, kinds = evidence.votes_map(located), {"votes": votes, **kinds}
-    scores = as_score(combined(shares, votes)).T.cpu().double().numpy()  # (B, F)
-    maps = as_score(combined(distance, votes_map))  # (B, s, s)
-    contributed = {kind: ratio.cpu().double().numpy() for kind, ratio in kinds.items()}
-    rows = np.zeros((len(distance), count, 0))
-    if normality:
-        rows = torch.stack(list(normality), -1).movedim(1, 0).cpu().double().numpy()  # (B, F, N+1)
+    kinds, ratio = {"distance": shares}, None
+    normality = np.zeros((len(distance), len(defect_fractions), 0))
+    if rows:
+        ratio = evidence.votes_ratio([of_scale / len(transformations) for of_scale in rows])
+        kinds, normality = {"votes": ratio, **kinds}, by_image(rows)  # (B, F, N + 1)
+    scores = as_score(combined(shares, ratio)).T.cpu().double().numpy()  # (B, F)
+    contributed = {kind: values.cpu().double().numpy() for kind, values in kinds.items()}
+    located_ratio = evidence.votes_map(located) if located else None
+    fused = as_score(combined(distance, located_ratio)) if maps else None  # (B, s, s)
     return (
         Prediction(
             scores[i],
-            rows[i],
-            None if sizes is None else _at_size(maps[i], sizes[i]),
-            {kind: ratio[:, i] for kind, ratio in contributed.items()},
+            normality[i],
+            None if fused is None or sizes is None else _at_size(fused[i], sizes[i]),
+            {kind: values[:, i] for kind, values in contributed.items()},
         )
         for i in range(len(distance))
     )

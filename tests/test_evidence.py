@@ -468,6 +468,7 @@ def test_fitted_again_it_is_measured_again(brick, measurements):
 
 def test_a_training_that_was_broken_off_leaves_no_measurement(brick):
     detector = small_detector("both", niter=1).fit(brick[0][0], **QUIET)
+    detector.anomaly_score(brick[1][0])
     assert detector.evidence_ is not None
     with pytest.raises(Stop):
         detector.fit(brick[0][1], callback=stop_at(0, 1), **QUIET)

@@ -20,9 +20,9 @@ class UsageError(UserError):
     """The command cannot be carried out as given; the message says what to change."""
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """The preset, and every option of the method."""
-    parser.add_argument("--preset", default="tutorial", choices=PRESETS, help="default: tutorial")
+def add_config_options(parser: argparse.ArgumentParser, preset: str = "tutorial") -> None:
+    """The preset, by default ``preset``, and every option of the method."""
+    parser.add_argument("--preset", default=preset, choices=PRESETS, help=f"default: {preset}")
     group = parser.add_argument_group("options of the method, in place of the preset's")
     for field in fields(HTDGConfig):
         if field.type == "bool":

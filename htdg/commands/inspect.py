@@ -29,7 +29,7 @@ from htdg.commands.common import (
     refuse_ignored,
 )
 from htdg.commands.score import map_names
-from htdg.config import PRESETS, HTDGConfig
+from htdg.config import HTDGConfig
 from htdg.detector import HTDGDetector
 from htdg.errors import UserError
 from htdg.evaluation.inspection_page import (
@@ -99,9 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace a model that was made of other images or options",
     )
-    add_config_options(parser)
-    preset = parser.add_argument_group("preset", conflict_handler="resolve")  # another default
-    preset.add_argument("--preset", default="inspect", choices=PRESETS, help="default: inspect")
+    add_config_options(parser, "inspect")
 
 
 def execute(options: argparse.Namespace) -> None:

@@ -73,12 +73,12 @@ def execute(options: argparse.Namespace) -> None:
         contributed.append(prediction.evidence)
         if options.maps is not None:
             write_maps(options.maps, name, path, prediction, threshold)
-    rows = np.stack(per_scale)  # (B, N + 1)
+    rows, anomaly_scores = np.stack(per_scale), np.array(scores)  # (B, N + 1), (B,)
     others = {kind: np.array([e[kind][0] for e in contributed]) for kind in contributed[0]}
     if threshold is not None and _same(threshold.defect_fraction, fraction):
-        others["anomalous"] = (np.array(scores) > threshold.score).astype(int)
+        others["anomalous"] = (anomaly_scores > threshold.score).astype(int)
     m = len(detector.transformations_)
-    table = score_table([str(p) for p in paths], None, rows, m, others, np.array(scores))
+    table = score_table([str(p) for p in paths], None, rows, m, others, anomaly_scores)
     if options.csv is None:
         print(table, end="")
     else:

@@ -1,0 +1,47 @@
+"""The results of a benchmark in a file, run by run, so that a stopped one goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from htdg.errors import UserError
+from htdg.io.files import write_text
+
+
+def read_kept(file: Path, where: str) -> dict[str, Any]:
+    """What the file holds, or the beginning of one on the machine ``where``."""
+    if file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))
+    return {"machine": where, "runs": {}}
+
+
+def do_missing(
+    kept: dict[str, Any], file: Path, runs: Iterable[tuple[str, Callable[[], dict[str, Any]]]]
+) -> bool:
+    """Do the runs that are not in ``kept`` and write ``file`` after each.
+
+    Args:
+        kept: machine and runs; the new results go in.
+        file: where it is kept.
+        runs: the name of each run, and what does it.
+
+    Returns:
+        False if one cannot be done, which is said on standard error and costs no other.
+    """
+    complete = True
+    for key, perform in runs:
+        if key in kept["runs"]:
+            continue
+        try:
+            kept["runs"][key] = perform()
+        except UserError as error:  # its data set is not there, say: the others may be
+            print(f"{key}: {error}", file=sys.stderr, flush=True)
+            complete = False
+            continue
+        write_text(file, json.dumps(kept, indent=1) + "\n")
+        print(key, json.dumps(kept["runs"][key]), flush=True)
+    return complete
