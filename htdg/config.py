@@ -103,8 +103,8 @@ class HTDGConfig:
     method: str = "htdg"
     images_at_once: int = 0
     evidence: str = "votes"
-    distance_min_size: int = 40
-    distance_max_size: int = 80
+    distance_min_size: int = 41
+    distance_max_size: int = 68
     patch_side: int = 7
     patch_constant: float = 0.05
     search_radius: float = 0.0

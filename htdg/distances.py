@@ -6,19 +6,28 @@ the one to its nearest neighbour in the bank, relative to what normal patches ha
 normal patch is on average. Nothing is trained.
 
 Patches are compared as they are, which sees stains, and normalised to mean 0 and standard deviation
-1, which sees a wrong structure whatever the light; of both the greater counts.
+1, which sees a wrong structure whatever the light; of both the greater counts. How much a patch
+stands alone in its own image (``htdg.uniqueness``) multiplies it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 
 import torch
 from torch.nn import functional as F
 
 from htdg.localisation import spread_matrix
 from htdg.nearest import CellSearch, coreset, nearest_distances
+from htdg.uniqueness import (
+    LEAST_DISTANCE,
+    Uniqueness,
+    cut,
+    is_grey,
+    patch_pixels,
+    patch_places,
+    quantile,
+)
 
 #: Patches that the bank of a scale keeps at most, and the number, drawn at random, from which they
 #: are chosen: docs/evidence.md has the loss.
@@ -32,8 +41,6 @@ NORMAL_IMAGES = 10
 BRIGHTNESS = ((0.9, 0.0), (1.1, 0.0), (1.0, -0.05), (1.0, 0.05))
 #: The share of an image's patches whose distance is its floor.
 FLOOR = 0.1
-#: No normal patches are so alike that a smaller mean distance means anything.
-LEAST_MEAN = 1e-3
 
 
 def cut_patches(
@@ -108,18 +115,6 @@ def memory_bank(
     return MemoryBank(patches, places, origins)
 
 
-def patch_pixels(images: torch.Tensor, patch_side: int) -> torch.Tensor:
-    """Which of the C * H * H values of each of (K, C, H, H) make up which patch: (P, D)."""
-    numbers = torch.arange(images[0].numel(), device=images.device).float()  # exact up to 2 ** 24
-    return cut_patches(numbers.view(1, *images.shape[1:]), patch_side)[0].long()
-
-
-def patch_places(h: int, device: torch.device) -> torch.Tensor:
-    """Row and column of each of the h * h patches, row by row: (h * h, 2)."""
-    index = torch.arange(h, device=device)
-    return torch.cartesian_prod(index, index)
-
-
 def brightened(image: torch.Tensor) -> torch.Tensor:
     """Copies of (1, C, H, W) in [-1, 1] that are a little brighter or darker: (4, C, H, W)."""
     copies = [((image + 1) / 2 * gain + shift).clamp(0, 1) * 2 - 1 for gain, shift in BRIGHTNESS]
@@ -168,8 +163,8 @@ class PatchComparison:
         self.pixels = patch_pixels(images, patch_side)[self.compared]  # (G * G, D)
         self.within = self.near(self.radius) if self.in_place else None
         normal = self.normal_distances(images)
-        self.mean = max(float(normal.mean()), LEAST_MEAN)
-        self.floor = float(floor_of(normal))
+        self.mean = max(float(normal.mean()), LEAST_DISTANCE)
+        self.floor = float(quantile(normal, FLOOR))
 
     def near(self, radius: int) -> torch.Tensor:
         """Which patches of the bank are at most ``radius`` pixels from each place: (G * G, N)."""
@@ -190,10 +185,8 @@ class PatchComparison:
 
     def cut(self, image: torch.Tensor) -> torch.Tensor:
         """The compared patches of (C, H, H), of one channel where all are grey: (G * G, D)."""
-        pixels = self.pixels
-        if self.grey and is_grey(image[None]):
-            pixels = pixels[:, : self.patch_side**2]
-        return image.flatten().index_select(0, pixels.flatten()).view(pixels.shape)
+        grey = self.grey and is_grey(image[None])
+        return cut(image, self.pixels[:, : self.patch_side**2] if grey else self.pixels)
 
     def nearest(self, patches: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
         """The distances of (G * G, D) to the bank, of a large one to the nearest cells: (G * G,).
@@ -243,48 +236,50 @@ class PatchComparison:
         distances = self.distances(image, self.within)
         if self.in_place:
             return distances / self.mean
-        excess = (floor_of(distances) - self.floor).clamp(min=0)
+        excess = (quantile(distances, FLOOR) - self.floor).clamp(min=0)
         return (distances - excess).clamp(min=0) / self.mean
 
 
 class ScaleDistances:
-    """Raw and normalised patches of one scale, the greater ratio of both, laid over the image.
+    """The evidence of the patches of one scale, laid over the image.
 
-    Where things have their places, normalised ones alone: raw ones are far worse there, since what
-    hangs or stands in a place may be dark or bright (measured: docs/evidence.md).
+    ``max(min(raw, unique), normalised) * unique``, where ``raw`` and ``normalised`` are the ratios
+    of both comparisons and ``unique`` is the patch's uniqueness. A raw patch that is far from the
+    training images and has its like in the same image is in another light: it counts no more than
+    it is unique.
+
+    Where things have their places, normalised patches alone: raw ones are far worse there, since
+    what hangs or stands in a place may be dark or bright, and so is uniqueness (measured:
+    docs/evidence.md).
     """
 
     def __init__(
         self, images: torch.Tensor, patch_side: int, constant: float, search_radius: float
     ) -> None:
         """Keep the training images (K, C, H, H): arguments as of ``PatchComparison``."""
-        self.kinds = [
-            PatchComparison(images, patch_side, c, search_radius)
-            for c in ((constant,) if search_radius else (None, constant))
-        ]
+        self.normalised = PatchComparison(images, patch_side, constant, search_radius)
+        self.raw, self.unique = None, None
+        if not search_radius:
+            self.raw = PatchComparison(images, patch_side, None, search_radius)
+            self.unique = Uniqueness(images[:NORMAL_IMAGES], patch_side, self.normalised.starts)
+
+    def ratios(self, image: torch.Tensor) -> torch.Tensor:
+        """The evidence of the compared patches of (C, H, H): (G * G,), at least 0."""
+        normalised = self.normalised.ratios(image)
+        if self.raw is None or self.unique is None:
+            return normalised
+        unique = self.unique(image)
+        return self.raw.ratios(image).minimum(unique).maximum(normalised) * unique
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """The ratio at each pixel of (B, C, H, H): (B, H, H), at least 0; 1 is as normal patches.
+        """The evidence at each pixel of (B, C, H, H): (B, H, H), at least 0; 1 is normal.
 
         A pixel's value is the weighted mean of the patches that cover it.
         """
-        raw = self.kinds[0]
-        rows = [
-            torch.stack([kind.ratios(image) for kind in self.kinds]).amax(0) for image in images
-        ]
-        ratios = torch.stack(rows).unflatten(1, (len(raw.starts), len(raw.starts)))  # (B, G, G)
-        spread = spread_matrix(raw.side - raw.patch_side + 1, raw.side)[:, raw.starts]
+        of_patches = self.normalised
+        starts, side = of_patches.starts, of_patches.side
+        rows = torch.stack([self.ratios(image) for image in images])
+        ratios = rows.unflatten(1, (len(starts), len(starts)))  # (B, G, G)
+        spread = spread_matrix(side - of_patches.patch_side + 1, side)[:, starts]
         spread = (spread / spread.sum(1, keepdim=True)).to(ratios)  # (H, G)
         return spread @ ratios @ spread.T
-
-
-def is_grey(images: torch.Tensor) -> bool:
-    """Whether the three channels of (K, 3, H, H) are the same."""
-    return torch.equal(images[:, :-1], images[:, 1:])
-
-
-def floor_of(distances: torch.Tensor) -> torch.Tensor:
-    """The distance that a share ``FLOOR`` of (n,) stay below: a single number."""
-    place = FLOOR * (len(distances) - 1)
-    ordered = distances.sort().values  # much faster than quantile
-    return torch.lerp(ordered[int(place)], ordered[ceil(place)], place % 1)

@@ -3,15 +3,17 @@
 Ours, not the paper's. Both kinds are ratios to what normal patches have, so that 1 is normal:
 
 - distance: the distance to the nearest patch of the memory bank, divided by the mean distance of
-  normal patches (``htdg.distances``);
+  normal patches, and multiplied by how unique the patch is in its own image (``htdg.distances``);
 - votes: the odds (1 - v) / v against the true transformation, v the mean vote over the scales,
   divided by the odds that slightly brighter and darker copies of the training images have.
 
 They are multiplied, the votes with a small power, since their odds range over orders of magnitude:
 
-    e = distance * votes ** 0.1,    anomaly score = e / (1 + e)
+    e = distance * votes ** 0.2,    anomaly score = e / (1 + e)
 
-which grows with either kind and lies in [0, 1); 0.5 is as normal patches are on average.
+which grows with either kind and lies in [0, 1); 0.5 is as normal patches are on average. Votes say
+whether an image is anomalous, and hardly where: anomaly maps have the distances alone,
+distance / (1 + distance).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from htdg.pyramid import Size, build_pyramid
 from htdg.state import ModelState
 
 #: The power of the votes' odds beside the distance.
-VOTES_POWER = 0.1
+VOTES_POWER = 0.2
 #: The share of the most anomalous pixels and votes that makes the score where defects are looked
 #: for; the paper has 0.05 of the votes.
 DEFECT_FRACTION = 0.02
@@ -81,10 +83,6 @@ class Evidence:
         ``mean_votes`` has those of every scale, of any shape, the same at each.
         """
         return odds(torch.stack(list(mean_votes)).mean(0)) / self.normal_odds
-
-    def votes_map(self, pixel_votes: Sequence[torch.Tensor]) -> torch.Tensor:
-        """``votes_ratio`` at each pixel, of ``pixel_votes`` (B, H, H) at every scale: (B, s, s)."""
-        return self.votes_ratio([resized(votes, self.image_size) for votes in pixel_votes])
 
 
 def odds(votes: torch.Tensor) -> torch.Tensor:

@@ -267,6 +267,8 @@ def evidence_predictions(
 ) -> Iterator[Prediction]:
     """The predictions for B images from patch distances, and from votes where there are any.
 
+    The maps are those of the distances alone: votes say whether, and hardly where.
+
     Args:
         evidence: what is normal.
         distance: (B, s, s) the relative distance at each pixel.
@@ -275,8 +277,7 @@ def evidence_predictions(
         defect_fractions: F shares of the votes, and of the pixels, that make the score.
         sizes: (H, W) of each image, to make maps of; None makes none.
     """
-    maps = sizes is not None
-    rows, located = aggregated(votes, transformations, sides, translation, defect_fractions, maps)
+    rows, _ = aggregated(votes, transformations, sides, translation, defect_fractions, maps=False)
     shares = torch.stack([highest_mean(distance, f) for f in defect_fractions])  # (F, B)
     kinds, ratio = {"distance": shares}, None
     normality = np.zeros((len(distance), len(defect_fractions), 0))
@@ -285,13 +286,12 @@ def evidence_predictions(
         kinds, normality = {"votes": ratio, **kinds}, by_image(rows)  # (B, F, N + 1)
     scores = as_score(combined(shares, ratio)).T.cpu().double().numpy()  # (B, F)
     contributed = {kind: values.cpu().double().numpy() for kind, values in kinds.items()}
-    located_ratio = evidence.votes_map(located) if located else None
-    fused = as_score(combined(distance, located_ratio)) if maps else None  # (B, s, s)
+    located = as_score(distance)  # (B, s, s)
     return (
         Prediction(
             scores[i],
             normality[i],
-            None if fused is None or sizes is None else _at_size(fused[i], sizes[i]),
+            None if sizes is None else _at_size(located[i], sizes[i]),
             {kind: values[:, i] for kind, values in contributed.items()},
         )
         for i in range(len(distance))

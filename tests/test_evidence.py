@@ -13,7 +13,6 @@ import torch
 from htdg import ConfigError, HTDGConfig, HTDGDetector, evidence, scorer
 from htdg.distances import ScaleDistances, brightened
 from htdg.evidence import Evidence, as_score, combined, highest_mean, odds
-from htdg.localisation import pixel_votes
 from htdg.pyramid import build_pyramid, pyramid_sides
 from htdg.state import ModelState
 from htdg.thresholds import HELD_OUT
@@ -80,8 +79,8 @@ def test_odds_by_hand():
 
 def test_both_kinds_multiply_and_the_votes_count_little():
     distance, votes = torch.tensor([3.0, 3, 0]), torch.tensor([1024.0, 1 / 1024, 1024])
-    # 1024 ** 0.1 = 2
-    np.testing.assert_allclose(combined(distance, votes), [6, 1.5, 0], rtol=1e-5)
+    # 1024 ** 0.2 = 4
+    np.testing.assert_allclose(combined(distance, votes), [12, 0.75, 0], rtol=1e-5)
     assert torch.equal(combined(distance, None), distance)
 
 
@@ -148,18 +147,6 @@ def test_the_votes_ratio_has_the_odds_of_the_mean_over_the_scales(measured):
     # Means 0.2, 0.4, 0.1, 0.8, odds 4, 1.5, 9, 0.25; 4 is normal.
     expected = [1, 1.5 / 4, 9 / 4, 1 / 16]
     np.testing.assert_allclose(measured.votes_ratio([coarse, fine]), expected, rtol=1e-4)
-
-
-def test_the_votes_map_has_the_ratio_at_every_pixel(measured):
-    measured, _ = measured
-    coarse, fine = torch.full((2, 14, 14), 0.1), torch.full((2, 20, 20), 0.1)
-    coarse[1] = 0.3
-    fine[1, :, 10:] = 0.5
-    found = measured.votes_map([coarse, fine])
-    assert found.shape == (2, 20, 20)
-    np.testing.assert_allclose(found[0], 9 / 4, rtol=1e-4)
-    np.testing.assert_allclose(found[1, :, :10], 1, rtol=1e-4)
-    np.testing.assert_allclose(found[1, :, 10:], 1.5 / 4, rtol=1e-4)
 
 
 def test_the_distance_map_is_the_mean_over_its_scales(measured):
@@ -250,21 +237,11 @@ def test_both_make_the_score_and_the_map(detectors):
     normal_odds = slow_normal_odds(of_votes)
     means = voted.normality.mean(-1) / 4  # (F,)
     np.testing.assert_allclose(votes, (1 - means) / means / normal_odds, rtol=1e-3)
-    evidence_of_both = distance * votes**0.1
+    evidence_of_both = distance * votes**0.2
     np.testing.assert_allclose(prediction.scores, evidence_of_both / (1 + evidence_of_both))
     assert np.abs(prediction.scores - compared.scores).max() > 0.01
-    # And pixel by pixel.
-    of_scale = []
-    for side, of_patches in zip(detector.sides_, detector.votes(image), strict=True):
-        located = pixel_votes(
-            torch.from_numpy(of_patches)[:, None], detector.transformations_, side, "resampled"
-        )
-        of_scale.append(
-            torch.nn.functional.interpolate(located[None], (20, 20), mode="bilinear")[0, 0].numpy()
-        )
-    means = np.mean(of_scale, 0)
+    # Where, the distances alone say.
     of_pixels = slow_distance_map(detector, image)
-    of_pixels *= ((1 - means) / means / normal_odds) ** 0.1
     np.testing.assert_allclose(prediction.anomaly_map, of_pixels / (1 + of_pixels), rtol=1e-3)
 
 
