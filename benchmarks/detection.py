@@ -56,7 +56,8 @@ class Case:
         group: what the tables call its set, of which there can be several classes.
         dataset: name of the data set.
         normal_class: that of the data set.
-        preset: ``inspect`` for defects, ``novelty`` where whole images are normal or not.
+        preset: ``inspect`` for defects; ``novelty`` and, in colour, ``novelty_rgb`` where whole
+            images are normal or not.
         folder: of the data set below the data root.
         held_out: whether the false alarms of a threshold are counted.
     """
@@ -69,14 +70,19 @@ class Case:
     held_out: bool = False
 
     @property
+    def finds_defects(self) -> bool:
+        """Whether parts of images are anomalous, not whole images."""
+        return self.preset == "inspect"
+
+    @property
     def name(self) -> str:
         """Group and class, where the group has several."""
-        return self.group if self.preset == "inspect" else f"{self.group} {self.normal_class}"
+        return self.group if self.finds_defects else f"{self.group} {self.normal_class}"
 
     @property
     def fraction(self) -> float | None:
         """The share of votes and pixels that makes the score."""
-        return DEFECT_FRACTION if self.preset == "inspect" else None
+        return DEFECT_FRACTION if self.finds_defects else None
 
 
 CASES = (
@@ -90,7 +96,7 @@ CASES = (
         Case("fashionmnist", "fashionmnist", c, "novelty", held_out=c == "Sneaker")
         for c in FashionMnist.classes
     ),
-    *(Case("cifar10", "cifar10", c, "novelty") for c in Cifar10.classes),
+    *(Case("cifar10", "cifar10", c, "novelty_rgb") for c in Cifar10.classes),
 )
 GROUPS = tuple(dict.fromkeys(case.group for case in CASES))
 
@@ -125,7 +131,8 @@ def perform(
         shots: training images.
         draw: seed of everything random, and of which images train.
         data_root: folder that holds the data sets.
-        most: test images at most, chosen at random; all by default, 1,000 with ``novelty``.
+        most: test images at most, chosen at random; all by default, 1,000 where whole images
+            are normal or not.
         options: of the config, to be changed.
     """
     dataset = load_dataset(case.dataset, data_root / case.folder)
@@ -134,7 +141,7 @@ def perform(
     images, names = dataset.training_images(case.normal_class, shots + more, seed=draw)
     images, held_out = images[:shots], images[shots:]
     if most is None:
-        most = NOVELTY_IMAGES if case.preset == "novelty" else sys.maxsize
+        most = sys.maxsize if case.finds_defects else NOVELTY_IMAGES
     samples = test_samples(case, dataset, names, most)
     detector = HTDGDetector(case.preset, seed=draw, **{**options, "evidence": "votes"})
     started = time.process_time()
@@ -214,10 +221,10 @@ def plan(
 ) -> Iterator[tuple[str, Case, int, int]]:
     """(key, case, shots, draw), one draw of all defects first, novelty after all their draws."""
     for k in shots:
-        for preset in ("inspect", "novelty"):
+        for defects in (True, False):
             for draw in draws:
                 for case in CASES:
-                    if case.preset == preset and case.group in groups:
+                    if case.finds_defects == defects and case.group in groups:
                         yield f"{case.name} {k} {draw}", case, k, draw
 
 

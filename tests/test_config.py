@@ -214,7 +214,8 @@ def test_the_paper_presets_hold_the_papers_values(option, rgb, grey):
 
 
 def test_the_presets_are_there():
-    assert set(PRESETS) == {"paper_rgb", "paper_grey", "tutorial", "inspect", "novelty", "tiny"}
+    novelty = {"novelty", "novelty_rgb"}
+    assert set(PRESETS) == {"paper_rgb", "paper_grey", "tutorial", "inspect", "tiny"} | novelty
     # What their names promise: less work than the paper's.
     assert PRESETS["tiny"].niter < PRESETS["tutorial"].niter < PRESETS["paper_grey"].niter
     assert PRESETS["tiny"].sides[-1] < PRESETS["tutorial"].sides[-1] < 64

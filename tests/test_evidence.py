@@ -556,11 +556,11 @@ def test_wrong_fractions_are_refused_before_anything_is_scored(of_kind, fraction
         detectors[of_kind].predictions(None, fraction)
 
 
-@pytest.mark.parametrize("name", ["inspect", "novelty"])
+@pytest.mark.parametrize("name", ["inspect", "novelty", "novelty_rgb"])
 def test_the_presets_for_defects_and_for_other_classes_use_both(name):
     config = HTDGConfig.preset(name)
     assert config.evidence == "both"
-    assert (config.search_radius > 0) == (name == "novelty")
+    assert (config.search_radius > 0) == (name != "inspect")
     assert 0 < evidence.DEFECT_FRACTION < 0.05
 
 
