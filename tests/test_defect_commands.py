@@ -130,9 +130,7 @@ def test_calibrated_with_images_then_flagged(place, capsys):
     assert main(["score", str(model), str(photos), "--defect-fraction", "0.9"]) == 0
     out, err = capsys.readouterr()
     assert "anomalous" not in rows_of(out)[0]
-    assert (
-        "scores of the lowest 90 % of the votes; the threshold is for --defect-fraction 0.2" in err
-    )
+    assert "scores of the most anomalous 90 %; the threshold is for --defect-fraction 0.2" in err
     assert main(["info", str(model)]) == 0
     assert f"threshold        {threshold}" in capsys.readouterr().out
 
@@ -322,7 +320,7 @@ def test_the_table_7_row_is_printed(tmp_path, capsys):
     assert main([*words, "--defect-fraction", "0.01", "0.05", "0.1", "0.2", "0.5", "1.0"]) == 0
     out = capsys.readouterr().out
     for share in ("1%", "5%", "10%", "20%", "50%", "100%"):
-        assert f"image_auroc, lowest {share} of the votes  0." in out
+        assert f"image_auroc, most anomalous {share}  0." in out
     for name in ("pixel_auroc", "aupro"):
         assert f"\n{name} " in out
 

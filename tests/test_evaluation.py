@@ -22,7 +22,8 @@ from htdg.commands.cli import main
 from htdg.datasets import dataset_names, load_dataset
 from htdg.datasets.folder import Folder
 from htdg.datasets.samples import texture_set
-from htdg.evaluation.run import TestImages, default_equalise
+from htdg.evaluation.pixel_metrics import PixelMetrics
+from htdg.evaluation.run import TestImages, default_equalise, default_fraction
 from tests import small_sets
 
 TINY = HTDGConfig.preset("tiny", niter=1)
@@ -336,9 +337,68 @@ def test_only_the_papers_colour_preset_equalises_by_itself():
     assert default_equalise("tutorial", HTDGConfig.preset("tutorial")) == "none"
 
 
-@pytest.mark.parametrize("kind", ["distance", "both"])
-def test_an_evaluation_refuses_what_it_would_report_wrongly(kind, tmp_path):
-    config = HTDGConfig.preset("inspect", evidence=kind)
-    with pytest.raises(EvaluationError, match=f"^The evidence is {kind}, but an evaluation knows"):
-        evaluate("textures", tmp_path / "out", config, normal_class="brick", progress=False)
-    assert not (tmp_path / "out").exists()
+SMALL = {"distance_min_size": 13, "distance_max_size": 18}
+
+
+@pytest.mark.parametrize("kind", ["votes", "distance", "both"])
+def test_every_kind_of_evidence_is_evaluated_as_the_detector_scores_it(kind, tmp_path):
+    config = HTDGConfig.preset("tiny", evidence=kind, **SMALL)
+    fractions = (0.1, None)
+    metrics = evaluate(
+        "textures",
+        tmp_path,
+        config,
+        normal_class="brick",
+        limit_per_kind=3,
+        defect_fraction=fractions,
+        progress=False,
+    )
+    detector = HTDGDetector.load(tmp_path / "model")
+    assert detector.config_ == config
+    samples = load_dataset("textures").test_set("brick", detector.image_names_, None, 3)
+    images = [sample.image for sample in samples]
+    labels = [entry.label for entry in samples.entries]
+    predictions = list(detector.predictions(images, fractions, maps=True))
+    scores = np.array([prediction.scores for prediction in predictions])  # (B, F)
+    expected = [roc_auc_score(labels, of_fraction) for of_fraction in scores.T]
+    assert metrics["image_auroc"] == pytest.approx(expected[0])
+    assert list(metrics["image_auroc_per_fraction"].values()) == pytest.approx(expected)
+    pixels = PixelMetrics()
+    for prediction, sample in zip(predictions, samples, strict=True):
+        pixels.add(prediction.anomaly_map, sample.mask)
+    assert metrics["pixel_auroc"] == pytest.approx(pixels.result()["pixel_auroc"])
+    assert metrics["aupro"] == pytest.approx(pixels.result()["aupro"])
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    columns = {"votes": [], "distance": ["distance"], "both": ["votes", "distance"]}[kind]
+    scales = [] if kind == "distance" else [f"scale_{n}" for n in range(4)]
+    other = "anomaly_score_None"
+    assert list(rows[0]) == ["image", "label", "anomaly_score", *scales, *columns, other]
+    for row, prediction in zip(rows, predictions, strict=True):
+        assert float(row["anomaly_score"]) == pytest.approx(prediction.scores[0], abs=1e-6)
+        assert float(row[other]) == pytest.approx(prediction.scores[1], abs=1e-6)
+        for name in columns:
+            assert float(row[name]) == pytest.approx(prediction.evidence[name][0], rel=1e-4)
+    if kind == "distance":
+        assert metrics["auroc_per_scale"] is None
+    else:
+        per_scale = detector.score_scales(images, 0.1)  # (B, N + 1), high is normal
+        slow = [roc_auc_score(labels, -of_scale) for of_scale in per_scale.T]
+        assert metrics["auroc_per_scale"] == pytest.approx(slow)
+    assert (tmp_path / "losses.png").exists() == (kind != "distance")
+    for name in ("histogram.png", "roc.png", "gallery.png", "maps.png"):
+        assert (tmp_path / name).exists()
+
+
+def test_inspect_alone_looks_at_a_share_by_itself(tmp_path):
+    assert default_fraction("inspect") == 0.02
+    assert default_fraction("paper_rgb") is default_fraction("novelty") is None
+    # By its name, a preset's share is taken; as options of the method, the task's.
+    config = HTDGConfig.preset("inspect", evidence="distance")
+    task = {"normal_class": "brick", "limit_per_kind": 2, "progress": False}
+    assert evaluate("textures", tmp_path / "a", config, **task)["defect_fraction"] is None
+    given = evaluate("textures", tmp_path / "b", "tiny", **task)
+    assert given["defect_fraction"] is None
+    arguments = ["--dataset", "textures", "--normal-class", "brick", "--limit-per-kind", "2"]
+    arguments += ["--preset", "inspect", "--evidence", "distance", "--out", str(tmp_path / "c")]
+    assert main(["evaluate", *arguments]) == 0
+    assert json.loads((tmp_path / "c" / "metrics.json").read_text())["defect_fraction"] == 0.02

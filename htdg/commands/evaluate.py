@@ -14,7 +14,8 @@ from htdg.commands.common import (
     refuse_ignored,
 )
 from htdg.datasets import dataset_names
-from htdg.evaluation.run import EQUALISE, Task, default_equalise, evaluate
+from htdg.evaluation.run import EQUALISE, Task, default_equalise, default_fraction, evaluate
+from htdg.evidence import DEFECT_FRACTION
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs="+",
         metavar="F",
-        help="average only the lowest share of the votes; several come from one pass",
+        help="average only this share of the votes, and of the pixels of distances, the most "
+        f"anomalous; several come from one pass (default: {DEFECT_FRACTION} for inspect, else all)",
     )
     data.add_argument(
         "--variant",
@@ -87,13 +89,13 @@ def execute(options: argparse.Namespace) -> None:
         data_root=options.data_root,
         options=of_dataset,
         equalise=options.equalise or default_equalise(options.preset, config),
-        defect_fraction=options.defect_fraction,
+        defect_fraction=options.defect_fraction or default_fraction(options.preset),
         variant=options.variant,
     )
     metrics = evaluate(task, options.out, config, model=options.model, overwrite=options.overwrite)
     for fraction, auroc in metrics.get("image_auroc_per_fraction", {}).items():
         if auroc is not None:
-            print(f"image_auroc, lowest {100 * float(fraction):g}% of the votes  {auroc:.4f}")
+            print(f"image_auroc, most anomalous {100 * float(fraction):g}%  {auroc:.4f}")
     names = ("image_auroc", "average_precision", "f1_max", "pixel_auroc", "aupro")
     for name in (*names, "undefined_because", "pixel_undefined_because"):
         if metrics.get(name) is not None:

@@ -33,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--defect-fraction",
         type=float,
         metavar="F",
-        help="average only this share of the lowest votes, for small defects (0.05 is the paper's; "
-        "default: what the model was calibrated with, or all)",
+        help="average only this share of the votes, and of the pixels of distances, the most "
+        "anomalous, for small defects (0.05 is the paper's; default: what the model was calibrated "
+        "with, or all)",
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -96,7 +97,7 @@ def _explain_threshold(
     options: argparse.Namespace, fraction: float | None, threshold: Threshold | None
 ) -> None:
     """Say on standard error what was called anomalous, or why nothing was."""
-    votes = f"the lowest {100 * fraction:g} % of the votes" if fraction else "all votes"
+    share = f"the most anomalous {100 * fraction:g} %" if fraction else "the whole image"
     if threshold is None:
         sentence = f"no threshold, so nothing is called anomalous: htdg calibrate {options.model}"
     elif not _same(threshold.defect_fraction, fraction):
@@ -104,7 +105,7 @@ def _explain_threshold(
         sentence = f"the threshold is for {option}, so nothing is called anomalous: calibrate again"
     else:
         sentence = f"threshold {threshold}"
-    print(f"htdg: scores of {votes}; {sentence}", file=sys.stderr)
+    print(f"htdg: scores of {share}; {sentence}", file=sys.stderr)
 
 
 def _check_apart(maps: Path, images: Sequence[Path]) -> None:

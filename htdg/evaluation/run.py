@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
-from typing import Any, SupportsIndex, overload
+from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 import torch
@@ -29,13 +29,14 @@ from htdg.evaluation import plots
 from htdg.evaluation.metrics import image_metrics
 from htdg.evaluation.pixel_metrics import PixelMetrics
 from htdg.evaluation.tables import score_table
+from htdg.evidence import DEFECT_FRACTION
 from htdg.io.checkpoint import remove_checkpoint
 from htdg.io.files import check_writable, write_text
 from htdg.io.images import load_image, to_uint8
 from htdg.pyramid import resize
 from htdg.runtime.progress import name_skipped
 from htdg.version import __version__
-from htdg.votes import Fractions, anomaly_scores, as_fractions
+from htdg.votes import Fractions, as_fractions
 
 EQUALISE = ("train", "both", "none")
 #: What an evaluation leaves in its folder besides the model.
@@ -71,9 +72,9 @@ class Task:
         options: of the data set, such as ``train`` and ``test`` of ``folder``.
         equalise: contrast equalisation (CLAHE) of colour images: of the ``train`` images as in the
             official code, of ``both`` training and test images, or ``none``.
-        defect_fraction: average only the lowest share of the votes (see ``aggregate_votes``). Of
-            several, the first makes the scores and metrics; the others, which come from the same
-            votes, are reported beside it.
+        defect_fraction: average only this share of the votes, the lowest (``aggregate_votes``),
+            and of the pixels of distances, the highest. Of several, the first makes the scores and
+            metrics; the others, which come from the same pass, are reported beside it.
         variant: an ablation of the paper's Table 6, by letter or name; None is the whole method.
     """
 
@@ -118,6 +119,11 @@ def default_equalise(preset: str, config: HTDGConfig) -> str:
     return "train" if equalises else "none"
 
 
+def default_fraction(preset: str) -> float | None:
+    """The ``defect_fraction`` of the preset ``inspect``; others look at all."""
+    return DEFECT_FRACTION if preset == "inspect" else None
+
+
 def evaluate(
     task: Task | str,
     out: str | Path,
@@ -133,7 +139,8 @@ def evaluate(
 
     Args:
         task: what to evaluate, or the name of a data set, with the other attributes of ``Task``
-            as ``options``; ``equalise`` is then by default that of ``default_equalise``.
+            as ``options``; ``equalise`` and ``defect_fraction`` are then by default those of
+            ``default_equalise`` and ``default_fraction``.
         out: folder for ``model/``, ``scores.csv``, ``config.json``, figures, and, when all is
             done, ``metrics.json``.
         config: options of the method, or the name of a preset.
@@ -151,7 +158,11 @@ def evaluate(
     config = HTDGConfig.preset(config) if isinstance(config, str) else config
     if isinstance(task, str):
         make_task: Callable[..., Task] = Task
-        task = make_task(task, **{"equalise": default_equalise(preset, config), **options})
+        defaults = {
+            "equalise": default_equalise(preset, config),
+            "defect_fraction": default_fraction(preset),
+        }
+        task = make_task(task, **{**defaults, **options})
     if task.variant is not None:
         if model is not None:
             raise EvaluationError(
@@ -168,12 +179,6 @@ def evaluate(
     else:
         detector = HTDGDetector.load(model, device=config.device)
         names = detector.image_names_
-    evidence = config.evidence if model is None else detector.config_.evidence
-    if evidence != "votes":
-        raise EvaluationError(
-            f"The evidence is {evidence}, but an evaluation knows the votes alone so far: take "
-            "htdg inspect, or python -m benchmarks.detection in the repository."
-        )
     # Before the training, so that a mistake in the test set shows at once.
     samples = dataset.test_set(task.normal_class, names, task.limit, task.limit_per_kind)
     if progress:
@@ -188,18 +193,32 @@ def evaluate(
         detector = _trained_detector(images, names, config, out, overwrite, progress)
     started = time.perf_counter()
     test_images = TestImages(samples, equalised=task.equalise == "both" and dataset.colour)
-    normality, localisation = _scored(detector, test_images, task.fractions, progress)
+    scored, localisation = _scored(detector, test_images, task.fractions, progress)
     seconds = time.perf_counter() - started
     metrics = {
         **_description(dataset, task, detector),
-        **_detection_metrics(samples, normality, task.fractions, len(detector.transformations_)),
+        **_detection_metrics(samples, scored, task.fractions, len(detector.transformations_)),
         **localisation,
         "training_seconds": round(detector.training_seconds_, 2),
         "scoring_ms_per_image": round(1000 * seconds / len(samples), 3),
         "peak_memory_mib": peak_memory(detector.device_),
     }
-    _write_results(out, metrics, test_images, normality, task.fractions, detector)
+    _write_results(out, metrics, test_images, scored, task.fractions, detector)
     return metrics
+
+
+class Scored(NamedTuple):
+    """What a detector says of B test images, for F defect fractions.
+
+    Attributes:
+        scores: (F, B) anomaly scores in [0, 1].
+        normality: (F, B, N + 1) of each scale; (F, B, 0) where nothing votes.
+        evidence: (F, B) of each kind, relative to normal patches; none with votes alone.
+    """
+
+    scores: np.ndarray
+    normality: np.ndarray
+    evidence: Mapping[str, np.ndarray]
 
 
 def _scored(
@@ -207,8 +226,8 @@ def _scored(
     test_images: TestImages,
     fractions: Sequence[float | None],
     progress: bool,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Normality (F, B, N + 1) of the test images, and the metrics of their anomaly maps.
+) -> tuple[Scored, dict[str, Any]]:
+    """The scores of the test images, and the metrics of their anomaly maps.
 
     Maps are made if any defect is marked. Images without a label, and anomalous ones without a
     mask, are left out of these metrics: they do not say where a defect is.
@@ -218,9 +237,11 @@ def _scored(
     entries = samples.entries
     marked = any(samples.mask(i) is not None for i, e in enumerate(entries) if e.label == 1)
     predictions = detector.predictions(test_images, fractions, maps=marked, progress=progress)
-    normality, n_mapped = [], 0
+    scores, normality, evidence, n_mapped = [], [], [], 0
     for i, prediction in enumerate(predictions):
+        scores.append(prediction.scores)
         normality.append(prediction.normality)
+        evidence.append(prediction.evidence)
         mask = test_images.masks.pop(i)  # was read with the image
         if prediction.anomaly_map is None or entries[i].label is None:
             continue
@@ -228,7 +249,8 @@ def _scored(
             pixels.add(prediction.anomaly_map, mask if entries[i].label == 1 else None)
             n_mapped += 1
     localisation = {**pixels.result(), "pixel_images": n_mapped} if marked else {}
-    return np.stack(normality, 1), localisation
+    kinds = {kind: np.stack([of_image[kind] for of_image in evidence], 1) for kind in evidence[0]}
+    return Scored(np.stack(scores, 1), np.stack(normality, 1), kinds), localisation
 
 
 class TestImages(Sequence[np.ndarray]):
@@ -361,13 +383,13 @@ def _description(dataset: Dataset, task: Task, detector: HTDGDetector) -> dict[s
 
 def _detection_metrics(
     samples: SampleSequence,
-    normality: np.ndarray,
+    scored: Scored,
     fractions: Sequence[float | None],
     n_transformations: int,
 ) -> dict[str, Any]:
     """The metrics of the test images that have a label, from the first defect fraction.
 
-    With several fractions, also the AUROC of each. ``normality`` is (F, B, N + 1).
+    With several fractions, also the AUROC of each. Where nothing votes, there are no scales.
     """
     counts = {
         "test_images": len(samples),
@@ -376,13 +398,14 @@ def _detection_metrics(
     labels = {i: entry.label for i, entry in enumerate(samples.entries) if entry.label is not None}
     if not labels:
         return {**counts, "image_auroc": None, "undefined_because": "No image has a label."}
-    per_scale = 1 - normality[:, list(labels)] / n_transformations  # anomaly scores in [0, 1]
+    scores, normality = scored.scores[:, list(labels)], scored.normality[0, list(labels)]
+    per_scale = 1 - normality / n_transformations if normality.size else None  # (B, N + 1)
     truth = list(labels.values())
-    metrics = {**counts, **image_metrics(truth, per_scale[0].mean(1), per_scale[0])}
+    metrics = {**counts, **image_metrics(truth, scores[0], per_scale)}
     if len(fractions) > 1:
         metrics["image_auroc_per_fraction"] = {
-            str(fraction): image_metrics(truth, of_fraction.mean(1))["image_auroc"]
-            for fraction, of_fraction in zip(fractions, per_scale, strict=True)
+            str(fraction): image_metrics(truth, of_fraction)["image_auroc"]
+            for fraction, of_fraction in zip(fractions, scores, strict=True)
         }
     return metrics
 
@@ -416,27 +439,25 @@ def _write_results(
     out: Path,
     metrics: dict[str, Any],
     test_images: TestImages,
-    normality: np.ndarray,
+    scored: Scored,
     fractions: Sequence[float | None],
     detector: HTDGDetector,
 ) -> None:
-    """Write all but the model; ``metrics.json`` last, so that it marks a finished run.
-
-    ``normality`` is (F, B, N + 1), for the defect fractions ``fractions``.
-    """
+    """Write all but the model; ``metrics.json`` last, so that it marks a finished run."""
     m, samples = len(detector.transformations_), test_images.samples
+    scores = scored.scores[0]  # (B,)
     names = [entry.name for entry in samples.entries]
     labelled = [i for i, entry in enumerate(samples.entries) if entry.label is not None]
     labels = [entry.label for entry in samples.entries if entry.label is not None]
     all_labelled = len(labels) == len(names)
-    other_scores = {
-        f"anomaly_score_{fraction}": anomaly_scores(of_fraction, m)
-        for fraction, of_fraction in zip(fractions[1:], normality[1:], strict=True)
+    others = {kind: values[0] for kind, values in scored.evidence.items()} | {
+        f"anomaly_score_{fraction}": of_fraction
+        for fraction, of_fraction in zip(fractions[1:], scored.scores[1:], strict=True)
     }
-    table = score_table(names, labels if all_labelled else None, normality[0], m, other_scores)
+    label_column = labels if all_labelled else None
+    table = score_table(names, label_column, scored.normality[0], m, others, scores)
     write_text(out / "scores.csv", table)
     write_text(out / "config.json", json.dumps(detector.config_.as_dict(), indent=1) + "\n")
-    scores = anomaly_scores(normality[0], m)
     if detector.history_:
         plots.save_figure(plots.plot_losses(detector.history_), out / "losses.png")
     if all_labelled:
