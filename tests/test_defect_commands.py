@@ -12,8 +12,10 @@ from PIL import Image
 from htdg import HTDGConfig, HTDGDetector, Task, evaluate
 from htdg.commands.cli import main
 from htdg.datasets import load_dataset
+from htdg.evaluation.overlays import ColourScale, overlay
 from htdg.evaluation.pixel_metrics import PixelMetrics
-from htdg.evaluation.plots import ANOMALOUS, overlay, plot_maps, plot_sample_grid
+from htdg.evaluation.plots import plot_maps, plot_sample_grid
+from htdg.io.images import load_image, to_uint8
 
 TINY = HTDGConfig.preset("tiny", niter=1)
 
@@ -88,22 +90,18 @@ def test_maps_cannot_go_into_a_file(place, capsys):
     assert f"--maps {place / 'm'} cannot be a folder" in capsys.readouterr().err
 
 
-def test_an_overlay_is_redder_where_the_map_is_higher_and_has_the_contour():
-    image = np.full((20, 20, 3), 100, np.uint8)
-    odd = np.full((20, 20), 0.2)
-    odd[8:12, 8:12] = 0.8
-    plain = overlay(image, odd)
-    assert (plain[0, 0] == 100).all()  # the median and what lies below stay as they are
-    red = np.array([int(ANOMALOUS[i : i + 2], 16) for i in (1, 3, 5)])
-    np.testing.assert_allclose(plain[9, 9], 100 * 0.4 + red * 0.6, atol=1)
-    outlined = overlay(image, odd, 0.5)
-    assert (outlined[8, 8:12] == 255).all()
-    np.testing.assert_array_equal(outlined[9, 9], plain[9, 9])  # inside
-    np.testing.assert_array_equal(outlined[:8], plain[:8])  # outside
-    # Below a threshold that nothing reaches, no contour, and a fainter red.
-    faint = overlay(image, odd, 2.0)
-    assert (faint[9, 9].astype(int) - 100)[0] < (plain[9, 9].astype(int) - 100)[0]
-    assert not (faint == 255).all(2).any()
+def test_overlays_share_one_scale_and_have_the_contour_at_the_threshold(place):
+    folder, photos = place / "maps", [place / "photos" / "a.png", place / "photos" / "b.png"]
+    detector = HTDGDetector.load(place / "model")
+    detector.calibrate(photos[:1], 0.5)
+    detector.save_threshold(place / "model")
+    assert main(["score", str(place / "model"), *map(str, photos), "--maps", str(folder)]) == 0
+    for path in photos:
+        (prediction,) = detector.predictions([path], maps=True)
+        image = to_uint8(load_image(path)[None])[0]
+        drawn = np.asarray(Image.open(folder / f"{path.stem}_overlay.png"))
+        scale = ColourScale.of_threshold(detector.threshold_)
+        np.testing.assert_array_equal(drawn, overlay(image, prediction.anomaly_map, scale))
 
 
 # --- calibrate ----------------------------------------------------------------------------------

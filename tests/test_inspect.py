@@ -15,13 +15,12 @@ from htdg.commands import inspect
 from htdg.commands.cli import main
 from htdg.evaluation.inspection_page import (
     MOST_SHOWN,
-    ColourScale,
     InspectedImage,
     inspection_page,
     overlay_picture,
     place_in_words,
-    tinted,
 )
+from htdg.evaluation.overlays import ColourScale, overlay
 from htdg.evidence import DEFECT_FRACTION
 from htdg.thresholds import Threshold
 from htdg.training import ScaleTraining
@@ -561,10 +560,11 @@ def threshold(pixel):
 
 
 def test_the_scale_follows_from_the_threshold_alone():
-    scale = ColourScale.of_threshold(threshold(0.8))
+    scale = ColourScale.of_threshold(0.8)
     assert (scale.low, scale.high, scale.line) == pytest.approx((0.75, 0.9, 0.8))
+    assert ColourScale.of_threshold(threshold(0.8)) == scale
     assert ColourScale.of_threshold(None) == ColourScale(0.5, 1.0, None)
-    assert ColourScale.of_threshold(threshold(1.0)).low < 1  # nothing is divided by 0
+    assert ColourScale.of_threshold(1.0).low < 1  # nothing is divided by 0
 
 
 def test_equal_values_have_equal_tints_in_all_images():
@@ -573,7 +573,7 @@ def test_equal_values_have_equal_tints_in_all_images():
     calm, wild = np.full((20, 20), 0.4, np.float32), np.full((20, 20), 0.4, np.float32)
     calm[0, 0] = wild[0, 0] = 0.6
     wild[9, 9] = 1.0
-    drawn = [tinted(image, of_image, scale) for of_image in (calm, wild)]
+    drawn = [overlay(image, of_image, scale) for of_image in (calm, wild)]
     assert (drawn[0][0, 0] == drawn[1][0, 0]).all()
     assert (drawn[0][5, 5] == 100).all()
     # Half of the tint at 0.6, all of it from 0.8 on: vermillion is (213, 94, 0).
@@ -586,7 +586,7 @@ def test_the_line_is_seen_on_black_and_on_white(grey):
     image = np.full((30, 30, 3), grey, np.uint8)
     of_image = np.zeros((30, 30), np.float32)
     of_image[10:15, 10:15] = 0.7
-    drawn = tinted(image, of_image, ColourScale(0.8, 0.9, 0.6))  # nothing is tinted
+    drawn = overlay(image, of_image, ColourScale(0.8, 0.9, 0.6))  # nothing is tinted
     assert (drawn[10:15, 10:15] == grey).all()
     assert (drawn[9, 10:15] == 255).all()
     assert (drawn[8, 10:15] == 0).all()

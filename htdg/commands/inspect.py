@@ -36,13 +36,13 @@ from htdg.evaluation.inspection_page import (
     ANOMALOUS,
     NO_THRESHOLD,
     NORMAL,
-    ColourScale,
     InspectedImage,
     inspection_page,
     overlay_picture,
     place_in_words,
     thumbnail,
 )
+from htdg.evaluation.overlays import ColourScale
 from htdg.evaluation.plots import png_bytes
 from htdg.evidence import DEFECT_FRACTION
 from htdg.io.checkpoint import remove_checkpoint

@@ -16,7 +16,8 @@ from htdg.commands.common import (
     collect_images,
 )
 from htdg.detector import HTDGDetector
-from htdg.evaluation.plots import overlay, png_bytes
+from htdg.evaluation.overlays import ColourScale, overlay
+from htdg.evaluation.plots import png_bytes
 from htdg.evaluation.tables import score_table
 from htdg.io.files import check_writable, write_bytes, write_text
 from htdg.io.images import load_image, to_uint8
@@ -44,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--maps",
         type=Path,
         metavar="DIR",
-        help="write anomaly maps there: for each image a 16-bit PNG, and an overlay with the "
-        "contour at the threshold",
+        help="write anomaly maps there: for each image a 16-bit PNG, and an overlay, all in "
+        "one scale of colours, with the contour at the threshold",
     )
 
 
@@ -138,5 +139,5 @@ def write_maps(
     levels = np.round(anomaly_map * 65535).astype(np.uint16)
     write_bytes(folder / f"{name}_map.png", png_bytes(levels))
     image = to_uint8(load_image(path)[None])[0]
-    limit = None if threshold is None else threshold.pixel
-    write_bytes(folder / f"{name}_overlay.png", png_bytes(overlay(image, anomaly_map, limit)))
+    scale = ColourScale.of_threshold(threshold)
+    write_bytes(folder / f"{name}_overlay.png", png_bytes(overlay(image, anomaly_map, scale)))

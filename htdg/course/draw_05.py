@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from htdg.evaluation.overlays import ColourScale, overlay
 from htdg.evaluation.pixel_metrics import FPR_LIMIT
-from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, OTHERS, outline, overlay, show_image
+from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, OTHERS, outline, show_image
 
 #: Colour, line and marker of the kinds of defects.
 STYLES = {
@@ -247,8 +248,9 @@ def draw_overlays(
     """Grey images (H, W) with maps and thresholds laid over, true defects outlined in blue."""
     figure = Figure(figsize=(1.75 * len(images), 2.1), layout="constrained")
     axes = figure.subplots(1, len(images), squeeze=False)[0]
+    scale = ColourScale.of_threshold(threshold)
     for ax, image, anomaly_map, mask, kind in zip(axes, images, maps, masks, kinds, strict=True):
-        overlaid = overlay(np.stack([image] * 3, -1), anomaly_map, threshold)
+        overlaid = overlay(np.stack([image] * 3, -1), anomaly_map, scale)
         show_image(ax, overlaid, f"{kind}: {(anomaly_map > threshold).sum()} px flagged")
         if mask is not None:
             outline(ax, mask, NORMAL)  # red would be lost on a vermillion overlay

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 
 from htdg.detector import HTDGDetector
 from htdg.errors import UserError
+from htdg.evaluation.overlays import ColourScale, overlay
 from htdg.evaluation.plots import (
     ANOMALOUS,
     NORMAL,
     OTHERS,
     PAGE,
-    overlay,
     plot_gallery,
     png_bytes,
     show_image,
@@ -64,14 +64,14 @@ def findings(detector: HTDGDetector, folder: str | Path) -> list[Finding]:
     paths, _ = list_images(folder)
     if not paths:
         raise UserError(f"{folder} holds no image: name a folder with images in it.")
-    report = []
+    report, scale = [], ColourScale.of_threshold(threshold)
     predictions = detector.predictions(paths, (threshold.defect_fraction,), maps=True)
     for path, prediction in zip(paths, predictions, strict=True):
         rows, anomaly_map = prediction.normality[0], prediction.anomaly_map
         assert anomaly_map is not None  # since maps were asked for
         score = float(1 - rows.mean() / len(detector.transformations_))
         image = to_uint8(load_image(path)[None])[0]
-        picture = overlay(image, anomaly_map, threshold.pixel)
+        picture = overlay(image, anomaly_map, scale)
         name = path.relative_to(folder).as_posix()
         report.append(Finding(name, score, score > threshold.score, picture, rows))
     return sorted(report, key=lambda finding: -finding.score)

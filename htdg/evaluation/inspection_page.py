@@ -17,10 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.colors import to_rgb
 from PIL import Image
-from scipy.ndimage import binary_dilation
 
 from htdg.evaluation import plots
-from htdg.thresholds import Threshold
+from htdg.evaluation.overlays import STRENGTH, ColourScale, overlay
 
 #: What is said of an image.
 ANOMALOUS, NORMAL, NO_THRESHOLD = "anomalous", "normal", "no threshold"
@@ -28,8 +27,6 @@ ANOMALOUS, NORMAL, NO_THRESHOLD = "anomalous", "normal", "no threshold"
 MOST_SHOWN = 300
 #: Longer side of a picture on the page, and that of an overlay at most, in pixels.
 THUMBNAIL, LARGEST_OVERLAY = 240, 1200
-#: How much of the full tint a picture takes on at most.
-STRENGTH = 0.55
 
 
 @dataclass(frozen=True)
@@ -58,65 +55,18 @@ class InspectedImage:
 # --- Pictures -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ColourScale:
-    """How strongly a pixel is tinted: not at all at ``low``, fully at ``high``, linear between.
-
-    ``line`` is the value that a line is drawn around, or None. All are values of an anomaly map.
-    """
-
-    low: float
-    high: float
-    line: float | None
-
-    @classmethod
-    def of_threshold(cls, threshold: Threshold | None) -> ColourScale:
-        """From a little below the threshold, with a third of the tint at it, halfway up to 1.
-
-        Without a threshold from 0.5, as normal patches are on average, to 1.
-        """
-        if threshold is None:
-            return cls(0.5, 1.0, None)
-        half = max((1 - threshold.pixel) / 2, 1e-6)
-        return cls(threshold.pixel - half / 2, threshold.pixel + half, threshold.pixel)
-
-
-def tinted(image: np.ndarray, anomaly_map: np.ndarray, scale: ColourScale) -> np.ndarray:
-    """An image with its anomaly map laid over it, and lines around what is above the threshold.
-
-    Args:
-        image: (H, W, 3) uint8.
-        anomaly_map: (H, W) in [0, 1].
-        scale: from values of the map to colours.
-
-    Returns:
-        (H, W, 3) uint8: vermillion where the map is high. The lines are white within black, to be
-        seen on any image, and lie outside the regions, which they leave as they are.
-    """
-    strength = np.clip((anomaly_map - scale.low) / (scale.high - scale.low), 0, 1)[..., None]
-    vermillion = np.array(to_rgb(plots.ANOMALOUS)) * 255
-    blended = image + (vermillion - image) * (STRENGTH * strength)
-    drawn = np.rint(blended).astype(np.uint8)
-    if scale.line is not None and (above := anomaly_map > scale.line).any():
-        width = max(1, max(above.shape) // 250)
-        wider = binary_dilation(above, iterations=width)
-        drawn[binary_dilation(wider, iterations=width) & ~wider] = 0
-        drawn[wider & ~above] = 255
-    return drawn
-
-
 def overlay_picture(image: np.ndarray, anomaly_map: np.ndarray, scale: ColourScale) -> np.ndarray:
-    """``tinted`` at the image's resolution, or, of large ones, at ``LARGEST_OVERLAY`` pixels."""
+    """``overlay`` at the image's resolution, or, of large ones, at ``LARGEST_OVERLAY`` pixels."""
     size = _fitted(image, min(LARGEST_OVERLAY, max(image.shape[:2])))
-    return tinted(_resized(image, size), _resized(anomaly_map, size), scale)
+    return overlay(_resized(image, size), _resized(anomaly_map, size), scale)
 
 
 def thumbnail(image: np.ndarray, anomaly_map: np.ndarray, scale: ColourScale) -> bytes:
-    """A small JPEG of an image beside the tinted one."""
+    """A small JPEG of an image beside the overlay."""
     size = _fitted(image, THUMBNAIL)
     small = _resized(image, size)
     gap = np.full((size[1], 4, 3), 255, np.uint8)
-    both = np.hstack([small, gap, tinted(small, _resized(anomaly_map, size), scale)])
+    both = np.hstack([small, gap, overlay(small, _resized(anomaly_map, size), scale)])
     content = io.BytesIO()
     Image.fromarray(both).save(content, format="JPEG", quality=85)
     return content.getvalue()

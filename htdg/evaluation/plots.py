@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
-from scipy.ndimage import binary_erosion, binary_fill_holes
+from scipy.ndimage import binary_fill_holes
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from htdg.io.files import write_bytes
@@ -225,31 +224,6 @@ def plot_sample_grid(rows: Mapping[str, np.ndarray]) -> Figure:
                 ax.axis("off")
         line[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
     return figure
-
-
-def overlay(
-    image: np.ndarray, anomaly_map: np.ndarray, threshold: float | None = None
-) -> np.ndarray:
-    """An image with its anomaly map laid over it, and the contour at the threshold.
-
-    Args:
-        image: (H, W, 3) uint8.
-        anomaly_map: (H, W) in [0, 1]. The image turns vermillion between the map's median and its
-            maximum, or the threshold where that is higher.
-        threshold: pixels above it are surrounded by a white line; None draws none.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
-    low, high = np.median(anomaly_map), max(anomaly_map.max(), threshold or 0.0)
-    strength = np.clip((anomaly_map - low) / max(high - low, 1e-9), 0, 1)[..., None]
-    vermillion = np.array(to_rgb(ANOMALOUS)) * 255
-    blended = image * (1 - 0.6 * strength) + vermillion * 0.6 * strength
-    if threshold is not None:
-        above = anomaly_map > threshold
-        inside = binary_erosion(above, border_value=1)  # the image's edge is no contour
-        blended[above & ~inside] = 255
-    return blended.round().astype(np.uint8)
 
 
 def png_bytes(array: np.ndarray) -> bytes:
