@@ -55,6 +55,23 @@ def test_findings_agree_with_the_detector_and_are_sorted(calibrated, folder):
     assert report[0].picture.dtype == np.uint8
 
 
+@pytest.mark.parametrize("kind", ["distance", "both"])
+def test_findings_count_every_kind_of_evidence(kind, brick, folder):
+    (train, _), test = brick
+    small = {"distance_min_size": 13, "distance_max_size": 18}
+    config = HTDGConfig.preset("tiny", niter=1, evidence=kind, **small)
+    detector = HTDGDetector(config).fit(train, progress=False)
+    detector.calibrate(test, 0.5, defect_fraction=0.1)
+    report = findings(detector, folder)
+    paths = [folder / finding.name for finding in report]
+    scores = [finding.score for finding in report]
+    np.testing.assert_allclose(scores, detector.anomaly_score(paths, 0.1), atol=1e-6)
+    labels = np.where([finding.anomalous for finding in report], -1, 1)
+    np.testing.assert_array_equal(labels, detector.predict(paths))
+    assert set(labels) == {-1, 1}
+    assert {len(finding.rows) for finding in report} == {0 if kind == "distance" else 4}
+
+
 def test_a_page_counts_names_and_escapes(calibrated, folder, brick):
     Image.fromarray(brick[1][0]).save(folder / "<b> & c.png")
     page = folder_page(calibrated, str(folder))

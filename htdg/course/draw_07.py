@@ -42,7 +42,7 @@ class Finding:
         score: anomaly score in [0, 1].
         anomalous: whether the score is above the threshold.
         picture: (H, W, 3) uint8, the image overlaid with its map, and the contour.
-        rows: (N + 1,) normality at every scale, in [0, M].
+        rows: (N + 1,) normality at every scale, in [0, M]; (0,) where nothing votes.
     """
 
     name: str
@@ -69,7 +69,7 @@ def findings(detector: HTDGDetector, folder: str | Path) -> list[Finding]:
     for path, prediction in zip(paths, predictions, strict=True):
         rows, anomaly_map = prediction.normality[0], prediction.anomaly_map
         assert anomaly_map is not None  # since maps were asked for
-        score = float(1 - rows.mean() / len(detector.transformations_))
+        score = float(prediction.scores[0])
         image = to_uint8(load_image(path)[None])[0]
         picture = overlay(image, anomaly_map, scale)
         name = path.relative_to(folder).as_posix()
