@@ -11,6 +11,7 @@ from PIL import Image
 
 from htdg import HTDGConfig, HTDGDetector, Task, evaluate
 from htdg.commands.cli import main
+from htdg.commands.score import known_scale
 from htdg.datasets import load_dataset
 from htdg.evaluation.overlays import ColourScale, overlay
 from htdg.evaluation.pixel_metrics import PixelMetrics
@@ -102,6 +103,28 @@ def test_overlays_share_one_scale_and_have_the_contour_at_the_threshold(place):
         drawn = np.asarray(Image.open(folder / f"{path.stem}_overlay.png"))
         scale = ColourScale.of_threshold(detector.threshold_)
         np.testing.assert_array_equal(drawn, overlay(image, prediction.anomaly_map, scale))
+
+
+def test_overlays_of_votes_without_a_threshold_share_the_scale_of_all_maps(place, tiny):
+    folder, photos = place / "m", [place / "photos" / "a.png", place / "photos" / "b.png"]
+    assert main(["score", str(place / "model"), *map(str, photos), "--maps", str(folder)]) == 0
+    maps = [tiny.anomaly_map(path)[0] for path in photos]
+    low = (np.median(maps[0]) + np.median(maps[1])) / 2
+    strength = [0.55 * np.clip((m - low) / (max(map(np.max, maps)) - low), 0, 1) for m in maps]
+    assert max(map(np.max, strength)) == pytest.approx(0.55)
+    for path, tint in zip(photos, strength, strict=True):
+        image = to_uint8(load_image(path)[None])[0]
+        drawn = np.asarray(Image.open(folder / f"{path.stem}_overlay.png"))
+        expected = image + tint[..., None] * (np.array([213, 94, 0]) - image)  # vermillion
+        np.testing.assert_allclose(drawn, expected, atol=1)
+
+
+def test_overlays_wait_only_for_maps_that_do_not_say_what_is_normal(tiny, place):
+    assert known_scale(tiny) is None
+    small = {"distance_min_size": 13, "distance_max_size": 18}
+    config = HTDGConfig.preset("tiny", evidence="distance", **small)
+    distances = HTDGDetector(config).fit(place / "photos" / "a.png", progress=False)
+    assert known_scale(distances) == ColourScale(0.5, 1.0, None)
 
 
 # --- calibrate ----------------------------------------------------------------------------------

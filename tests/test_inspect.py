@@ -567,6 +567,14 @@ def test_the_scale_follows_from_the_threshold_alone():
     assert ColourScale.of_threshold(1.0).low < 1  # nothing is divided by 0
 
 
+def test_the_scale_of_maps_goes_from_their_middle_to_the_highest_value_of_all():
+    assert ColourScale.of_maps([0.9, 0.97, 0.95], [0.96, 0.99, 0.98]) == ColourScale(
+        0.95, 0.99, None
+    )
+    constant = ColourScale.of_maps([0.7], [0.7])
+    assert constant.low == 0.7 < constant.high  # nothing is divided by 0
+
+
 def test_equal_values_have_equal_tints_in_all_images():
     image = np.full((20, 20, 3), 100, np.uint8)
     scale = ColourScale(0.4, 0.8, None)

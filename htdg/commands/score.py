@@ -20,8 +20,7 @@ from htdg.evaluation.overlays import ColourScale, overlay
 from htdg.evaluation.plots import png_bytes
 from htdg.evaluation.tables import score_table
 from htdg.io.files import check_writable, write_bytes, write_text
-from htdg.io.images import load_image, to_uint8
-from htdg.scorer import Prediction
+from htdg.io.images import load_image, read_image, to_uint8
 from htdg.thresholds import Threshold
 
 
@@ -68,13 +67,17 @@ def execute(options: argparse.Namespace) -> None:
     predictions = detector.predictions(
         paths, (fraction,), options.maps is not None, options.batch_size, progress=True
     )
+    maps = None if options.maps is None else MapWriter(options.maps, known_scale(detector))
     per_scale, scores, contributed = [], [], []
     for path, name, prediction in zip(paths, map_names(paths), predictions, strict=True):
         per_scale.append(prediction.normality[0])
         scores.append(prediction.scores[0])
         contributed.append(prediction.evidence)
-        if options.maps is not None:
-            write_maps(options.maps, name, path, prediction, threshold)
+        if maps is not None:
+            assert prediction.anomaly_map is not None  # since maps were asked for
+            maps.write(name, path, prediction.anomaly_map)
+    if maps is not None:
+        maps.finish()
     rows, anomaly_scores = np.stack(per_scale), np.array(scores)  # (B, N + 1), (B,)
     others = {kind: np.array([e[kind][0] for e in contributed]) for kind in contributed[0]}
     if threshold is not None and _same(threshold.defect_fraction, fraction):
@@ -130,14 +133,67 @@ def map_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def write_maps(
-    folder: Path, name: str, path: Path, prediction: Prediction, threshold: Threshold | None
-) -> None:
-    """``<name>_map.png``, 0 to 65535 for 0 to 1, and ``<name>_overlay.png``."""
-    anomaly_map = prediction.anomaly_map
-    assert anomaly_map is not None
-    levels = np.round(anomaly_map * 65535).astype(np.uint16)
-    write_bytes(folder / f"{name}_map.png", png_bytes(levels))
-    image = to_uint8(load_image(path)[None])[0]
-    scale = ColourScale.of_threshold(threshold)
-    write_bytes(folder / f"{name}_overlay.png", png_bytes(overlay(image, anomaly_map, scale)))
+def known_scale(detector: HTDGDetector) -> ColourScale | None:
+    """The scale of colours that follows from a model, or None if all its maps must be seen first.
+
+    A threshold says what is normal, and so do distances. What votes have there differs from model
+    to model.
+    """
+    if detector.threshold_ is None and detector.config_.evidence == "votes":
+        return None
+    return ColourScale.of_threshold(detector.threshold_)
+
+
+class MapWriter:
+    """Writes anomaly maps into a folder, and overlays that all have the same scale of colours.
+
+    Attributes:
+        folder: where to.
+        scale: that of the overlays; None takes it from the maps, so that overlays wait for the
+            last of them.
+        waiting: name and path of the images whose overlays wait.
+        medians, highest: the median and the highest value of the maps of these images.
+    """
+
+    def __init__(self, folder: Path, scale: ColourScale | None) -> None:
+        """Write into ``folder``, which exists."""
+        self.folder, self.scale = folder, scale
+        self.waiting: list[tuple[str, Path]] = []
+        self.medians: list[float] = []
+        self.highest: list[float] = []
+
+    def write(self, name: str, path: Path, anomaly_map: np.ndarray) -> None:
+        """Write ``<name>_map.png``, 0 to 65535 for 0 to 1, and the overlay if it need not wait.
+
+        Args:
+            name: of the files.
+            path: of the image.
+            anomaly_map: (H, W) in [0, 1], at the size of the image.
+        """
+        levels = np.round(anomaly_map * 65535).astype(np.uint16)
+        write_bytes(self._map(name), png_bytes(levels))
+        if self.scale is not None:
+            self._write_overlay(name, path, anomaly_map, self.scale)
+            return
+        self.waiting.append((name, path))
+        self.medians.append(float(np.median(anomaly_map)))
+        self.highest.append(float(anomaly_map.max()))
+
+    def finish(self) -> None:
+        """Write the overlays that wait; their maps are read again, since all may be too many."""
+        if not self.waiting:
+            return
+        scale = ColourScale.of_maps(self.medians, self.highest)
+        for name, path in self.waiting:
+            self._write_overlay(name, path, read_image(self._map(name)) / 65535, scale)
+
+    def _map(self, name: str) -> Path:
+        return self.folder / f"{name}_map.png"
+
+    def _write_overlay(
+        self, name: str, path: Path, anomaly_map: np.ndarray, scale: ColourScale
+    ) -> None:
+        """``<name>_overlay.png``."""
+        image = to_uint8(load_image(path)[None])[0]
+        drawn = overlay(image, anomaly_map, scale)
+        write_bytes(self.folder / f"{name}_overlay.png", png_bytes(drawn))

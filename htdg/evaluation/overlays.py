@@ -1,11 +1,12 @@
 """Anomaly maps laid over their images, in one scale of colours.
 
-The scale follows from a threshold alone, so that the same tint means the same in all images,
-and next week, too.
+The same tint means the same in all images. Where the scale follows from a threshold, or where
+0.5 is normal, it means the same next week, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,13 +35,23 @@ class ColourScale:
     def of_threshold(cls, threshold: Threshold | float | None) -> ColourScale:
         """From a little below a threshold of pixels, with a third of the tint at it, halfway to 1.
 
-        Without one from 0.5, as normal patches are on average, to 1.
+        Without one from 0.5, the distance of normal patches, to 1.
         """
         if threshold is None:
             return cls(0.5, 1.0, None)
         pixel = threshold.pixel if isinstance(threshold, Threshold) else threshold
         half = max((1 - pixel) / 2, 1e-6)
         return cls(pixel - half / 2, pixel + half, pixel)
+
+    @classmethod
+    def of_maps(cls, medians: Sequence[float], highest: Sequence[float]) -> ColourScale:
+        """From the median of the medians of maps to the highest value in any, without a line.
+
+        For maps of votes without a threshold: what they have where all is normal differs from
+        model to model, and with many transformations it is close to 1.
+        """
+        low = float(np.median(medians))
+        return cls(low, max(max(highest), low + 1e-6), None)
 
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, scale: ColourScale) -> np.ndarray:
