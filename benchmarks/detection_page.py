@@ -50,11 +50,12 @@ Each run draws its training images and everything else that is random with anoth
 the mean over draws, the least and the greatest; of FashionMNIST and CIFAR10 they are means over ten
 classes first. All kinds of evidence see the same test images with the same trained model, and the
 same share of votes or pixels makes the score (2 % where defects are looked for, all in FashionMNIST
-and CIFAR10). Defects have the preset `inspect` and all test images; FashionMNIST has `novelty`, CIFAR10
-`novelty_rgb`, and both 1,000 test images chosen at random. Times are the processor's, not the clock's: milliseconds
-include reading the image and making its map, seconds of training the making of the memory bank.
-MVTec AD: images reduced to 256 pixels, and the normal test images of grid are 21 of its training
-images that did not train. The textures' defects are drawn. CIFAR10 is a subset, once JPEG."""
+and CIFAR10). Defects have the preset `inspect` and all test images; FashionMNIST has `novelty`,
+CIFAR10 `novelty_rgb`, and both 1,000 test images chosen at random. Times are the processor's, not
+the clock's: milliseconds include reading the image and making its map, seconds of training the
+making of the memory bank. MVTec AD: images reduced to 256 pixels, and the normal test images of grid
+are 21 of its training images that did not train. The textures' defects are drawn. CIFAR10 is a
+subset, once JPEG."""
 PUBLISHED = """\
 What a user would pick elsewhere, networks pretrained on millions of images: published one-shot
 figures, not measured here (their weights are not at hand), from whole MVTec AD at its own
