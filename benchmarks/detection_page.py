@@ -53,8 +53,8 @@ same share of votes or pixels makes the score (2 % where defects are looked for,
 and CIFAR10). Defects have the preset `inspect` and all test images; FashionMNIST has `novelty`,
 CIFAR10 `novelty_rgb`, and both 1,000 test images chosen at random. Times are the processor's, not
 the clock's: milliseconds include reading the image and making its map, seconds of training the
-making of the memory bank. MVTec AD: images reduced to 256 pixels, and the normal test images of grid
-are 21 of its training images that did not train. The textures' defects are drawn. CIFAR10 is a
+making of the memory bank. MVTec AD: images reduced to 256 pixels, and the normal test images of
+grid are 21 of its training images that did not train. The textures' defects are drawn. CIFAR10 is a
 subset, once JPEG."""
 PUBLISHED = """\
 What a user would pick elsewhere, networks pretrained on millions of images: published one-shot
