@@ -24,6 +24,8 @@ def do_missing(
 ) -> bool:
     """Do the runs that are not in ``kept`` and write ``file`` after each.
 
+    What another process has written into the file since is kept.
+
     Args:
         kept: machine and runs; the new results go in.
         file: where it is kept.
@@ -37,11 +39,13 @@ def do_missing(
         if key in kept["runs"]:
             continue
         try:
-            kept["runs"][key] = perform()
+            result = perform()
         except UserError as error:  # its data set is not there, say: the others may be
             print(f"{key}: {error}", file=sys.stderr, flush=True)
             complete = False
             continue
+        written = read_kept(file, kept["machine"])["runs"]  # by another run meanwhile, too
+        kept["runs"] |= written | {key: result}
         write_text(file, json.dumps(kept, indent=1) + "\n")
         print(key, json.dumps(kept["runs"][key]), flush=True)
     return complete

@@ -1,9 +1,12 @@
 """The straightforward version that speed is measured against computes what ours does."""
 
+import json
+
 import pytest
 import torch
 
 from benchmarks import quality
+from benchmarks.kept import do_missing
 from benchmarks.measure import iteration_operations, iteration_seconds, scoring_ms
 from benchmarks.report import write_part
 from benchmarks.straightforward import score, start_straightforward
@@ -85,3 +88,16 @@ def test_times_to_quality_are_means_over_draws():
     (line,) = quality.plot(quality.timed(found, paces)).axes[0].lines
     assert list(line.get_xdata()) == [2.0, 6.0]
     assert line.get_ydata() == pytest.approx([0.89833, 0.9], abs=1e-4)
+
+
+def test_what_another_run_wrote_meanwhile_is_kept(tmp_path):
+    file, kept = tmp_path / "kept.json", {"machine": "m", "runs": {"a": {"value": 1}}}
+
+    def perform():  # and beside it another process does c
+        other = {"machine": "m", "runs": {"a": {"value": 1}, "c": {"value": 3}}}
+        file.write_text(json.dumps(other))
+        return {"value": 2}
+
+    assert do_missing(kept, file, [("a", None), ("b", perform)])
+    expected = {"a": {"value": 1}, "b": {"value": 2}, "c": {"value": 3}}
+    assert json.loads(file.read_text())["runs"] == kept["runs"] == expected
