@@ -18,16 +18,9 @@ import torch
 from torch.nn import functional as F
 
 from htdg.localisation import spread_matrix
-from htdg.nearest import CellSearch, coreset, nearest_distances
-from htdg.uniqueness import (
-    LEAST_DISTANCE,
-    Uniqueness,
-    cut,
-    is_grey,
-    patch_pixels,
-    patch_places,
-    quantile,
-)
+from htdg.nearest import LEAST_DISTANCE, CellSearch, coreset, nearest_distances, quantile
+from htdg.patches import cut, is_grey, normalised, patch_numbers, patch_pixels, patch_places
+from htdg.uniqueness import Uniqueness
 
 #: Patches that the bank of a scale keeps at most, and the number, drawn at random, from which they
 #: are chosen: docs/evidence.md has the loss.
@@ -41,25 +34,6 @@ NORMAL_IMAGES = 10
 BRIGHTNESS = ((0.9, 0.0), (1.1, 0.0), (1.0, -0.05), (1.0, 0.05))
 #: The share of an image's patches whose distance is its floor.
 FLOOR = 0.1
-
-
-def cut_patches(
-    images: torch.Tensor, patch_side: int, constant: float | None = None
-) -> torch.Tensor:
-    """All patches of (B, C, H, W), row by row: (B, P, D), D = C * patch_side ** 2.
-
-    With a ``constant`` each is normalised: its mean is taken off, and it is divided by its standard
-    deviation plus the constant, so that the noise of flat patches is not blown up.
-    """
-    return normalised(F.unfold(images, patch_side).transpose(1, 2), constant)
-
-
-def normalised(patches: torch.Tensor, constant: float | None) -> torch.Tensor:
-    """Patches (..., D) normalised with a ``constant``, as they are without."""
-    if constant is None:
-        return patches
-    patches = patches - patches.mean(-1, keepdim=True)
-    return patches / (patches.square().mean(-1, keepdim=True).sqrt() + constant)
 
 
 def turned_copies(images: torch.Tensor) -> torch.Tensor:
@@ -157,8 +131,7 @@ class PatchComparison:
         h = self.side - patch_side + 1
         # Neighbouring patches overlap by far the most: of many every second one is enough.
         self.starts = torch.unique(torch.tensor([*range(0, h, 2 if h > 32 else 1), h - 1]))
-        on_grid = (self.starts[:, None] * h + self.starts).flatten()
-        self.compared = on_grid.to(images.device)  # (G * G,) of the h * h patches
+        self.compared = patch_numbers(self.starts, h).to(images.device)  # (G * G,)
         self.places = patch_places(h, images.device)[self.compared]
         self.pixels = patch_pixels(images, patch_side)[self.compared]  # (G * G, D)
         self.within = self.near(self.radius) if self.in_place else None

@@ -16,6 +16,8 @@ CELLS, CELLS_SEARCHED = 32, 2
 CELL_STEPS = 10
 #: Principal components that stand for the patches of a large bank, beside what they leave out.
 COMPONENTS = 32
+#: No patches are so alike that a smaller distance means anything.
+LEAST_DISTANCE = 1e-3
 #: Bytes of the table of distances that is made at once.
 TABLE_BYTES = 2**24
 
@@ -132,3 +134,11 @@ def nearest_centres(patches: torch.Tensor, centres: torch.Tensor, count: int) ->
         columns.append(brackets.max(1, keepdim=True).indices)
         brackets.scatter_(1, columns[-1], -torch.inf)
     return torch.cat(columns, 1)
+
+
+def quantile(values: torch.Tensor, share: float) -> torch.Tensor:
+    """What a share of the values (n,) stay below: a single number, interpolated."""
+    place = share * (len(values) - 1)
+    ordered = values.sort().values  # much faster than torch.quantile
+    low = int(place)
+    return torch.lerp(ordered[low], ordered[min(low + 1, len(values) - 1)], place - low)

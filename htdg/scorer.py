@@ -286,12 +286,11 @@ def evidence_predictions(
         kinds, normality = {"votes": ratio, **kinds}, by_image(rows)  # (B, F, N + 1)
     scores = as_score(combined(shares, ratio)).T.cpu().double().numpy()  # (B, F)
     contributed = {kind: values.cpu().double().numpy() for kind, values in kinds.items()}
-    located = as_score(distance)  # (B, s, s)
     return (
         Prediction(
             scores[i],
             normality[i],
-            None if sizes is None else _at_size(located[i], sizes[i]),
+            None if sizes is None else _at_size(as_score(distance[i]), sizes[i]),
             {kind: values[:, i] for kind, values in contributed.items()},
         )
         for i in range(len(distance))

@@ -11,34 +11,13 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from htdg.nearest import LEAST_DISTANCE, quantile
+from htdg.patches import cut, is_grey, patch_numbers, patch_pixels, patch_places
+
 #: The share of the patches of the training images that are less unique than what counts.
 USUAL = 0.9
 #: An image of at most this many patches is searched whole; of more, each second row and column.
 ALL_PATCHES = 1500
-#: No patches are so alike that a smaller distance means anything.
-LEAST_DISTANCE = 1e-3
-
-
-def patch_places(h: int, device: torch.device) -> torch.Tensor:
-    """Row and column of each of the h * h patches, row by row: (h * h, 2)."""
-    index = torch.arange(h, device=device)
-    return torch.cartesian_prod(index, index)
-
-
-def patch_pixels(images: torch.Tensor, patch_side: int) -> torch.Tensor:
-    """Which of the C * H * H values of each of (K, C, H, H) make up which patch: (P, D)."""
-    numbers = torch.arange(images[0].numel(), device=images.device).float()  # exact up to 2 ** 24
-    return F.unfold(numbers.view(1, *images.shape[1:]), patch_side)[0].T.long()
-
-
-def cut(image: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """The values of (C, H, H) at ``pixels`` (Q, D), of ``patch_pixels``: (Q, D)."""
-    return image.flatten().index_select(0, pixels.flatten()).view(pixels.shape)
-
-
-def is_grey(images: torch.Tensor) -> bool:
-    """Whether the three channels of (K, 3, H, H) are the same."""
-    return torch.equal(images[:, :-1], images[:, 1:])
 
 
 class Uniqueness:
@@ -55,7 +34,7 @@ class Uniqueness:
         h = images.shape[-1] - patch_side + 1
         self.patch_side = patch_side
         pixels, places = patch_pixels(images, patch_side), patch_places(h, images.device)
-        compared = (starts[:, None] * h + starts).flatten().to(images.device)  # (G * G,)
+        compared = patch_numbers(starts, h).to(images.device)  # (G * G,)
         others = compared if h * h > ALL_PATCHES else torch.arange(h * h, device=images.device)
         self.pixels, self.of_others = pixels[compared], pixels[others]  # (G * G, D), (N, D)
         away = (places[compared][:, None] - places[others]).abs().amax(-1)  # (G * G, N)
@@ -84,11 +63,3 @@ class Uniqueness:
         1 is as nine tenths of the patches of normal images, 2 twice as far from its like.
         """
         return (self.distances(image) / self.usual).clamp(min=1)
-
-
-def quantile(values: torch.Tensor, share: float) -> torch.Tensor:
-    """What a share of the values (n,) stay below: a single number, interpolated."""
-    place = share * (len(values) - 1)
-    ordered = values.sort().values  # much faster than torch.quantile
-    low = int(place)
-    return torch.lerp(ordered[low], ordered[min(low + 1, len(values) - 1)], place - low)

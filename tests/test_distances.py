@@ -9,11 +9,11 @@ from htdg.distances import (
     PatchComparison,
     ScaleDistances,
     brightened,
-    cut_patches,
     memory_bank,
     nearest_distances,
 )
 from htdg.localisation import SPREAD
+from htdg.patches import cut_patches
 
 #: Raw patches, and normalised ones.
 CONSTANTS = (None, 0.05)

@@ -32,6 +32,7 @@ METHOD = (
     "backend",
     "training",
     "nearest",
+    "patches",
     "uniqueness",
     "distances",
     "evidence",
@@ -290,6 +291,7 @@ def test_what_is_allowed_is_not_a_violation(name, allowed):
 #: Of the method's room, but not of its eleven files: what is not in the paper.
 BESIDE = {"version", "backend", "state", "numbers", "presets"} | {
     "nearest",
+    "patches",
     "uniqueness",
     "distances",
     "evidence",

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from htdg import uniqueness
+from htdg import nearest, uniqueness
 from htdg.distances import PatchComparison, ScaleDistances
-from htdg.uniqueness import Uniqueness, cut, is_grey, patch_pixels, patch_places, quantile
+from htdg.nearest import quantile
+from htdg.patches import cut, is_grey, patch_pixels, patch_places
+from htdg.uniqueness import Uniqueness
 from tests.test_distances import flat, noise, slow_patches, stripes
 
 
@@ -147,7 +149,7 @@ def test_of_a_large_image_every_second_patch_is_compared_with_every_second(monke
 
 def test_what_is_usual_is_never_nothing():
     measure = Uniqueness(flat(0.3)[None], 3, every(8))
-    assert measure.usual == uniqueness.LEAST_DISTANCE
+    assert measure.usual == nearest.LEAST_DISTANCE
     assert measure(flat(0.5)).max() == 1
 
 
