@@ -69,8 +69,9 @@ class HTDGConfig:
         distance_max_size: of the finest, at most.
         patch_side: of the patches whose distances are taken, pixels.
         patch_constant: added to the standard deviation by which a patch is divided.
-        search_radius: how far from its place the nearest patch may be, as a share of the side; 0
-            looks everywhere. For images in which things have their places.
+        search_radius: how far from its place the nearest patch may be, as a share of the side. For
+            images in which things have their places; gradients count there, too (``htdg.nearby``).
+            0 looks everywhere.
         geom_samples: images that the classifier of ``"geom"`` is trained on.
         geom_epochs: how often it sees each of their copies.
         fast: compute the copies as windows of shared canvases, with hand-written gradients and

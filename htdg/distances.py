@@ -15,11 +15,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
-from htdg.localisation import spread_matrix
 from htdg.nearest import LEAST_DISTANCE, CellSearch, coreset, nearest_distances, quantile
-from htdg.patches import cut, is_grey, normalised, patch_numbers, patch_pixels, patch_places
+from htdg.patches import (
+    NORMAL_IMAGES,
+    cut,
+    is_grey,
+    laid_over,
+    normalised,
+    patch_numbers,
+    patch_pixels,
+    patch_places,
+    patch_starts,
+)
 from htdg.uniqueness import Uniqueness
 
 #: Patches that the bank of a scale keeps at most, and the number, drawn at random, from which they
@@ -27,8 +35,8 @@ from htdg.uniqueness import Uniqueness
 BANK_SIZE, CANDIDATES = 4096, 16384
 #: A bank of at most this many patches is searched exactly, a larger one cell by cell.
 EXACT_SIZE = 2048
-#: Training images of which each is compared with the others, to see what is normal.
-NORMAL_IMAGES = 10
+#: Rows and columns of patches up to which all are compared.
+ALL_ROWS = 32
 #: Altered copies of a single training image, which stand in for other normal images: brightness is
 #: multiplied by the first number and raised by the second (of a range of 1).
 BRIGHTNESS = ((0.9, 0.0), (1.1, 0.0), (1.0, -0.05), (1.0, 0.05))
@@ -51,8 +59,7 @@ class MemoryBank:
 
     Attributes:
         patches: (N, D).
-        places: (N, 2) row and column of the top left pixel: in the upright image, or, where things
-            have their places, in the copy.
+        places: (N, 2) row and column of the top left pixel in the upright image.
         origins: (N,) the number of the training image.
     """
 
@@ -61,29 +68,19 @@ class MemoryBank:
     origins: torch.Tensor
 
 
-def memory_bank(
-    images: torch.Tensor, patch_side: int, constant: float | None, in_place: bool
-) -> MemoryBank:
-    """The bank of (K, C, H, H): at most ``BANK_SIZE`` patches, a coreset of some drawn at random.
-
-    Where things have their places (``in_place``) only the mirror image is added, and all is kept.
-    """
+def memory_bank(images: torch.Tensor, patch_side: int, constant: float | None) -> MemoryBank:
+    """The bank of (K, C, H, H): at most ``BANK_SIZE`` patches, a coreset of random ones."""
     count, h = len(images), images.shape[-1] - patch_side + 1
     grid = patch_places(h, images.device).T.reshape(1, 2, h, h)
-    if in_place:
-        copies, places = torch.cat([images, images.flip(-1)]), grid.expand(2, 2, h, h)
-        kept = torch.arange(2 * count * h * h)
-    else:
-        copies, places = turned_copies(images), turned_copies(grid)
-        kept = torch.randperm(8 * count * h * h, generator=torch.Generator().manual_seed(0))
-        kept = kept[: max(BANK_SIZE, CANDIDATES)]
+    copies, places = turned_copies(images), turned_copies(grid)
     # Only patches that are kept are cut: those of many images would not fit into memory.
-    kept = kept.to(images.device)
+    kept = torch.randperm(8 * count * h * h, generator=torch.Generator().manual_seed(0))
+    kept = kept[: max(BANK_SIZE, CANDIDATES)].to(images.device)
     copy, place = kept // (h * h), kept % (h * h)
     pixels = patch_pixels(images, patch_side)[place]  # (N, D)
     patches = normalised(copies.flatten(1)[copy[:, None], pixels], constant)
     places, origins = places.flatten(2)[copy // count, :, place], copy % count
-    if not in_place and len(patches) > BANK_SIZE:
+    if len(patches) > BANK_SIZE:
         chosen = coreset(patches, BANK_SIZE)
         patches, places, origins = patches[chosen], places[chosen], origins[chosen]
     return MemoryBank(patches, places, origins)
@@ -95,55 +92,38 @@ def brightened(image: torch.Tensor) -> torch.Tensor:
     return torch.cat(copies)
 
 
-def moved(image: torch.Tensor, pixels: int) -> torch.Tensor:
-    """(1, C, H, W) moved up, down, left and right, its border repeated: (4, C, H, W)."""
-    padded = F.pad(image, (pixels,) * 4, mode="replicate")
-    h, w = image.shape[-2:]
-    starts = ((0, pixels), (2 * pixels, pixels), (pixels, 0), (pixels, 2 * pixels))
-    return torch.cat([padded[..., y : y + h, x : x + w] for y, x in starts])
-
-
 class PatchComparison:
     """Compares patches at one scale in one way, raw or normalised."""
 
-    def __init__(
-        self, images: torch.Tensor, patch_side: int, constant: float | None, search_radius: float
-    ) -> None:
+    def __init__(self, images: torch.Tensor, patch_side: int, constant: float | None) -> None:
         """Keep the patches of (K, C, H, H) in [-1, 1], and measure what normal ones have.
 
         Args:
             images: the training images at this scale.
             patch_side: pixels.
             constant: of ``cut_patches``.
-            search_radius: how far from its place, as a share of the side, the nearest neighbour of
-                a patch may be; 0 looks everywhere.
         """
         self.patch_side, self.constant = patch_side, constant
         self.side = images.shape[-1]
-        self.radius = round(search_radius * self.side)
-        self.in_place = search_radius > 0
         self.grey = is_grey(images)  # then one channel has it all
         channels = images[:, :1] if self.grey else images
-        self.bank = memory_bank(channels, patch_side, constant, self.in_place)
+        self.bank = memory_bank(channels, patch_side, constant)
         bank = self.bank.patches
-        exact = self.in_place or len(bank) <= EXACT_SIZE
-        self.cells = None if exact else CellSearch(bank)
+        self.cells = None if len(bank) <= EXACT_SIZE else CellSearch(bank)
         h = self.side - patch_side + 1
-        # Neighbouring patches overlap by far the most: of many every second one is enough.
-        self.starts = torch.unique(torch.tensor([*range(0, h, 2 if h > 32 else 1), h - 1]))
+        self.starts = patch_starts(h, ALL_ROWS)
         self.compared = patch_numbers(self.starts, h).to(images.device)  # (G * G,)
         self.places = patch_places(h, images.device)[self.compared]
         self.pixels = patch_pixels(images, patch_side)[self.compared]  # (G * G, D)
-        self.within = self.near(self.radius) if self.in_place else None
         normal = self.normal_distances(images)
         self.mean = max(float(normal.mean()), LEAST_DISTANCE)
         self.floor = float(quantile(normal, FLOOR))
 
-    def near(self, radius: int) -> torch.Tensor:
-        """Which patches of the bank are at most ``radius`` pixels from each place: (G * G, N)."""
+    def apart(self) -> torch.Tensor:
+        """Which patches of the bank share no pixel with the one at each place: (G * G, N)."""
         places, of_bank = self.places.short(), self.bank.places.short()  # small: large tables
-        rows = (places[:, :1] - of_bank[:, 0]).abs() <= radius
-        return rows & ((places[:, 1:] - of_bank[:, 1]).abs() <= radius)
+        rows = (places[:, :1] - of_bank[:, 0]).abs() >= self.patch_side
+        return rows | ((places[:, 1:] - of_bank[:, 1]).abs() >= self.patch_side)
 
     def distances(self, image: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
         """The distances of the compared patches of (C, H, H): (G * G,)."""
@@ -174,41 +154,28 @@ class PatchComparison:
         """The distances that patches of normal images have, from the training images alone: (n,).
 
         Of several images, those of each to the others. Of a single one, those of slightly brighter
-        and darker copies to patches elsewhere in it, which share no pixel; or, where things have
-        their places, those of copies that are moved just too far.
+        and darker copies to patches elsewhere in it, which share no pixel.
         """
-        others: list[torch.Tensor | None]
         if len(images) > 1:
             copies = images[:NORMAL_IMAGES]
-            others = [self.bank.origins != n for n in range(len(copies))]
+            shape = (len(self.places), -1)
+            others = [(self.bank.origins != n).expand(shape) for n in range(len(copies))]
         else:
-            copies = moved(images, self.radius + 1) if self.in_place else brightened(images)
-            elsewhere = None if self.in_place else ~self.near(self.patch_side - 1)
-            others = [elsewhere] * len(copies)
-        pairs = zip(copies, others, strict=True)
-        rows = [self.distances(image, self.allowed(places)) for image, places in pairs]
-        finite = torch.cat(rows)
+            copies = brightened(images)
+            others = [self.apart()] * len(copies)
+        finite = torch.cat([self.distances(*pair) for pair in zip(copies, others, strict=True)])
         finite = finite[finite.isfinite()]
         # An image with no room for patches that share no pixel: then those of the copies as such.
         return finite if len(finite) else torch.cat([self.distances(image) for image in copies])
-
-    def allowed(self, others: torch.Tensor | None) -> torch.Tensor | None:
-        """Neighbours that are both among ``others`` and within the radius: (G * G, N) or None."""
-        if others is None or self.within is None:
-            return self.within if others is None else others.expand(len(self.places), -1)
-        return self.within & others
 
     def ratios(self, image: torch.Tensor) -> torch.Tensor:
         """The distances of (C, H, H) relative to normal ones, less the image's floor: (G * G,).
 
         The floor is what a tenth of the patches stay below. An image that is further away as a
         whole, in another light or turned another way, has a higher one than normal images, and the
-        excess is taken off: a defect covers a part of the image. Not so where things have their
-        places: there the image as a whole is normal or not.
+        excess is taken off: a defect covers a part of the image.
         """
-        distances = self.distances(image, self.within)
-        if self.in_place:
-            return distances / self.mean
+        distances = self.distances(image)
         excess = (quantile(distances, FLOOR) - self.floor).clamp(min=0)
         return (distances - excess).clamp(min=0) / self.mean
 
@@ -220,39 +187,22 @@ class ScaleDistances:
     of both comparisons and ``unique`` is the patch's uniqueness. A raw patch that is far from the
     training images and has its like in the same image is in another light: it counts no more than
     it is unique.
-
-    Where things have their places, normalised patches alone: raw ones are far worse there, since
-    what hangs or stands in a place may be dark or bright, and so is uniqueness (measured:
-    docs/evidence.md).
     """
 
-    def __init__(
-        self, images: torch.Tensor, patch_side: int, constant: float, search_radius: float
-    ) -> None:
+    def __init__(self, images: torch.Tensor, patch_side: int, constant: float) -> None:
         """Keep the training images (K, C, H, H): arguments as of ``PatchComparison``."""
-        self.normalised = PatchComparison(images, patch_side, constant, search_radius)
-        self.raw, self.unique = None, None
-        if not search_radius:
-            self.raw = PatchComparison(images, patch_side, None, search_radius)
-            self.unique = Uniqueness(images[:NORMAL_IMAGES], patch_side, self.normalised.starts)
+        self.normalised = PatchComparison(images, patch_side, constant)
+        self.raw = PatchComparison(images, patch_side, None)
+        self.unique = Uniqueness(images[:NORMAL_IMAGES], patch_side, self.normalised.starts)
 
     def ratios(self, image: torch.Tensor) -> torch.Tensor:
         """The evidence of the compared patches of (C, H, H): (G * G,), at least 0."""
-        normalised = self.normalised.ratios(image)
-        if self.raw is None or self.unique is None:
-            return normalised
         unique = self.unique(image)
-        return self.raw.ratios(image).minimum(unique).maximum(normalised) * unique
+        raw = self.raw.ratios(image).minimum(unique)
+        return raw.maximum(self.normalised.ratios(image)) * unique
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """The evidence at each pixel of (B, C, H, H): (B, H, H), at least 0; 1 is normal.
-
-        A pixel's value is the weighted mean of the patches that cover it.
-        """
+        """The evidence at each pixel of (B, C, H, H): (B, H, H), at least 0; 1 is normal."""
         of_patches = self.normalised
-        starts, side = of_patches.starts, of_patches.side
-        rows = torch.stack([self.ratios(image) for image in images])
-        ratios = rows.unflatten(1, (len(starts), len(starts)))  # (B, G, G)
-        spread = spread_matrix(side - of_patches.patch_side + 1, side)[:, starts]
-        spread = (spread / spread.sum(1, keepdim=True)).to(ratios)  # (H, G)
-        return spread @ ratios @ spread.T
+        applied = (of_patches.starts, of_patches.patch_side, of_patches.side)
+        return torch.stack([laid_over(self.ratios(image), *applied) for image in images])

@@ -4,6 +4,8 @@ Ours, not the paper's. Both kinds are ratios to what normal patches have, so tha
 
 - distance: the distance to the nearest patch of the memory bank, divided by the mean distance of
   normal patches, and multiplied by how unique the patch is in its own image (``htdg.distances``);
+  or, where things have their places, those of pixels and of gradients to the nearest patch nearby,
+  multiplied (``htdg.nearby``);
 - votes: the odds (1 - v) / v against the true transformation, v the mean vote over the scales,
   divided by the odds that slightly brighter and darker copies of the training images have.
 
@@ -25,6 +27,7 @@ from torch.nn import functional as F
 
 from htdg.backend import Voter
 from htdg.distances import ScaleDistances, brightened
+from htdg.nearby import NearbyPatches, nearby_gradients, nearby_pixels
 from htdg.pyramid import Size, build_pyramid
 from htdg.state import ModelState
 
@@ -51,10 +54,14 @@ class Evidence:
         config = model.config
         self.image_size, self.sides = config.image_size, config.distance_sides
         images = model.images.to(device)
-        self.distances = [
-            ScaleDistances(of_scale, config.patch_side, config.patch_constant, config.search_radius)
+        side, constant, radius = config.patch_side, config.patch_constant, config.search_radius
+        self.distances: list[ScaleDistances | NearbyPatches] = [
+            nearby_pixels(of_scale, side, constant, radius)
+            if radius
+            else ScaleDistances(of_scale, side, constant)
             for of_scale in build_pyramid(images, self.sides)
         ]
+        self.gradients = nearby_gradients(images, radius) if radius else None
         self.normal_odds = 1.0
         if config.evidence == "both":
             copies = torch.cat([brightened(image[None]) for image in images])
@@ -68,14 +75,16 @@ class Evidence:
     def distance_map(self, images: torch.Tensor) -> torch.Tensor:
         """The mean over scales of the relative distance at each pixel of (B, 3, s, s).
 
-        (B, s, s), s = image_size; at least 0, 1 is as normal patches.
+        Where things have their places, times that of the gradients. (B, s, s), s = image_size; at
+        least 0, 1 is as normal patches.
         """
         pyramid = build_pyramid(images, self.sides)
         maps = [
             resized(of_scale(images), self.image_size)
             for of_scale, images in zip(self.distances, pyramid, strict=True)
         ]
-        return torch.stack(maps).mean(0)
+        mean = torch.stack(maps).mean(0)
+        return mean if self.gradients is None else mean * self.gradients(images)
 
     def votes_ratio(self, mean_votes: Sequence[torch.Tensor]) -> torch.Tensor:
         """The odds against the mean over the scales of votes in [0, 1], relative to normal ones.

@@ -6,7 +6,15 @@ from typing import Any
 
 #: What the presets for small images have in common.
 NOVELTY: dict[str, Any] = dict(
-    image_size=32, max_size=32, translation="pixel", niter=30, evidence="both"
+    image_size=32,
+    max_size=32,
+    transformations="rotations",
+    translation="pixel",
+    niter=30,
+    evidence="both",
+    distance_min_size=16,
+    distance_max_size=16,
+    search_radius=0.1,
 )
 #: By the name of the preset, what differs from the defaults of ``HTDGConfig``.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -26,27 +34,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         niter=30,
         evidence="both",
     ),
-    # Small images of which the whole is normal or not (ours). Grey shapes in their places, as in
-    # FashionMNIST, are compared in large patches...
-    "novelty": NOVELTY
-    | dict(
-        transformations="rotations",
-        distance_min_size=20,
-        distance_max_size=32,
-        patch_side=15,
-        patch_constant=0.3,
-        search_radius=0.07,
-    ),
-    # ... and photographs, as in CIFAR10, whose parts move, in small ones.
-    "novelty_rgb": NOVELTY
-    | dict(
-        min_size=28,
-        distance_min_size=20,
-        distance_max_size=25,
-        patch_side=5,
-        patch_constant=0.1,
-        search_radius=0.15,
-    ),
+    # Small images of which the whole is normal or not (ours). Grey shapes, as in FashionMNIST, are
+    # compared in large patches, photographs, as in CIFAR10, whose parts move, in small ones.
+    "novelty": NOVELTY | dict(patch_side=11, patch_constant=0.3),
+    "novelty_rgb": NOVELTY | dict(patch_side=3, patch_constant=0.05),
     # Seconds: for tests and for trying the code out; not a good detector.
     "tiny": dict(
         image_size=20, min_size=14, max_size=20, channels=8, niter=3, transformations="rotations"

@@ -13,6 +13,7 @@ import torch
 from htdg import ConfigError, HTDGConfig, HTDGDetector, evidence, scorer
 from htdg.distances import ScaleDistances, brightened
 from htdg.evidence import Evidence, as_score, combined, highest_mean, odds
+from htdg.nearby import nearby_gradients, nearby_pixels
 from htdg.pyramid import build_pyramid, pyramid_sides
 from htdg.state import ModelState
 from htdg.thresholds import HELD_OUT
@@ -157,6 +158,10 @@ def test_the_distance_map_is_the_mean_over_its_scales(measured):
     measured.distances = [lambda x: x[:, 0, :14, :14] ** 0 * 5, lambda x: x[:, 1] + 1]
     found = measured.distance_map(image)
     np.testing.assert_allclose(found, (5 + image[:, 1] + 1) / 2, rtol=1e-5)
+    # Where things have their places, times the gradients'.
+    measured.gradients = lambda x: 3 + x[:, 2]
+    found = measured.distance_map(image)
+    np.testing.assert_allclose(found, (6 + image[:, 1]) / 2 * (3 + image[:, 2]), rtol=1e-5)
 
 
 # --- Predictions ----------------------------------------------------------------------------------
@@ -179,19 +184,28 @@ def test_votes_alone_are_the_paper_s(detectors, brick, monkeypatch):
 
 
 def slow_distance_map(detector, image):
-    """The relative distance at each pixel (20, 20): each scale by itself, then the mean."""
+    """The relative distance at each pixel (20, 20): each scale by itself, then the mean.
+
+    Where things have their places, times that of the gradients.
+    """
     options = detector.config_
+    radius, applied = options.search_radius, (options.patch_side, options.patch_constant)
     of_scale = []
     for side in pyramid_sides(20, 13, 18):
         (trained,) = build_pyramid(detector.images_, (side,))
         (tested,) = build_pyramid(as_batch(image), (side,))
-        measure = ScaleDistances(
-            trained, options.patch_side, options.patch_constant, options.search_radius
+        measure = (
+            nearby_pixels(trained, *applied, radius)
+            if radius
+            else ScaleDistances(trained, *applied)
         )
         of_scale.append(
             torch.nn.functional.interpolate(measure(tested)[None], (20, 20), mode="bilinear")[0, 0]
         )
-    return np.mean(of_scale, 0)
+    mean = np.mean(of_scale, 0)
+    if not radius:
+        return mean
+    return mean * nearby_gradients(detector.images_, radius)(as_batch(image))[0].numpy()
 
 
 def slow_highest(values, fraction):

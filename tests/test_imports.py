@@ -35,6 +35,8 @@ METHOD = (
     "patches",
     "uniqueness",
     "distances",
+    "gradients",
+    "nearby",
     "evidence",
 )
 #: Room: its files or folders, and the rooms that it may import besides itself.
@@ -294,6 +296,8 @@ BESIDE = {"version", "backend", "state", "numbers", "presets"} | {
     "patches",
     "uniqueness",
     "distances",
+    "gradients",
+    "nearby",
     "evidence",
 }
 

@@ -160,7 +160,7 @@ def test_a_defect_that_is_repeated_counts_less_than_one_that_stands_alone():
     image, mark = stripes(30), noise(1, 6, seed=2)[0]
     alone, repeated = stripes(30, seed=1), stripes(30, seed=1)
     alone[:, 4:10, 4:10] = repeated[:, 4:10, 4:10] = repeated[:, 18:24, 18:24] = mark
-    found, again = ScaleDistances(image[None], 5, 0.05, 0.0)(torch.stack([alone, repeated]))
+    found, again = ScaleDistances(image[None], 5, 0.05)(torch.stack([alone, repeated]))
     assert found[7, 7] > 2 * again[7, 7] > 2
     assert again[7, 7] == pytest.approx(float(again[21, 21]), rel=0.1)
 
@@ -168,15 +168,15 @@ def test_a_defect_that_is_repeated_counts_less_than_one_that_stands_alone():
 def test_another_light_counts_little_where_the_image_has_its_like():
     image, lit = stripes(30), stripes(30, seed=1)
     lit[:, :, :15] += 0.5  # half of it, brighter than any part of the training image
-    of_scale = ScaleDistances(image[None], 5, 0.05, 0.0)
-    raw = PatchComparison(image[None], 5, None, 0.0).ratios(lit).view(26, 26)
+    of_scale = ScaleDistances(image[None], 5, 0.05)
+    raw = PatchComparison(image[None], 5, None).ratios(lit).view(26, 26)
     found = of_scale.ratios(lit).view(26, 26)
     assert raw[:, :8].min() > 5
     assert found[:, :8].max() < 2
 
 
 def test_the_evidence_of_a_patch_by_hand(monkeypatch):
-    of_scale = ScaleDistances(noise(1, 10), 5, 0.05, 0.0)
+    of_scale = ScaleDistances(noise(1, 10), 5, 0.05)
     raw, normalised = torch.tensor([9.0, 3, 1, 0]), torch.tensor([2.0, 2, 2, 0.5])
     unique = torch.tensor([4.0, 4, 1, 1])
     monkeypatch.setattr(of_scale, "unique", lambda _: unique)
@@ -184,10 +184,3 @@ def test_the_evidence_of_a_patch_by_hand(monkeypatch):
     monkeypatch.setattr(of_scale.normalised, "ratios", lambda _: normalised)
     # max(min(9, 4), 2) * 4, max(3, 2) * 4, max(1, 2) * 1, max(0, 0.5) * 1
     assert of_scale.ratios(flat(0)).tolist() == [16, 12, 2, 0.5]
-
-
-def test_where_things_have_their_places_it_does_not_count():
-    of_scale = ScaleDistances(noise(1, 12), 5, 0.05, 0.1)
-    assert of_scale.unique is None
-    test = noise(1, 12, seed=1)[0]
-    assert torch.equal(of_scale.ratios(test), of_scale.normalised.ratios(test))

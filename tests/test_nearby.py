@@ -1,0 +1,224 @@
+"""Distances to the nearest patch nearby: by hand, against a slow version, and what they see."""
+
+import numpy as np
+import pytest
+import torch
+
+from htdg import nearby
+from htdg.nearby import NearbyPatches, moved, nearby_gradients, nearby_pixels
+from tests.test_distances import flat, noise, slow_distance, slow_map, slow_patches, stripes
+from tests.test_gradients import slow_directed, slow_patch
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+def each_pixel(images):
+    """Pixels as patches, as they are: (B, P, C)."""
+    return images.flatten(2).transpose(1, 2)
+
+
+def of_pixels(images, radius=0.0):
+    """Pixels compared with those at most a share of the side away."""
+    return NearbyPatches(images, 1, each_pixel, radius)
+
+
+# --- A slow version -------------------------------------------------------------------------------
+
+
+def slow_pixels(image, side, constant):
+    return {place: patch.ravel() for place, patch in slow_patches(image, side, constant).items()}
+
+
+def slow_gradients(image, cell):
+    directed, h = slow_directed(image), image.shape[-1] - 2 * cell + 1
+    return {(y, x): slow_patch(directed, y, x, cell) for y in range(h) for x in range(h)}
+
+
+def slow_ratios(images, test, describe, radius):
+    """Of every patch of (3, H, H), row by row, in units of normal ones."""
+    banks = [[describe(copy) for copy in (x, x[:, :, ::-1])] for x in images]
+
+    def of_image(image, left_out=None):
+        nearest = []
+        for (y, x), patch in describe(image).items():
+            nearby = [
+                bank[i, j]
+                for n, of_image in enumerate(banks)
+                for bank in of_image
+                for i, j in bank
+                if n != left_out and abs(i - y) <= radius and abs(j - x) <= radius
+            ]
+            nearest.append(slow_distance(patch, nearby))
+        return np.array(nearest)
+
+    if len(images) > 1:
+        normal = [of_image(image, left_out=n) for n, image in enumerate(images)]
+    else:
+        far, (h, w) = radius + 1, images.shape[-2:]
+        wide = np.pad(images[0], ((0, 0), (far, far), (far, far)), mode="edge")
+        corners = (0, far), (2 * far, far), (far, 0), (far, 2 * far)
+        normal = [of_image(wide[:, y : y + h, x : x + w]) for y, x in corners]
+    return of_image(test) / np.concatenate(normal).mean()
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+@pytest.mark.parametrize("constant", [0.05, 0.3])
+def test_maps_of_pixels_equal_a_slow_version(shots, constant):
+    images, test = noise(shots, 10), noise(1, 10, seed=1)
+    test[0, :, 2:8, 2:8] = images[0, :, 3:9, 2:8]  # something to be known again, a pixel away
+    found = nearby_pixels(images, 3, constant, 0.15)(test)
+    ratios = slow_ratios(
+        images.double().numpy(),
+        test[0].double().numpy(),
+        lambda image: slow_pixels(image, 3, constant),
+        2,  # 0.15 * 10, rounded
+    )
+    assert ratios.min() < 0.01 < 0.5 < ratios.max()
+    np.testing.assert_allclose(found[0], slow_map(ratios, 10, 3), atol=0.01)
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_maps_of_gradients_equal_a_slow_version(shots):
+    images, test = noise(shots, 11), noise(1, 11, seed=1)
+    test[0, :, 1:9, 1:9] = images[0, :, 2:10, 1:9]
+    found = nearby_gradients(images, 0.1)(test)
+    ratios = slow_ratios(
+        images.double().numpy(),
+        test[0].double().numpy(),
+        lambda image: slow_gradients(image, 2),  # cells of 6 / 32 of the side
+        1,
+    )
+    assert ratios.min() < 0.1 < 0.5 < ratios.max()
+    np.testing.assert_allclose(found[0], slow_map(ratios, 11, 4), atol=0.01)
+
+
+# --- By hand --------------------------------------------------------------------------------------
+
+
+def test_the_bank_has_each_image_and_its_mirror_image():
+    images = noise(2, 6)
+    bank = of_pixels(images).bank
+    assert bank.shape == (4 * 36, 3)
+    for n, copy in enumerate((*images, *images.flip(-1))):
+        assert torch.equal(bank[36 * n : 36 * (n + 1)], copy.flatten(1).T)
+
+
+def test_moved_copies_by_hand():
+    image = torch.tensor([[1.0, 2], [3, 4]]).view(1, 1, 2, 2)
+    down, up, right, left = moved(image, 1)[:, 0].tolist()
+    assert (down, up) == ([[1, 2], [1, 2]], [[3, 4], [3, 4]])
+    assert (right, left) == ([[1, 1], [3, 3]], [[2, 2], [4, 4]])
+
+
+def test_what_is_normal_with_a_single_image_by_hand():
+    # Pixels as patches, 0.2, 0.4 above 0.6, 0.8. In place (radius 0) and mirrored, both pixels of a
+    # row are known in the row. Moved by one pixel to the side nothing is new; moved down the lower
+    # row is 0.2, 0.4, which are 0.4 and 0.2 from 0.6; moved up the upper row is 0.6, 0.8, which are
+    # 0.2 and 0.4 from 0.4. Of 16 pixels the mean is 1.2 / 16 = 0.075.
+    image = torch.tensor([[0.2, 0.4], [0.6, 0.8]]).expand(1, 3, 2, 2)
+    assert of_pixels(image).mean == pytest.approx(0.075, rel=1e-3)
+
+
+def test_what_is_normal_with_several_images_by_hand():
+    # Each of the pixels is as far from the other images' as from the nearest of them.
+    images = torch.stack([flat(0), flat(-0.5), flat(0.2)])
+    assert of_pixels(images).mean == pytest.approx((0.2 + 0.5 + 0.2) / 3, rel=1e-5)
+    # Two copies of one image say that nothing differs: no smaller unit than this counts.
+    assert of_pixels(torch.stack([flat(0.3), flat(0.3)])).mean == pytest.approx(0.001)
+
+
+def test_no_floor_is_taken_off():
+    # The image as a whole is normal or not: all of it is 0.75 away, and 0.5 is normal.
+    of_images = of_pixels(torch.stack([flat(0), flat(-0.5)]), 0.1)
+    np.testing.assert_allclose(of_images(flat(0.75)[None]), 0.75 / 0.5, rtol=1e-5)
+
+
+# --- What is seen, and what makes no difference ---------------------------------------------------
+
+
+KINDS = {
+    "pixels": lambda images: nearby_pixels(images, 5, 0.05, 0.1),
+    "gradients": lambda images: nearby_gradients(images, 0.1),
+}
+
+
+@pytest.fixture(params=KINDS)
+def compared(request):
+    return KINDS[request.param]
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_a_training_image_is_at_no_distance_and_on_its_side_it_is(shots, compared):
+    images = noise(shots, 16)
+    of_images = compared(images)
+    rounding = 1e-3 / of_images.mean
+    assert of_images(images).max() < rounding
+    assert of_images(images.flip(-1)).max() < rounding
+    assert of_images(images.rot90(1, (-2, -1))).mean() > 0.5
+
+
+def test_mirroring_an_image_mirrors_its_map(compared):
+    of_images, test = compared(noise(2, 14)), noise(1, 14, seed=9)
+    expected = of_images(test).flip(-1)
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(of_images(test.flip(-1)), expected, atol=1e-3)
+
+
+def test_brightness_does_not_count(compared):
+    images, test = noise(2, 14) / 2, noise(1, 14, seed=1) / 2
+    of_images = compared(images)
+    np.testing.assert_allclose(of_images(test + 0.4), of_images(test), rtol=3e-3)
+
+
+def test_an_image_has_the_same_map_in_any_company(compared):
+    of_images, tests = compared(noise(2, 14)), noise(3, 14, seed=1)
+    together = of_images(tests)
+    for image, of_image in zip(tests, together, strict=True):
+        assert torch.equal(of_images(image[None])[0], of_image)
+
+
+def test_of_a_large_image_every_second_patch_is_compared(compared):
+    images = torch.stack([stripes(32), stripes(32, seed=1)])
+    clean, planted = stripes(32, seed=2), stripes(32, seed=2)
+    planted[:, 15:22, 6:13] = noise(1, 7)[0]
+    of_images = compared(images)
+    h = 32 - of_images.patch_side + 1
+    assert of_images.starts.tolist() == sorted({*range(0, h, 2), h - 1})
+    normal, found = of_images(torch.stack([clean, planted]))
+    row, column = divmod(int(found.argmax()), 32)
+    assert 15 <= row < 22
+    assert 6 <= column < 13
+    assert found[15:22, 6:13].mean() > 1.5 * normal[15:22, 6:13].mean()
+    assert torch.equal(found[:, 26:], normal[:, 26:])  # far from the square
+
+
+@pytest.mark.parametrize(
+    ("top", "left", "known"),
+    [
+        pytest.param(3, 3, True, id="in its place"),
+        pytest.param(5, 4, True, id="two pixels away"),
+        pytest.param(6, 3, False, id="three rows away"),
+        pytest.param(3, 6, False, id="three columns away"),
+        pytest.param(3, 16, True, id="in the mirror image"),
+        pytest.param(16, 3, False, id="far below"),
+        pytest.param(16, 16, False, id="in the other corner"),
+    ],
+)
+def test_a_patch_that_only_occurs_far_away_is_unknown(top, left, known, monkeypatch):
+    monkeypatch.setattr(nearby, "ALL_ROWS", 20)
+    mark = noise(1, 5, seed=4)[0]
+    image = stripes(24)
+    image[:, 3:8, 3:8] = mark
+    other = stripes(24, seed=1)
+    other[:, 3:8, 3:8] = mark
+    test = stripes(24, seed=2)
+    # Beside the middle line the mirror image has it, mirrored.
+    test[:, top : top + 5, left : left + 5] = mark.flip(-1) if left == 16 else mark
+    of_images = nearby_pixels(torch.stack([image, other]), 5, 0.05, 2 / 24)
+    rows = of_images.starts.tolist()
+    found = of_images.distances(test).view(len(rows), len(rows))[rows.index(top), rows.index(left)]
+    assert found < 0.1 * of_images.mean if known else found > 2 * of_images.mean
