@@ -24,7 +24,6 @@ import torch
 
 from benchmarks.detection_page import FALSE_ALARMS_ASKED, KINDS, TITLE, page
 from benchmarks.kept import do_missing, read_kept
-from benchmarks.measure import machine
 from benchmarks.quality import commit
 from benchmarks.report import write_part
 from htdg import HTDGDetector
@@ -35,7 +34,7 @@ from htdg.evaluation.metrics import image_metrics
 from htdg.evaluation.pixel_metrics import PixelMetrics
 from htdg.evaluation.run import TestImages
 from htdg.evidence import DEFECT_FRACTION
-from htdg.runtime.device import resolve_device
+from htdg.runtime.device import machine, resolve_device
 from htdg.state import ModelState
 
 HERE = Path(__file__).parent

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -143,14 +140,3 @@ def canvas_pixels(config: HTDGConfig, n: int) -> int:
     """Pixels of the canvases as they are computed."""
     shapes = (config.sides[n], config.translation, config.layers, torch.device("cpu"))
     return canvas_plan(config.resolve_transformations(True), *shapes).pixels
-
-
-def machine(device: torch.device) -> str:
-    """The processor's or GPU's name, as the system tells it, and how many threads are used."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"

@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.kept import do_missing, read_kept
-from benchmarks.measure import machine
 from benchmarks.quality import commit
 from benchmarks.report import write_part
 from benchmarks.studies import spread, table
 from htdg import HTDGConfig, Task, evaluate
 from htdg.evaluation.run import default_equalise
-from htdg.runtime.device import resolve_device
+from htdg.runtime.device import machine, resolve_device
 
 HERE = Path(__file__).parent
 FILE = HERE / "paper_settings.json"

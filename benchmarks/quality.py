@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.kept import read_kept
-from benchmarks.measure import iteration_seconds, machine
+from benchmarks.measure import iteration_seconds
 from benchmarks.report import write_part
 from htdg import HTDGConfig, Task, evaluate
 from htdg.evaluation.plots import Figure, save_figure
 from htdg.io.files import write_text
-from htdg.runtime.device import keep_freed_memory, resolve_device
+from htdg.runtime.device import keep_freed_memory, machine, resolve_device
 
 HERE = Path(__file__).parent
 FILE = HERE / "quality.json"

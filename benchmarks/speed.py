@@ -24,7 +24,6 @@ from benchmarks.measure import (
     convolution_rate,
     iteration_operations,
     iteration_seconds,
-    machine,
     scoring_ms,
     wait,
 )
@@ -33,7 +32,7 @@ from benchmarks.straightforward import start_straightforward
 from htdg import HTDGConfig, HTDGDetector
 from htdg.fast.cuda_graphs import recordable
 from htdg.io.files import write_text
-from htdg.runtime.device import keep_freed_memory, resolve_device
+from htdg.runtime.device import keep_freed_memory, machine, resolve_device
 
 HERE = Path(__file__).parent
 PRESETS = ("paper_rgb", "paper_grey")  # the second with --full

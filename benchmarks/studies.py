@@ -23,13 +23,12 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.kept import read_kept
-from benchmarks.measure import machine
 from benchmarks.report import write_part
 from htdg import HTDGConfig, HTDGDetector, Task, evaluate
 from htdg.ablations.variants import VARIANTS
 from htdg.datasets import load_dataset
 from htdg.io.files import write_text
-from htdg.runtime.device import resolve_device
+from htdg.runtime.device import machine, resolve_device
 from htdg.thresholds import upper_quantile
 
 HERE = Path(__file__).parent

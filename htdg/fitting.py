@@ -22,10 +22,11 @@ import torch
 from htdg.ablations.geom import train_geom
 from htdg.backend import Backend
 from htdg.config import ConfigError, HTDGConfig
+from htdg.fast.native import compiled_or_not
 from htdg.io.checkpoint import Checkpoint, geom_checkpoint
 from htdg.io.model_directory import digest, scale_tensors
 from htdg.pyramid import resize
-from htdg.runtime.device import reproducible
+from htdg.runtime.device import machine, reproducible
 from htdg.runtime.memory import images_at_once, say_chunks
 from htdg.runtime.progress import ProgressBar, TrainingCallback, TrainingClock
 from htdg.sampler import Sampler
@@ -112,6 +113,7 @@ def fit_model(
                 "torch": torch.__version__,
                 "python": platform.python_version(),
                 "trained_on": device.type,
+                "machine": f"{machine(device)}, {compiled_or_not(device)}",
             },
         )
         if config.method == "geom":

@@ -36,8 +36,9 @@ class ModelState:
             iteration) and the losses ``d_real``, ``d_fake``, ``g_adversarial``,
             ``g_reconstruction`` (the last step's of each iteration; the last one is the plain mean
             squared error, before the factor alpha).
-        trained_with: versions of ``htdg``, ``torch`` and ``python``, and the kind of device
-            (``trained_on``).
+        trained_with: versions of ``htdg``, ``torch`` and ``python``, the kind of device
+            (``trained_on``), and what else the last digits hang on: processor, threads and compiled
+            helpers (``machine``; not in models of earlier versions).
         classifier: of whole images, for the ablation "geom" alone.
         classifier_seconds: how long its training took.
     """

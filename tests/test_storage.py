@@ -17,9 +17,13 @@ from safetensors import SafetensorError
 
 import htdg
 from htdg import ConfigError, HTDGConfig, HTDGDetector, ModelError
+from htdg.commands.cli import main
+from htdg.fast import native
+from htdg.fast.native import compiled_or_not
 from htdg.io import model_directory
 from htdg.io.files import OutputError, check_writable, write_text
 from htdg.io.model_directory import digest, load_model, read_directory, save_model, scale_tensors
+from htdg.runtime.device import machine
 from tests.models import QUIET, same_weights
 
 FILES = ["config.json", "history.json", "weights.safetensors"]
@@ -99,6 +103,7 @@ def test_config_json_says_everything(tiny, saved):
         "torch": torch.__version__,
         "python": platform.python_version(),
         "trained_on": "cpu",
+        "machine": f"{machine(torch.device('cpu'))}, {compiled_or_not(torch.device('cpu'))}",
         "sides": [14, 16, 18, 20],
         "transformations": [[0, 0, 0, 0, k] for k in range(4)],
         "training_images": ["image 1"],
@@ -106,6 +111,25 @@ def test_config_json_says_everything(tiny, saved):
         "threshold": None,
     }
     assert set(tensors) == {*scale_tensors(tiny.scales_), "images"}
+
+
+def test_a_model_says_what_its_last_digits_hang_on(brick, tmp_path, monkeypatch, capsys):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = HTDGDetector("tiny").fit(brick[0][0], **QUIET).trained_with_["machine"]
+        torch.set_num_threads(2)
+        monkeypatch.setattr(native, "library", lambda: None)
+        model = HTDGDetector("tiny").fit(brick[0][0], **QUIET)
+    finally:
+        torch.set_num_threads(threads)
+    assert ", 1 threads, with" in one
+    two = model.trained_with_["machine"]
+    assert two.endswith("2 threads, without compiled helpers")
+    model.save(tmp_path / "model")
+    assert HTDGDetector.load(tmp_path / "model").trained_with_["machine"] == two
+    main(["info", str(tmp_path / "model")])
+    assert two in capsys.readouterr().out
 
 
 def test_a_model_of_the_first_format_is_still_read(tiny, saved, brick):

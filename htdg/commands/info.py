@@ -27,6 +27,8 @@ def execute(options: argparse.Namespace) -> None:
         f"                 with htdg {described['htdg']}, torch {described['torch']}, on "
         f"{described['trained_on']} in {seconds:.0f} s"
     )
+    if "machine" in described:
+        print(f"                 {described['machine']}")
     print(f"scales           {' '.join(str(s) for s in detector.sides_)} pixels")
     print(f"transformations  {len(detector.transformations_)}, translation {config.translation}")
     print(f"computing here   {describe_choices()}")

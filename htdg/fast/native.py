@@ -57,6 +57,12 @@ def missing() -> str:
     return loaded if isinstance(loaded, str) else ""
 
 
+def compiled_or_not(device: torch.device) -> str:
+    """Whether training on a device uses the helpers: its results hang on that, too."""
+    used = device.type == "cpu" and library() is not None
+    return f"{'with' if used else 'without'} compiled helpers"
+
+
 @cache
 def warn_if_missing() -> None:
     """Say on standard error, once, why the helpers cannot be had here, if that can be mended.

@@ -125,7 +125,8 @@ def _model(
         images_at_once=int(description.get("images_at_once", 0)),
         history=tuple(history),
         trained_with={
-            key: str(description[key]) for key in ("htdg", "torch", "python", "trained_on")
+            **{key: str(description[key]) for key in ("htdg", "torch", "python", "trained_on")},
+            **{key: str(description[key]) for key in ("machine",) if key in description},
         },
         classifier=classifier,
         classifier_seconds=float(description.get("geom_seconds", 0.0)),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
+import platform
 import sys
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -34,6 +37,17 @@ def resolve_device(name: str) -> torch.device:
             "use 'cpu', or 'auto' to take the best there is."
         )
     return device
+
+
+def machine(device: torch.device) -> str:
+    """The processor's or GPU's name, as the system tells it, and how many threads are used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
