@@ -64,14 +64,13 @@ class HTDGConfig:
             0 chooses by the memory there is (see ``htdg.runtime.memory``).
         evidence: ``"votes"``, the paper's; ``"distance"``, patch distances, for which nothing is
             trained; or ``"both"`` (see ``htdg.distances`` and ``htdg.evidence``; ours).
-        distance_min_size: side of the coarsest scale at which distances are taken, pixels. They
-            are better than the votes at fine scales, where votes cost most.
-        distance_max_size: of the finest, at most.
-        patch_side: of the patches whose distances are taken, pixels.
-        patch_constant: added to the standard deviation by which a patch is divided.
-        search_radius: how far from its place the nearest patch may be, as a share of the side. For
-            images in which things have their places; gradients count there, too (``htdg.nearby``).
-            0 looks everywhere.
+        distance_min_size: side of the coarsest scale at which distances of pixels are taken.
+        distance_max_size: of the finest, at most. Gradients are compared at ``image_size``.
+        patch_side: of the patches whose pixels are compared.
+        patch_constant: added to the standard deviation by which the pixels of a patch are divided;
+            0 compares them as they are.
+        search_radius: how far from its place the nearest patch may be, as a share of the side; 0
+            looks everywhere. For images in which things have their places (``htdg.nearby``).
         geom_samples: images that the classifier of ``"geom"`` is trained on.
         geom_epochs: how often it sees each of their copies.
         fast: compute the copies as windows of shared canvases, with hand-written gradients and
@@ -104,10 +103,10 @@ class HTDGConfig:
     method: str = "htdg"
     images_at_once: int = 0
     evidence: str = "votes"
-    distance_min_size: int = 41
-    distance_max_size: int = 68
-    patch_side: int = 7
-    patch_constant: float = 0.05
+    distance_min_size: int = 53
+    distance_max_size: int = 53
+    patch_side: int = 5
+    patch_constant: float = 0.0
     search_radius: float = 0.0
     geom_samples: int = 6000
     geom_epochs: int = 4
@@ -246,7 +245,7 @@ _REALS = {  # name: (low, high, low excluded, high excluded)
     "gamma": (0.0, 1.0, True, False),
     "alpha": (0.0, math.inf, False, True),
     "noise_amplitude": (0.0, math.inf, False, True),
-    "patch_constant": (0.0, math.inf, True, True),
+    "patch_constant": (0.0, math.inf, False, True),
     "search_radius": (0.0, 1.0, False, False),
 }
 

@@ -2,16 +2,16 @@
 
 Ours, not the paper's. Both kinds are ratios to what normal patches have, so that 1 is normal:
 
-- distance: the distance to the nearest patch of the memory bank, divided by the mean distance of
-  normal patches, and multiplied by how unique the patch is in its own image (``htdg.distances``);
-  or, where things have their places, those of pixels and of gradients to the nearest patch nearby,
-  multiplied (``htdg.nearby``);
+- distance: the geometric mean of two, of pixels and of gradients (``htdg.gradients``): each that of
+  a patch to the nearest patch of the training images, divided by the mean distance of normal
+  patches and multiplied by how unique the patch is in its own image (``htdg.distances``). Where
+  things have their places, those to the nearest patch nearby (``htdg.nearby``);
 - votes: the odds (1 - v) / v against the true transformation, v the mean vote over the scales,
   divided by the odds that slightly brighter and darker copies of the training images have.
 
 They are multiplied, the votes with a small power, since their odds range over orders of magnitude:
 
-    e = distance * votes ** 0.2,    anomaly score = e / (1 + e)
+    e = distance * votes ** 0.1,    anomaly score = e / (1 + e)
 
 which grows with either kind and lies in [0, 1); 0.5 is as normal patches are on average. Votes say
 whether an image is anomalous, and hardly where: anomaly maps have the distances alone,
@@ -26,16 +26,20 @@ import torch
 from torch.nn import functional as F
 
 from htdg.backend import Voter
-from htdg.distances import ScaleDistances, brightened
-from htdg.nearby import NearbyPatches, nearby_gradients, nearby_pixels
+from htdg.distances import UniqueDistances, brightened
+from htdg.gradients import GradientPatches
+from htdg.nearby import NearbyDistances
+from htdg.patches import Description, PixelPatches
 from htdg.pyramid import Size, build_pyramid
 from htdg.state import ModelState
 
 #: The power of the votes' odds beside the distance.
-VOTES_POWER = 0.2
+VOTES_POWER = 0.1
 #: The share of the most anomalous pixels and votes that makes the score where defects are looked
 #: for; the paper has 0.05 of the votes.
 DEFECT_FRACTION = 0.02
+#: Side of the four quarters of a patch whose gradients are compared, in pixels of the whole image.
+GRADIENT_CELL = 6
 #: Mean votes this near to 0 or 1 mean no more than that.
 LEAST_VOTE = 1e-3
 
@@ -54,14 +58,14 @@ class Evidence:
         config = model.config
         self.image_size, self.sides = config.image_size, config.distance_sides
         images = model.images.to(device)
-        side, constant, radius = config.patch_side, config.patch_constant, config.search_radius
-        self.distances: list[ScaleDistances | NearbyPatches] = [
-            nearby_pixels(of_scale, side, constant, radius)
-            if radius
-            else ScaleDistances(of_scale, side, constant)
+        pixels = PixelPatches(config.patch_side, config.patch_constant)
+        self.pixels = [
+            distances(of_scale, pixels, config.search_radius, limited=True)
             for of_scale in build_pyramid(images, self.sides)
         ]
-        self.gradients = nearby_gradients(images, radius) if radius else None
+        self.gradients = distances(
+            images, GradientPatches(GRADIENT_CELL), config.search_radius, limited=False
+        )
         self.normal_odds = 1.0
         if config.evidence == "both":
             copies = torch.cat([brightened(image[None]) for image in images])
@@ -73,18 +77,17 @@ class Evidence:
             self.normal_odds = float(odds(torch.stack(votes).mean()))
 
     def distance_map(self, images: torch.Tensor) -> torch.Tensor:
-        """The mean over scales of the relative distance at each pixel of (B, 3, s, s).
+        """The relative distance at each pixel of (B, 3, s, s), s = image_size: (B, s, s).
 
-        Where things have their places, times that of the gradients. (B, s, s), s = image_size; at
-        least 0, 1 is as normal patches.
+        The geometric mean of that of pixels, itself the mean over their scales, and that of
+        gradients; at least 0, 1 is as normal patches.
         """
         pyramid = build_pyramid(images, self.sides)
         maps = [
             resized(of_scale(images), self.image_size)
-            for of_scale, images in zip(self.distances, pyramid, strict=True)
+            for of_scale, images in zip(self.pixels, pyramid, strict=True)
         ]
-        mean = torch.stack(maps).mean(0)
-        return mean if self.gradients is None else mean * self.gradients(images)
+        return (torch.stack(maps).mean(0) * self.gradients(images)).sqrt()
 
     def votes_ratio(self, mean_votes: Sequence[torch.Tensor]) -> torch.Tensor:
         """The odds against the mean over the scales of votes in [0, 1], relative to normal ones.
@@ -92,6 +95,18 @@ class Evidence:
         ``mean_votes`` has those of every scale, of any shape, the same at each.
         """
         return odds(torch.stack(list(mean_votes)).mean(0)) / self.normal_odds
+
+
+def distances(
+    images: torch.Tensor, describe: Description, search_radius: float, limited: bool
+) -> UniqueDistances | NearbyDistances:
+    """What measures the distances to patches of (K, C, H, H), anywhere or, with a radius, nearby.
+
+    ``limited`` is that of ``UniqueDistances``.
+    """
+    if search_radius:
+        return NearbyDistances(images, describe, search_radius)
+    return UniqueDistances(images, describe, limited)
 
 
 def odds(votes: torch.Tensor) -> torch.Tensor:

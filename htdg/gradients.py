@@ -7,6 +7,7 @@ After Dalal and Triggs (2005), with the square root of Arandjelovic and Zisserma
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 #: Directions that gradients are sorted by, all the way round.
 DIRECTIONS = 8
 #: Added to the length of a histogram by which it is divided, so that noise is not blown up.
-CONSTANT = 0.5
+CONSTANT = 0.3
 #: Gradients shorter than this have no direction.
 LEAST_GRADIENT = 1e-6
 
@@ -34,20 +35,38 @@ def directed_gradients(images: torch.Tensor) -> torch.Tensor:
     angles = torch.arange(DIRECTIONS, device=images.device) * (2 * math.pi / DIRECTIONS)
     angles = angles.view(1, -1, 1, 1)
     cosines = (x * angles.cos() + y * angles.sin()).clamp(min=0) / (length + LEAST_GRADIENT)
-    return length * cosines**4
+    return length * cosines.square().square()  # much faster than a power
 
 
-def gradient_patches(images: torch.Tensor, cell: int) -> torch.Tensor:
-    """All patches of (B, C, H, W), 2 * ``cell`` pixels long, row by row: (B, P, 32).
+@dataclass(frozen=True)
+class GradientPatches:
+    """Patches described by the histograms of their four quarters, of mean gradients: D = 32.
 
-    Each is the histograms of its four quarters, of mean gradients. All four together are divided by
-    their length, plus a constant; then comes the square root, so that strong edges do not outweigh
-    all others.
+    All four together are divided by their length, plus a constant; then comes the square root, so
+    that strong edges do not outweigh all others.
+
+    Attributes:
+        cell: side of a quarter, pixels.
     """
-    cells = F.avg_pool2d(directed_gradients(images), cell, 1)  # (B, 8, H - cell + 1, ...)
-    upper, lower = cells[..., :-cell, :], cells[..., cell:, :]
-    quarters = [
-        half[..., at] for half in (upper, lower) for at in (slice(-cell), slice(cell, None))
-    ]
-    histograms = torch.cat(quarters, 1).flatten(2).transpose(1, 2)  # (B, P, 32)
-    return (histograms / (histograms.norm(dim=-1, keepdim=True) + CONSTANT)).sqrt()
+
+    cell: int
+
+    @property
+    def side(self) -> int:
+        """Of a patch, pixels."""
+        return 2 * self.cell
+
+    def averages(self, starts: torch.Tensor, side: int) -> torch.Tensor:
+        """Times a line of pixels (side,), the means of the cells that start there: (n, side)."""
+        away = torch.arange(side, device=starts.device) - starts[:, None]
+        return ((away >= 0) & (away < self.cell)) / self.cell
+
+    def __call__(self, images: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+        """See ``htdg.patches.Description``."""
+        # Mean gradients of cells at these rows and columns, as two products: (B, 8, 2 G, 2 G).
+        mean = self.averages(torch.cat([starts, starts + self.cell]), images.shape[-1])
+        cells = mean @ directed_gradients(images) @ mean.T
+        upper, lower = cells.chunk(2, 2)
+        quarters = [*upper.chunk(2, 3), *lower.chunk(2, 3)]
+        histograms = torch.cat(quarters, 1).flatten(2).transpose(1, 2)  # (B, G * G, 32)
+        return (histograms / (histograms.norm(dim=-1, keepdim=True) + CONSTANT)).sqrt()

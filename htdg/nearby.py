@@ -2,62 +2,48 @@
 
 Ours, not the paper's. In a picture of a shoe, or of a horse, the image as a whole is normal or not,
 and its parts are where they are: a patch is compared with what the training images, and their
-mirror images, have near the same place. It is compared twice, by its pixels and by its gradients
-(``htdg.gradients``), and both distances are multiplied. Each is relative to what normal patches
-have: 1 is as far as a normal patch is on average.
+mirror images, have near the same place. The distance is relative to what normal patches have: 1 is
+as far as a normal patch is on average.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch.nn import functional as F
 
-from htdg.gradients import gradient_patches
 from htdg.nearest import LEAST_DISTANCE, nearest_distances
 from htdg.patches import (
     NORMAL_IMAGES,
-    cut_patches,
+    Description,
+    apart,
     laid_over,
-    patch_numbers,
     patch_places,
     patch_starts,
 )
 
 #: Rows and columns of patches up to which all are compared.
 ALL_ROWS = 16
-#: Cells of gradients, of which two by two make a patch, are this share of the side.
-CELL = 6 / 32
 
 
-class NearbyPatches:
-    """Compares patches, described in one way, with those near the same place."""
+class NearbyDistances:
+    """Compares patches with those near the same place, and lays the distances over the image."""
 
-    def __init__(
-        self,
-        images: torch.Tensor,
-        patch_side: int,
-        describe: Callable[[torch.Tensor], torch.Tensor],
-        search_radius: float,
-    ) -> None:
+    def __init__(self, images: torch.Tensor, describe: Description, search_radius: float) -> None:
         """Keep the patches of (K, C, H, H) in [-1, 1], and measure what normal ones have.
 
         Args:
             images: the training images.
-            patch_side: pixels.
-            describe: all patches of images (B, C, H, H), row by row: (B, P, D).
+            describe: the patches.
             search_radius: how far from its place the nearest patch may be, as a share of the side.
         """
-        self.side, self.patch_side, self.describe = images.shape[-1], patch_side, describe
+        self.side, self.describe = images.shape[-1], describe
         self.radius = round(search_radius * self.side)
-        h = self.side - patch_side + 1
-        self.starts = patch_starts(h, ALL_ROWS)
-        self.compared = patch_numbers(self.starts, h).to(images.device)  # (G * G,)
-        self.bank = describe(torch.cat([images, images.flip(-1)])).flatten(0, 1)  # (2 * K * P, D)
-        places = patch_places(h, images.device)
-        away = (places[self.compared][:, None] - places).abs().amax(-1)  # (G * G, P)
-        self.near = (away <= self.radius).repeat(1, 2 * len(images))  # (G * G, 2 * K * P)
+        h = self.side - describe.side + 1
+        every = torch.arange(h, device=images.device)
+        self.starts = patch_starts(h, ALL_ROWS).to(images.device)  # (G,)
+        self.bank = describe(torch.cat([images, images.flip(-1)]), every).flatten(0, 1)
+        near = apart(patch_places(self.starts), patch_places(every)) <= self.radius  # (G * G, P)
+        self.near = near.repeat(1, 2 * len(images))  # (G * G, 2 * K * P): which of the bank
         self.mean = max(float(self.normal_distances(images).mean()), LEAST_DISTANCE)
 
     def distances(self, image: torch.Tensor, left_out: torch.Tensor | None = None) -> torch.Tensor:
@@ -65,7 +51,7 @@ class NearbyPatches:
 
         ``left_out`` (2 * K * P,) says which patches of the bank do not count.
         """
-        patches = self.describe(image[None])[0, self.compared]
+        patches = self.describe(image[None], self.starts)[0]
         allowed = self.near if left_out is None else self.near & ~left_out
         return nearest_distances(patches, self.bank, allowed)
 
@@ -85,24 +71,9 @@ class NearbyPatches:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """The relative distance at each pixel of (B, C, H, H): (B, H, H), at least 0."""
-        applied = (self.starts, self.patch_side, self.side)
+        applied = (self.starts, self.describe.side, self.side)
         maps = [laid_over(self.distances(image) / self.mean, *applied) for image in images]
         return torch.stack(maps)
-
-
-def nearby_pixels(
-    images: torch.Tensor, patch_side: int, constant: float, search_radius: float
-) -> NearbyPatches:
-    """Compares normalised patches: arguments as of ``NearbyPatches`` and ``cut_patches``."""
-    return NearbyPatches(
-        images, patch_side, lambda x: cut_patches(x, patch_side, constant), search_radius
-    )
-
-
-def nearby_gradients(images: torch.Tensor, search_radius: float) -> NearbyPatches:
-    """Compares gradients: arguments as of ``NearbyPatches``."""
-    cell = max(1, round(CELL * images.shape[-1]))
-    return NearbyPatches(images, 2 * cell, lambda x: gradient_patches(x, cell), search_radius)
 
 
 def moved(image: torch.Tensor, pixels: int) -> torch.Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import torch
-from torch.nn import functional as F
 
 from htdg.localisation import spread_matrix
 
@@ -11,59 +13,59 @@ from htdg.localisation import spread_matrix
 NORMAL_IMAGES = 10
 
 
-def cut_patches(
-    images: torch.Tensor, patch_side: int, constant: float | None = None
-) -> torch.Tensor:
-    """All patches of (B, C, H, W), row by row: (B, P, D), D = C * patch_side ** 2.
+class Description(Protocol):
+    """A way to describe patches by numbers, so that like patches are near to each other."""
+
+    @property
+    def side(self) -> int:
+        """Of a patch, pixels."""
+
+    def __call__(self, images: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+        """Of (B, C, H, H) the patches that start at these rows and columns (G,): (B, G * G, D)."""
+
+
+@dataclass(frozen=True)
+class PixelPatches:
+    """Patches described by their pixels, all channels: D = C * side ** 2.
 
     With a ``constant`` each is normalised: its mean is taken off, and it is divided by its standard
-    deviation plus the constant, so that the noise of flat patches is not blown up.
+    deviation plus the constant, so that the noise of flat patches is not blown up. 0 leaves patches
+    as they are.
     """
-    return normalised(F.unfold(images, patch_side).transpose(1, 2), constant)
 
+    side: int
+    constant: float = 0.0
 
-def normalised(patches: torch.Tensor, constant: float | None) -> torch.Tensor:
-    """Patches (..., D) normalised with a ``constant``, as they are without."""
-    if constant is None:
-        return patches
-    patches = patches - patches.mean(-1, keepdim=True)
-    return patches / (patches.square().mean(-1, keepdim=True).sqrt() + constant)
-
-
-def patch_places(h: int, device: torch.device) -> torch.Tensor:
-    """Row and column of each of the h * h patches, row by row: (h * h, 2)."""
-    index = torch.arange(h, device=device)
-    return torch.cartesian_prod(index, index)
+    def __call__(self, images: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+        """See ``Description``."""
+        rows = images.unfold(2, self.side, 1)[:, :, starts]  # (B, C, G, H, side)
+        patches = rows.unfold(3, self.side, 1)[:, :, :, starts]  # (B, C, G, G, side, side)
+        patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)  # (B, G * G, D)
+        if not self.constant:
+            return patches
+        patches = patches - patches.mean(-1, keepdim=True)
+        return patches / (patches.square().mean(-1, keepdim=True).sqrt() + self.constant)
 
 
 def patch_starts(h: int, at_most: int) -> torch.Tensor:
     """The first rows, and columns, of the patches that are compared, of h: (G,).
 
     Neighbouring patches overlap by far the most: of more than ``at_most`` every second one is
-    enough, and the last.
+    enough, or every third ..., and the last.
     """
-    return torch.unique(torch.tensor([*range(0, h, 2 if h > at_most else 1), h - 1]))
+    return torch.unique(torch.tensor([*range(0, h, -(-h // at_most)), h - 1]))
 
 
-def patch_numbers(starts: torch.Tensor, h: int) -> torch.Tensor:
-    """Which of h * h patches start at these rows and columns (G,), row by row: (G * G,)."""
-    return (starts[:, None] * h + starts).flatten()
+def patch_places(starts: torch.Tensor) -> torch.Tensor:
+    """Row and column of each patch that starts at these rows and columns (G,): (G * G, 2)."""
+    return torch.cartesian_prod(starts, starts).view(-1, 2)
 
 
-def patch_pixels(images: torch.Tensor, patch_side: int) -> torch.Tensor:
-    """Which of the C * H * H values of each of (K, C, H, H) make up which patch: (P, D)."""
-    numbers = torch.arange(images[0].numel(), device=images.device).float()  # exact up to 2 ** 24
-    return cut_patches(numbers.view(1, *images.shape[1:]), patch_side)[0].long()
-
-
-def cut(image: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """The values of (C, H, H) at ``pixels`` (Q, D), of ``patch_pixels``: (Q, D)."""
-    return image.flatten().index_select(0, pixels.flatten()).view(pixels.shape)
-
-
-def is_grey(images: torch.Tensor) -> bool:
-    """Whether the three channels of (K, 3, H, H) are the same."""
-    return torch.equal(images[:, :-1], images[:, 1:])
+def apart(places: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """How far places (Q, 2) are from others (N, 2), the greater of rows and columns: (Q, N)."""
+    places, others = places.short(), others.short()  # small: these are large tables
+    rows = (places[:, :1] - others[:, 0]).abs()
+    return rows.maximum((places[:, 1:] - others[:, 1]).abs())
 
 
 def laid_over(

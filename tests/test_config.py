@@ -26,7 +26,7 @@ NUMBERS = {
     "distance_min_size": ([0, 25.0, "25", None, True], ["a whole number, at least 1"]),
     "distance_max_size": ([0, 25.0, "25", None, True], ["a whole number, at least 1"]),
     "patch_side": ([0, 7.0, "7", True], ["a whole number, at least 1"]),
-    "patch_constant": ([0, 0.0, -0.1, NAN, INF, True], ["a number, above 0"]),
+    "patch_constant": ([-0.1, NAN, INF, True], ["a number, at least 0"]),
     "search_radius": ([-0.1, 1.1, NAN, "0", True], ["a number, at least 0 and at most 1"]),
     "geom_samples": ([0, 1.0, "9", True], ["a whole number, at least 1"]),
     "geom_epochs": ([0, 1.0, "9", True], ["a whole number, at least 1"]),

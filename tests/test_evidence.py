@@ -11,9 +11,11 @@ import sklearn.base
 import torch
 
 from htdg import ConfigError, HTDGConfig, HTDGDetector, evidence, scorer
-from htdg.distances import ScaleDistances, brightened
+from htdg.distances import UniqueDistances, brightened
 from htdg.evidence import Evidence, as_score, combined, highest_mean, odds
-from htdg.nearby import nearby_gradients, nearby_pixels
+from htdg.gradients import GradientPatches
+from htdg.nearby import NearbyDistances
+from htdg.patches import PixelPatches
 from htdg.pyramid import build_pyramid, pyramid_sides
 from htdg.state import ModelState
 from htdg.thresholds import HELD_OUT
@@ -80,8 +82,8 @@ def test_odds_by_hand():
 
 def test_both_kinds_multiply_and_the_votes_count_little():
     distance, votes = torch.tensor([3.0, 3, 0]), torch.tensor([1024.0, 1 / 1024, 1024])
-    # 1024 ** 0.2 = 4
-    np.testing.assert_allclose(combined(distance, votes), [12, 0.75, 0], rtol=1e-5)
+    # 1024 ** 0.1 = 2
+    np.testing.assert_allclose(combined(distance, votes), [6, 1.5, 0], rtol=1e-5)
     assert torch.equal(combined(distance, None), distance)
 
 
@@ -150,18 +152,16 @@ def test_the_votes_ratio_has_the_odds_of_the_mean_over_the_scales(measured):
     np.testing.assert_allclose(measured.votes_ratio([coarse, fine]), expected, rtol=1e-4)
 
 
-def test_the_distance_map_is_the_mean_over_its_scales(measured):
+def test_the_distance_map_is_the_geometric_mean_of_pixels_and_gradients(measured):
     measured, _ = measured
     assert measured.sides == pyramid_sides(20, 13, 18) != (14, 20)
     image = as_batch(small(1))
     measured.sides = (14, 20)
-    measured.distances = [lambda x: x[:, 0, :14, :14] ** 0 * 5, lambda x: x[:, 1] + 1]
-    found = measured.distance_map(image)
-    np.testing.assert_allclose(found, (5 + image[:, 1] + 1) / 2, rtol=1e-5)
-    # Where things have their places, times the gradients'.
+    measured.pixels = [lambda x: x[:, 0, :14, :14] ** 0 * 5, lambda x: x[:, 1] + 1]
     measured.gradients = lambda x: 3 + x[:, 2]
     found = measured.distance_map(image)
-    np.testing.assert_allclose(found, (6 + image[:, 1]) / 2 * (3 + image[:, 2]), rtol=1e-5)
+    expected = ((6 + image[:, 1]) / 2 * (3 + image[:, 2])).sqrt()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 # --- Predictions ----------------------------------------------------------------------------------
@@ -184,28 +184,24 @@ def test_votes_alone_are_the_paper_s(detectors, brick, monkeypatch):
 
 
 def slow_distance_map(detector, image):
-    """The relative distance at each pixel (20, 20): each scale by itself, then the mean.
-
-    Where things have their places, times that of the gradients.
-    """
+    """The relative distance at each pixel (20, 20): of pixels and of gradients, their mean."""
     options = detector.config_
-    radius, applied = options.search_radius, (options.patch_side, options.patch_constant)
-    of_scale = []
-    for side in pyramid_sides(20, 13, 18):
+    pixels, radius = PixelPatches(options.patch_side, options.patch_constant), options.search_radius
+
+    def measured(side, describe, limited):
         (trained,) = build_pyramid(detector.images_, (side,))
         (tested,) = build_pyramid(as_batch(image), (side,))
         measure = (
-            nearby_pixels(trained, *applied, radius)
+            NearbyDistances(trained, describe, radius)
             if radius
-            else ScaleDistances(trained, *applied)
+            else UniqueDistances(trained, describe, limited)
         )
-        of_scale.append(
-            torch.nn.functional.interpolate(measure(tested)[None], (20, 20), mode="bilinear")[0, 0]
-        )
-    mean = np.mean(of_scale, 0)
-    if not radius:
-        return mean
-    return mean * nearby_gradients(detector.images_, radius)(as_batch(image))[0].numpy()
+        return torch.nn.functional.interpolate(measure(tested)[None], (20, 20), mode="bilinear")[
+            0, 0
+        ]
+
+    of_pixels = [measured(side, pixels, True) for side in pyramid_sides(20, 13, 18)]
+    return np.sqrt(np.mean(of_pixels, 0) * measured(20, GradientPatches(6), False).numpy())
 
 
 def slow_highest(values, fraction):
@@ -221,7 +217,7 @@ def slow_normal_odds(votes_detector):
     return (1 - mean) / mean
 
 
-@pytest.mark.parametrize("options", [{}, {"patch_side": 5, "patch_constant": 0.3}])
+@pytest.mark.parametrize("options", [{}, {"patch_side": 7, "patch_constant": 0.3}])
 @pytest.mark.parametrize("search_radius", [0.0, 0.2])
 def test_distances_alone_make_the_score_and_the_map(options, search_radius, brick):
     detector = small_detector("distance", search_radius=search_radius, **options).fit(
@@ -251,9 +247,9 @@ def test_both_make_the_score_and_the_map(detectors):
     normal_odds = slow_normal_odds(of_votes)
     means = voted.normality.mean(-1) / 4  # (F,)
     np.testing.assert_allclose(votes, (1 - means) / means / normal_odds, rtol=1e-3)
-    evidence_of_both = distance * votes**0.2
+    evidence_of_both = distance * votes**0.1
     np.testing.assert_allclose(prediction.scores, evidence_of_both / (1 + evidence_of_both))
-    assert np.abs(prediction.scores - compared.scores).max() > 0.01
+    assert np.abs(prediction.scores - compared.scores).max() > 0.002
     # Where, the distances alone say.
     of_pixels = slow_distance_map(detector, image)
     np.testing.assert_allclose(prediction.anomaly_map, of_pixels / (1 + of_pixels), rtol=1e-3)
@@ -469,7 +465,7 @@ def test_a_training_that_was_broken_off_leaves_no_measurement(brick):
 def test_the_options_of_distances_count_whatever_the_model_was_trained_with(detectors, brick):
     images = brick[1][:2]
     before = [detectors[kind].anomaly_score(images) for kind in ("both", "distance")]
-    for options in ({"patch_side": 5}, {"patch_constant": 0.5}, {"search_radius": 0.1}):
+    for options in ({"patch_side": 7}, {"patch_constant": 0.5}, {"search_radius": 0.1}):
         changed = []
         for kind in ("both", "distance"):
             model = detectors["both"].model_
@@ -502,7 +498,7 @@ def test_a_detector_that_has_scored_is_copied(copied, detector, brick):
 
 
 def test_a_clone_has_the_options(kind):
-    options = {"evidence": kind, "patch_side": 5, "patch_constant": 0.2, "search_radius": 0.1}
+    options = {"evidence": kind, "patch_side": 7, "patch_constant": 0.2, "search_radius": 0.1}
     options |= SIZES
     clone = sklearn.base.clone(HTDGDetector("tiny", **options))
     assert clone.resolved_config() == HTDGConfig.preset("tiny", **options)
@@ -538,8 +534,14 @@ def test_a_clone_has_the_options(kind):
             {"evidence": "both", "distance_min_size": 21, "distance_max_size": 22},
             "distance_min_size is 21, but it must be at most image_size, which is 20.",
         ),
-        ({"patch_constant": 0}, "patch_constant is 0, but it must be a number, above 0."),
-        ({"patch_constant": "x"}, "patch_constant is 'x', but it must be a number, above 0."),
+        (
+            {"patch_constant": -0.1},
+            "patch_constant is -0.1, but it must be a number, at least 0.",
+        ),
+        (
+            {"patch_constant": "x"},
+            "patch_constant is 'x', but it must be a number, at least 0.",
+        ),
         (
             {"search_radius": -0.1},
             "search_radius is -0.1, but it must be a number, at least 0 and at most 1.",

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from htdg import gradients
-from htdg.gradients import directed_gradients, gradient_patches
+from htdg.gradients import GradientPatches, directed_gradients
 from tests.test_distances import noise
 
 #: The number of the quarter of a patch, row by row, and the first number of its histogram.
@@ -16,6 +16,11 @@ TOP_LEFT, TOP_RIGHT, BOTTOM_LEFT, BOTTOM_RIGHT = 0, 8, 16, 24
 def no_gradients():
     with torch.inference_mode():
         yield
+
+
+def gradient_patches(images, cell):
+    """All patches of (B, C, H, H), row by row: (B, P, 32)."""
+    return GradientPatches(cell)(images, torch.arange(images.shape[-1] - 2 * cell + 1))
 
 
 def slow_directed(image):
@@ -46,7 +51,7 @@ def slow_patch(directed, top, left, cell):
         for x in (left, left + cell):
             quarters.append(directed[:, y : y + cell, x : x + cell].mean((1, 2)))
     values = np.concatenate(quarters)
-    return np.sqrt(values / (np.linalg.norm(values) + 0.5))
+    return np.sqrt(values / (np.linalg.norm(values) + 0.3))
 
 
 def ramp(towards, side=8, slope=0.1):
@@ -128,7 +133,7 @@ def test_brightness_does_not_count_and_contrast_little():
     patches = gradient_patches(image, 3)
     np.testing.assert_allclose(gradient_patches(image + 0.5, 3), patches, atol=1e-3)
     # Without the constant contrast would not count at all. With it a length l becomes
-    # n = l / (l + 0.5), and half of it l / 2 / (l / 2 + 0.5) = n / (2 - n).
+    # n = l / (l + 0.3), and half of it l / 2 / (l / 2 + 0.3) = n / (2 - n).
     fainter, n = gradient_patches(image / 2, 3), patches.square().norm(dim=-1, keepdim=True)
     assert 0.2 < n.min() < n.max() < 0.8
     np.testing.assert_allclose(fainter, patches / (2 - n).sqrt(), atol=1e-4)
@@ -148,3 +153,10 @@ def test_a_turned_image_has_turned_gradients():
     # Counter-clockwise, as rot90 turns: what rose to the right (0) rises upwards (6).
     expected = directed_gradients(image).rot90(1, (-2, -1))[:, [(k + 2) % 8 for k in range(8)]]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_only_the_patches_that_start_there_are_described():
+    images, starts = noise(2, 12), torch.tensor([1, 4, 6])
+    numbers = [7 * row + column for row in (1, 4, 6) for column in (1, 4, 6)]
+    found = GradientPatches(3)(images, starts)
+    np.testing.assert_allclose(found, gradient_patches(images, 3)[:, numbers], atol=1e-6)

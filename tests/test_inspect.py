@@ -381,7 +381,7 @@ def test_a_model_can_be_kept_elsewhere_and_shared(place, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (["--patch-side", "5"], "other options (patch_side)"),
+        (["--patch-side", "7"], "other options (patch_side)"),
         (["--seed", "1"], "other options (seed)"),
         (["--shots", "3"], "other good images"),
         ([], "other good images"),

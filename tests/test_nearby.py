@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from htdg import nearby
-from htdg.nearby import NearbyPatches, moved, nearby_gradients, nearby_pixels
+from htdg.gradients import GradientPatches
+from htdg.nearby import NearbyDistances, moved
+from htdg.patches import PixelPatches
 from tests.test_distances import flat, noise, slow_distance, slow_map, slow_patches, stripes
 from tests.test_gradients import slow_directed, slow_patch
 
@@ -16,14 +18,9 @@ def no_gradients():
         yield
 
 
-def each_pixel(images):
-    """Pixels as patches, as they are: (B, P, C)."""
-    return images.flatten(2).transpose(1, 2)
-
-
 def of_pixels(images, radius=0.0):
     """Pixels compared with those at most a share of the side away."""
-    return NearbyPatches(images, 1, each_pixel, radius)
+    return NearbyDistances(images, PixelPatches(1), radius)
 
 
 # --- A slow version -------------------------------------------------------------------------------
@@ -70,7 +67,7 @@ def slow_ratios(images, test, describe, radius):
 def test_maps_of_pixels_equal_a_slow_version(shots, constant):
     images, test = noise(shots, 10), noise(1, 10, seed=1)
     test[0, :, 2:8, 2:8] = images[0, :, 3:9, 2:8]  # something to be known again, a pixel away
-    found = nearby_pixels(images, 3, constant, 0.15)(test)
+    found = NearbyDistances(images, PixelPatches(3, constant), 0.15)(test)
     ratios = slow_ratios(
         images.double().numpy(),
         test[0].double().numpy(),
@@ -85,11 +82,11 @@ def test_maps_of_pixels_equal_a_slow_version(shots, constant):
 def test_maps_of_gradients_equal_a_slow_version(shots):
     images, test = noise(shots, 11), noise(1, 11, seed=1)
     test[0, :, 1:9, 1:9] = images[0, :, 2:10, 1:9]
-    found = nearby_gradients(images, 0.1)(test)
+    found = NearbyDistances(images, GradientPatches(2), 0.1)(test)
     ratios = slow_ratios(
         images.double().numpy(),
         test[0].double().numpy(),
-        lambda image: slow_gradients(image, 2),  # cells of 6 / 32 of the side
+        lambda image: slow_gradients(image, 2),
         1,
     )
     assert ratios.min() < 0.1 < 0.5 < ratios.max()
@@ -141,8 +138,8 @@ def test_no_floor_is_taken_off():
 
 
 KINDS = {
-    "pixels": lambda images: nearby_pixels(images, 5, 0.05, 0.1),
-    "gradients": lambda images: nearby_gradients(images, 0.1),
+    "pixels": lambda images: NearbyDistances(images, PixelPatches(5, 0.05), 0.1),
+    "gradients": lambda images: NearbyDistances(images, GradientPatches(3), 0.1),
 }
 
 
@@ -186,7 +183,7 @@ def test_of_a_large_image_every_second_patch_is_compared(compared):
     clean, planted = stripes(32, seed=2), stripes(32, seed=2)
     planted[:, 15:22, 6:13] = noise(1, 7)[0]
     of_images = compared(images)
-    h = 32 - of_images.patch_side + 1
+    h = 32 - of_images.describe.side + 1
     assert of_images.starts.tolist() == sorted({*range(0, h, 2), h - 1})
     normal, found = of_images(torch.stack([clean, planted]))
     row, column = divmod(int(found.argmax()), 32)
@@ -218,7 +215,6 @@ def test_a_patch_that_only_occurs_far_away_is_unknown(top, left, known, monkeypa
     test = stripes(24, seed=2)
     # Beside the middle line the mirror image has it, mirrored.
     test[:, top : top + 5, left : left + 5] = mark.flip(-1) if left == 16 else mark
-    of_images = nearby_pixels(torch.stack([image, other]), 5, 0.05, 2 / 24)
-    rows = of_images.starts.tolist()
-    found = of_images.distances(test).view(len(rows), len(rows))[rows.index(top), rows.index(left)]
+    of_images = NearbyDistances(torch.stack([image, other]), PixelPatches(5, 0.05), 2 / 24)
+    found = of_images.distances(test).view(20, 20)[top, left]
     assert found < 0.1 * of_images.mean if known else found > 2 * of_images.mean
