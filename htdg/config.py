@@ -73,6 +73,8 @@ class HTDGConfig:
             looks everywhere. For images in which things have their places (``htdg.nearby``).
         geom_samples: images that the classifier of ``"geom"`` is trained on.
         geom_epochs: how often it sees each of their copies.
+        tiles: images that are not square are cut into overlapping squares, which are trained on and
+            scored one by one, instead of being squeezed into one (see ``htdg.tiles``; ours).
         fast: compute the copies as windows of shared canvases, with hand-written gradients and
             folded normalisation; False is the plain way, with the same results but for rounding.
     """
@@ -110,6 +112,7 @@ class HTDGConfig:
     search_radius: float = 0.0
     geom_samples: int = 6000
     geom_epochs: int = 4
+    tiles: bool = False
     fast: bool = True
 
     def __post_init__(self) -> None:
@@ -155,8 +158,9 @@ class HTDGConfig:
             refuse("evidence", self.evidence, f"one of {', '.join(EVIDENCE)}")
         if self.evidence != "votes" and self.method != "htdg":
             refuse("evidence", self.evidence, f"'votes' with method {self.method}")
-        if not isinstance(self.fast, bool):
-            refuse("fast", self.fast, "True or False")
+        for name in ("tiles", "fast"):
+            if not isinstance(getattr(self, name), bool):
+                refuse(name, getattr(self, name), "True or False")
         device = re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", str(self.device))
         if not isinstance(self.device, str) or not device:
             refuse("device", self.device, "'auto', 'cpu', 'cuda', 'cuda:<number>' or 'mps'")

@@ -25,7 +25,7 @@ from htdg.fast.backend import FastBackend
 from htdg.fitting import fit_model
 from htdg.io.images import ImageError, ImageLike, Images, load_image, load_images
 from htdg.io.model_directory import change_threshold, load_model, save_model
-from htdg.pyramid import Size, resize
+from htdg.pyramid import Size
 from htdg.runtime.device import resolve_device, resolve_precision
 from htdg.runtime.progress import ProgressBar, TrainingCallback, training_bar
 from htdg.sampler import Sampler
@@ -33,6 +33,7 @@ from htdg.sampling import Scale
 from htdg.scorer import Prediction, Scorer
 from htdg.state import ModelState
 from htdg.thresholds import GENERATED, HELD_OUT, Threshold, check_rate, upper_quantile
+from htdg.tiles import squares
 from htdg.transformations import Transformation
 from htdg.votes import Fractions, are_several, as_fractions
 
@@ -111,6 +112,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         search_radius: float | None = None,
         geom_samples: int | None = None,
         geom_epochs: int | None = None,
+        tiles: bool | None = None,
         fast: bool | None = None,
     ) -> None:
         """Keep the options as they are given; ``fit`` checks them."""
@@ -148,6 +150,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         self.search_radius = search_radius
         self.geom_samples = geom_samples
         self.geom_epochs = geom_epochs
+        self.tiles = tiles
         self.fast = fast
 
     def __sklearn_tags__(self) -> Tags:
@@ -218,7 +221,8 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
             )
         for image, name in zip(loaded, labels, strict=True):
             _check_trainable(image, name)
-        square = torch.cat([resize(i[None], config.image_size) for i in loaded])  # (K, 3, s, s)
+        parts = [squares(image, config.image_size, config.tiles) for image in loaded]
+        labels = [name for name, of_image in zip(labels, parts, strict=True) for _ in of_image]
         for name in (
             "model_",
             "device_",
@@ -228,7 +232,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
             self.__dict__.pop(name, None)
         model = fit_model(
             config,
-            square,
+            torch.cat(parts),  # (K, 3, s, s), each tile an image
             labels,
             device,
             choose_backend,

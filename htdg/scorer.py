@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from numbers import Integral
 
 import numpy as np
@@ -26,6 +27,7 @@ from htdg.pyramid import build_pyramid, resize
 from htdg.runtime.device import reproducible
 from htdg.runtime.progress import ProgressBar
 from htdg.state import ModelState
+from htdg.tiles import Tiles, squares
 from htdg.transformations import Transformation
 from htdg.votes import Fractions, aggregate_votes, anomaly_scores, as_fractions
 
@@ -123,13 +125,30 @@ class Scorer:
                 # Of distances, whose memory does not depend on it, a few.
                 bytes_per_image = [v.bytes_per_image() for v in voters] or [SCORING_BYTES // 16]
                 batch_size = max(1, SCORING_BYTES // max(bytes_per_image))
-            for batch, sizes in self._batches(images, batch_size):
-                # Entered for each batch: between them the caller's own code runs.
-                with reproducible(), torch.inference_mode():
-                    scored = self._scored(batch, voters, fractions, sizes if maps else None)
-                for prediction in scored:
+            for batch in self._batches(images, batch_size):
+                scored = self._squares_scored(batch, batch_size, voters, fractions, maps)
+                for image in batch:
                     bar.advance(1)
-                    yield prediction
+                    yield image.prediction(list(islice(scored, len(image.squares))))
+
+    def _squares_scored(
+        self,
+        batch: Sequence[_Prepared],
+        batch_size: int,
+        voters: Sequence[Voter],
+        fractions: Sequence[float | None],
+        maps: bool,
+    ) -> Iterator[Prediction]:
+        """The predictions of the squares of some images, so many at a time."""
+        squares = torch.cat([image.squares for image in batch])  # (B, 3, s, s)
+        sizes = [size for image in batch for size in image.sizes]
+        for start in range(0, len(squares), batch_size):
+            chunk = slice(start, start + batch_size)
+            # Entered for each chunk: between them the caller's own code runs.
+            with reproducible(), torch.inference_mode():
+                on_device = squares[chunk].to(self.device)
+                scored = self._scored(on_device, voters, fractions, sizes[chunk] if maps else None)
+            yield from scored
 
     def _scored(
         self,
@@ -149,7 +168,10 @@ class Scorer:
         )
 
     def votes(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """The votes (M, H - 10, H - 10) at every scale of one image (3, H, W) in [-1, 1]."""
+        """The votes (M, H - 10, H - 10) at every scale of one image (3, H, W) in [-1, 1].
+
+        The image is squeezed into a square, whatever ``tiles`` says.
+        """
         batch = resize(image[None], self.model.config.image_size).to(self.device)
         with reproducible(), torch.inference_mode():
             return [of_scale[:, 0].cpu() for of_scale in self._votes_of(batch, self.voters())]
@@ -172,31 +194,61 @@ class Scorer:
         for voter, images in zip(voters, build_pyramid(batch, self.sides), strict=True):
             yield voter(images)
 
-    def _batches(
-        self, images: Images, batch_size: int
-    ) -> Iterator[tuple[torch.Tensor, list[tuple[int, int]]]]:
-        """Images resized to (B, 3, s, s) on the device, at most ``batch_size`` at a time.
+    def _batches(self, images: Images, batch_size: int) -> Iterator[list[_Prepared]]:
+        """Images as squares, as many as have ``batch_size`` of them, or just more."""
+        config = self.model.config
 
-        With the height and width that they had.
-        """
-
-        def prepared(image: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        def prepared(image: torch.Tensor) -> _Prepared:
             height, width = image.shape[-2:]
-            return resize(image[None], self.model.config.image_size), (height, width)
+            tiles = Tiles.of_size(height, width) if config.tiles else None
+            made = squares(image, config.image_size, config.tiles)
+            return _Prepared(made, (height, width), tiles)
 
-        batch: list[tuple[torch.Tensor, tuple[int, int]]] = []
+        batch: list[_Prepared] = []
         for image in read_ahead(images, prepared):
             batch.append(image)
-            if len(batch) == batch_size:
-                yield self._stacked(batch)
+            if sum(len(image.squares) for image in batch) >= batch_size:
+                yield batch
                 batch = []
         if batch:
-            yield self._stacked(batch)
+            yield batch
 
-    def _stacked(
-        self, batch: list[tuple[torch.Tensor, tuple[int, int]]]
-    ) -> tuple[torch.Tensor, list[tuple[int, int]]]:
-        return torch.cat([x for x, _ in batch]).to(self.device), [size for _, size in batch]
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An image on its way to be scored.
+
+    Attributes:
+        squares: (T, 3, s, s) on the CPU, its tiles, or the one that it is squeezed into.
+        size: its height and width.
+        tiles: where they lie, or None.
+    """
+
+    squares: torch.Tensor
+    size: tuple[int, int]
+    tiles: Tiles | None
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """The height and width of what became of each square's map."""
+        return [self.size if self.tiles is None else (self.tiles.side,) * 2] * len(self.squares)
+
+    def prediction(self, parts: Sequence[Prediction]) -> Prediction:
+        """That of the image: it is as anomalous as the worst of its tiles."""
+        if self.tiles is None or len(parts) == 1:
+            return parts[0]
+        worst = np.argmax([part.scores for part in parts], 0)  # (F,)
+        of_fractions = [(parts[t], f) for f, t in enumerate(worst)]
+        maps = [part.anomaly_map for part in parts if part.anomaly_map is not None]
+        return Prediction(
+            np.array([part.scores[f] for part, f in of_fractions]),
+            np.stack([part.normality[f] for part, f in of_fractions]),
+            self.tiles.joined(maps) if maps else None,
+            {
+                kind: np.array([part.evidence[kind][f] for part, f in of_fractions])
+                for kind in parts[0].evidence
+            },
+        )
 
 
 def batch_predictions(

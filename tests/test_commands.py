@@ -177,6 +177,7 @@ OPTIONS = {
     "search_radius": 0.3,
     "geom_samples": 11,
     "geom_epochs": 3,
+    "tiles": True,
     "fast": False,
 }
 
@@ -186,7 +187,8 @@ def test_every_option_of_the_method_is_an_option_of_the_command_line():
     words = ["train", "x.png", "--out", "m"]
     for name, value in OPTIONS.items():
         flag = name.replace("_", "-")
-        words += [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
+        flags = {True: [f"--{flag}"], False: [f"--no-{flag}"]}
+        words += flags[value] if isinstance(value, bool) else [f"--{flag}", str(value)]
     config = config_from(build_parser().parse_args(words))
     assert config.as_dict() == OPTIONS
     # Those left out are the preset's.

@@ -49,6 +49,7 @@ WORDS = {
         ["one of pixel, resampled, stretched"],
     ),
     "evidence": (["", "Votes", "all", None, 1], ["one of votes, distance, both"]),
+    "tiles": ([0, 1, None, "yes"], ["True or False"]),
     "fast": ([0, 1, None, "yes"], ["True or False"]),
     "precision": (["", "fp16", "bfloat16", None, 32], ["'float32'", "'bf16'", "'auto'"]),
     "device": (

@@ -47,7 +47,7 @@ ROOMS = {
     "io": (("io", "images"), ("method", "runtime")),
     "ablations": (("ablations",), ("method", "runtime", "io")),
     "detector": (
-        ("sampler", "scorer", "fitting", "detector"),
+        ("tiles", "sampler", "scorer", "fitting", "detector"),
         ("method", "fast", "runtime", "io", "ablations"),
     ),
     "datasets": (("datasets",), ("errors", "runtime", "io")),

@@ -22,7 +22,7 @@ def execute(options: argparse.Namespace) -> None:
     described = json.loads((options.model / "config.json").read_text())
     seconds = sum(scale["seconds"] for scale in detector.history_)
     print(f"model            {options.model} (format {described['format']})")
-    print(f"trained on       {', '.join(detector.image_names_)}")
+    print(f"trained on       {', '.join(dict.fromkeys(detector.image_names_))}")
     print(
         f"                 with htdg {described['htdg']}, torch {described['torch']}, on "
         f"{described['trained_on']} in {seconds:.0f} s"

@@ -49,12 +49,12 @@ from htdg.io.checkpoint import remove_checkpoint
 from htdg.io.files import OutputError, write_bytes, write_text
 from htdg.io.images import ImageError, list_images, load_image, to_uint8
 from htdg.io.model_directory import ModelError, check_replaceable, digest
-from htdg.pyramid import resize
 from htdg.runtime.device import resolve_device
 from htdg.runtime.parallel import run_ahead
 from htdg.runtime.progress import name_skipped
 from htdg.scorer import Prediction
 from htdg.thresholds import Threshold, check_rate
+from htdg.tiles import squares
 
 #: Good images that train at most, unless asked for otherwise; no more than half of them.
 SHOTS = 10
@@ -291,7 +291,7 @@ def _difference(detector: HTDGDetector, config: HTDGConfig, train: Sequence[Path
     if names:
         return f"options ({', '.join(names)})"
     side = config.image_size
-    images = torch.cat([resize(load_image(path)[None], side) for path in train])  # (K, 3, s, s)
+    images = torch.cat([squares(load_image(path), side, config.tiles) for path in train])
     same = images.shape == detector.images_.shape
     if same and torch.allclose(images, detector.images_, rtol=0, atol=SAME_IMAGES):
         return ""
