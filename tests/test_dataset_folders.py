@@ -55,7 +55,7 @@ def test_training_folder_without_good_and_separate_places(tmp_path):
     tested = data.test_set(None)
     assert kinds(tested) == {"4": 0, "5": 1}
     bright = small_sets.random_image(6).max(-1)
-    assert np.array_equal(tested[1].mask, bright > bright.max() / 2)
+    assert np.array_equal(tested[1].mask, bright > 0)
 
 
 def test_only_defects_or_nothing_known(tmp_path):
@@ -166,6 +166,166 @@ def test_masks_are_read_as_they_come(tmp_path):
     shutil.rmtree(masks)
     masks.mkdir()
     assert load_dataset("folder", place).test_set(None)[3].mask is None
+
+
+# --- Masks, links and names ---------------------------------------------------------------------
+
+
+def one_mask(tmp_path, image):
+    """The mask of the first image, stored like this, and what was said of it."""
+    place = small_sets.make_category(tmp_path)
+    path = place / "ground_truth" / "crack" / "000_mask.png"
+    image.save(path)
+    data = load_dataset("folder", place)
+    tested = data.test_set(None)
+    said = len(data.notes)
+    return tested[0].mask, data.notes[said:]
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "P", "RGB", "1"])
+def test_every_value_but_0_marks_a_defect(mode, tmp_path):
+    labels = np.zeros((30, 30), np.uint16)
+    labels[2:5, 3:7], labels[10:20, 12:14] = 1, 2  # of 255, or of 65,535
+    if mode == "I;16":
+        image = Image.fromarray(labels)
+    elif mode == "RGB":  # a colour for each
+        image = Image.fromarray(np.array([[0, 0, 0], [0, 3, 0], [0, 0, 200]], np.uint8)[labels])
+    elif mode == "1":
+        image = Image.fromarray(labels > 0)
+    else:
+        image = Image.fromarray(labels.astype(np.uint8))
+    if mode == "P":
+        image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    mask, said = one_mask(tmp_path, image)
+    assert np.array_equal(mask, labels > 0)
+    assert said == []
+
+
+@pytest.mark.parametrize("drawn_in", [0, 255])
+def test_what_is_transparent_in_a_mask_is_not_marked(drawn_in, tmp_path):
+    layer = np.full((30, 30, 4), 255, np.uint8)
+    layer[..., :3], layer[..., 3] = drawn_in, 0
+    layer[2:5, 3:7, 3] = 255
+    mask, _ = one_mask(tmp_path, Image.fromarray(layer))
+    assert mask.sum() == 12
+    assert mask[2:5, 3:7].all()
+
+
+def test_a_mask_with_many_values_says_how_it_was_read(tmp_path):
+    smooth = np.zeros((30, 30), np.uint8)
+    smooth[10] = np.arange(30)  # 29 pixels from 1 to 29
+    smooth[11, 5] = 255
+    mask, said = one_mask(tmp_path, Image.fromarray(smooth))
+    assert np.array_equal(mask, smooth > 0)
+    assert len(said) == 1
+    assert said[0].endswith(
+        "000_mask.png has 31 values: what is not black counts as a defect, 3.3 % of it."
+    )
+
+
+def test_noise_in_a_jpeg_mask_is_no_defect(tmp_path):
+    place = small_sets.make_category(tmp_path)
+    marked = np.zeros((30, 30), np.uint8)
+    marked[8:20, 6:15] = 255
+    folder = place / "ground_truth" / "crack"
+    (folder / "000_mask.png").unlink()
+    Image.fromarray(marked).save(folder / "000_mask.jpg", quality=60)
+    assert (np.asarray(Image.open(folder / "000_mask.jpg")) > 0).mean() > 0.15  # 0.12 are marked
+    data = load_dataset("folder", place)
+    assert np.array_equal(data.test_set(None)[0].mask, marked > 0)
+    assert data.notes[-1].endswith(
+        "what is brighter than half of its brightest pixel counts as a defect, 12 % of it."
+    )
+
+
+@pytest.mark.parametrize("ending", ["_mask", "_gt", "_label", ""])
+def test_masks_are_found_by_the_names_that_people_give_them(ending, tmp_path):
+    place = small_sets.make_category(tmp_path)
+    expected = [sample.mask for sample in load_dataset("folder", place).test_set(None)]
+    for path in (place / "ground_truth").rglob("*.png"):
+        path.rename(path.with_name(path.name.replace("_mask", ending)))
+    data = load_dataset("folder", place)
+    for sample, mask in zip(data.test_set(None), expected, strict=True):
+        assert (sample.mask is None) == (mask is None)
+        assert mask is None or np.array_equal(sample.mask, mask)
+    assert len(data.notes) == 1  # the layout alone
+
+
+def test_how_many_defects_have_a_mask_is_said(tmp_path):
+    place = small_sets.make_category(tmp_path)
+    masks = place / "ground_truth"
+    (masks / "dent" / "001_mask.png").rename(masks / "dent" / "001_drawing.png")
+
+    def said():
+        data = load_dataset("folder", place)
+        data.test_set(None)
+        return data.notes[1:]
+
+    assert said() == [f"3 of 4 anomalous images have a mask in {masks}."]
+    for path in masks.rglob("*_mask.png"):
+        path.unlink()
+    ending = "so there are no pixel metrics."
+    assert said() == [f"0 of 4 anomalous images have a mask in {masks}, {ending}"]
+    shutil.rmtree(masks)
+    assert said() == [f"0 of 4 anomalous images have a mask as there is no {masks}, {ending}"]
+
+
+def test_a_damaged_mask_is_named_and_costs_no_other(tmp_path):
+    place = small_sets.make_category(tmp_path)
+    path = place / "ground_truth" / "crack" / "001_mask.png"
+    path.write_bytes(path.read_bytes()[:60])
+    data = load_dataset("folder", place)
+    tested = data.test_set(None)
+    assert tested[1].mask is None
+    assert tested[0].mask.any()
+    assert f"{path} is damaged" in data.notes[-1]
+    assert data.notes[-1].endswith("Its image counts as one without a mask.")
+    with pytest.raises(DatasetError, match=r"001_mask\.png is damaged"):
+        load_dataset("folder", place, strict=True).test_set(None)[1]
+
+
+def test_what_was_understood_of_the_folders_is_said_in_a_line(tmp_path):
+    place = small_sets.make_category(tmp_path)
+    data = load_dataset("folder", place)
+    data.test_set(None)
+    assert data.notes == [
+        f"5 good images to train on in {place / 'train' / 'good'}; in {place / 'test'} 3 good ones "
+        "and 4 others (crack 2, dent 2)."
+    ]
+    loose = load_dataset("folder", place, test=place / "test" / "good")
+    loose.test_set(None)
+    assert loose.notes == [f"what the 3 images in {place / 'test' / 'good'} are is unknown."]
+
+
+def test_good_images_may_be_called_otherwise(tmp_path):
+    place = small_sets.make_category(tmp_path)
+    for folder in ("train", "test"):
+        (place / folder / "good").rename(place / folder / "OK")
+    data = load_dataset("folder", place)
+    assert {entry.label for entry in data.test_set(None).entries} == {1}
+    assert "None of its folders is called good: name those with good images" in data.notes[0]
+    for names in (["ok"], ("fine", "Ok"), "ok"):
+        data = load_dataset("folder", place, good=names)
+        assert data.train == place / "train" / "OK"
+        kinds = Counter(entry.kind for entry in data.test_set(None).entries)
+        assert kinds == {"good": 3, "crack": 2, "dent": 2}
+        assert "3 good ones and 4 others" in data.notes[0]
+
+
+def test_links_to_folders_are_followed_and_circles_are_not(tmp_path):
+    place = small_sets.make_category(tmp_path / "real")
+    linked = tmp_path / "linked"
+    (linked / "test").mkdir(parents=True)
+    (linked / "train").symlink_to(place / "train", target_is_directory=True)
+    for kind in ("good", "crack"):
+        (linked / "test" / kind).symlink_to(place / "test" / kind, target_is_directory=True)
+    circle = linked / "test" / "again"
+    circle.symlink_to(linked, target_is_directory=True)
+    data = load_dataset("folder", linked)
+    assert len(data.training_pool("good")) == 5
+    kinds = Counter(entry.kind for entry in data.test_set(None).entries)
+    assert kinds == {"good": 3, "crack": 2}
+    assert data.skipped == [circle]
 
 
 # --- MVTec AD -----------------------------------------------------------------------------------

@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     single.add_argument("--train", metavar="DIR", help="folder: good images")
     single.add_argument("--test", metavar="DIR", help="folder: images to test")
     single.add_argument("--masks", metavar="DIR", help="folder: masks of the defects")
+    single.add_argument(
+        "--good", nargs="+", metavar="NAME", help="folder: subfolders of good images, not good"
+    )
     single.add_argument("--strict", action="store_true", default=None, help="folder: images only")
     single.add_argument("--archive", metavar="FILE", help="mvtec: archive to unpack")
     parser.add_argument("--model", type=Path, help="use this trained model, do not train")
@@ -64,7 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Carry the command out."""
-    names = ("train", "test", "masks", "strict", "archive")
     config = config_from(options)
     if options.model is not None:
         _check_no_training_options(options)
@@ -77,7 +79,8 @@ def execute(options: argparse.Namespace) -> None:
                     f"--{name.replace('_', '-')}."
                 )
     refuse_ignored(as_variant(config, options.variant) if options.variant else config, options)
-    of_dataset = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
+    single = ("train", "test", "masks", "good", "strict", "archive")
+    of_dataset = {n: getattr(options, n) for n in single if getattr(options, n) is not None}
     task = Task(
         dataset=options.dataset,
         normal_class=options.normal_class,

@@ -85,6 +85,7 @@ class Dataset(ABC):
         colour: False if all images are grey; the paper equalises colour images only.
         equalise_full_size: whether the paper equalises before it resizes (see ``equalise``).
         skipped: files that were passed over because they are no images.
+        notes: lines that say how the data were understood, where that was not certain.
     """
 
     name: ClassVar[str] = ""
@@ -94,6 +95,7 @@ class Dataset(ABC):
     colour: bool = True
     equalise_full_size: bool = False
     skipped: Sequence[Path] = ()
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def __init__(self, root: Path) -> None:

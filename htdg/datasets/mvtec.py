@@ -88,6 +88,11 @@ class Mvtec(Dataset):
         """Files that were passed over because they are no images."""
         return [path for _, folder in self._folders.values() for path in folder.skipped]
 
+    @property
+    def notes(self) -> list[str]:  # type: ignore[override]
+        """How the folders were understood."""
+        return [note for _, folder in self._folders.values() for note in folder.notes]
+
     def _path(self, name: str) -> Path:
         return self._category(name.split("/")[0])[0].parent / name
 

@@ -34,7 +34,7 @@ from htdg.io.checkpoint import remove_checkpoint
 from htdg.io.files import check_writable, write_text
 from htdg.io.images import load_image, to_uint8
 from htdg.pyramid import resize
-from htdg.runtime.progress import name_skipped
+from htdg.runtime.progress import name_skipped, say
 from htdg.version import __version__
 from htdg.votes import Fractions, as_fractions
 
@@ -183,7 +183,9 @@ def evaluate(
     samples = dataset.test_set(task.normal_class, names, task.limit, task.limit_per_kind)
     if progress:
         name_skipped(dataset.skipped)
+        say(dataset.notes)
         _warn_of_undefined_metrics(samples)
+    n_notes = len(dataset.notes)
     if has_results:
         _clear(out)
     if model is None:
@@ -195,6 +197,8 @@ def evaluate(
     test_images = TestImages(samples, equalised=task.equalise == "both" and dataset.colour)
     scored, localisation = _scored(detector, test_images, task.fractions, progress)
     seconds = time.perf_counter() - started
+    if progress:
+        say(dataset.notes[n_notes:])  # of masks, which were read with the images
     metrics = {
         **_description(dataset, task, detector),
         **_detection_metrics(samples, scored, task.fractions, len(detector.transformations_)),

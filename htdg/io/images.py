@@ -8,6 +8,7 @@ file, a PIL image, an array or a tensor becomes the same tensor.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -229,7 +230,8 @@ def list_images(folder: str | Path, strict: bool = False) -> tuple[list[Path], l
     """The image files below a folder, and the other files, which are passed over.
 
     Whether a file is an image is decided by its content, not its name. Hidden files count as
-    neither.
+    neither. Links to folders are followed, but for those to a folder that they lie in, which are
+    among what is passed over.
 
     Returns:
         The images and the other files, both sorted by path.
@@ -242,10 +244,8 @@ def list_images(folder: str | Path, strict: bool = False) -> tuple[list[Path], l
         raise ImageError(f"{folder} is no folder: give one that holds images.")
     images: list[Path] = []
     others: list[Path] = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or not path.is_file():
-            continue
+    paths, circles = _files_below(folder)
+    for path in paths:
         try:
             with Image.open(path):
                 images.append(path)
@@ -253,7 +253,20 @@ def list_images(folder: str | Path, strict: bool = False) -> tuple[list[Path], l
             if strict:
                 raise ImageError(f"{path} is no image: remove it, or do not be strict.") from None
             others.append(path)
-    return images, others
+    return images, sorted([*others, *circles])
+
+
+def _files_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files below a folder, hidden ones left out, sorted, and links that lead in a circle."""
+    files, circles = [], []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        around = {parent.resolve() for parent in (here, *here.parents)}
+        inside = [here / name for name in folders if not name.startswith(".")]
+        circles += [path for path in inside if path.is_symlink() and path.resolve() in around]
+        folders[:] = [path.name for path in inside if path not in circles]
+        files += [here / name for name in names if not name.startswith(".")]
+    return sorted(path for path in files if path.is_file()), circles
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:

@@ -191,10 +191,15 @@ class TrainingClock:
         return TrainingProgress(*where, training, seconds, left)
 
 
+def say(lines: Iterable[str]) -> None:
+    """Say something on standard error, line by line."""
+    for line in lines:
+        print(f"htdg: {line}", file=sys.stderr)
+
+
 def name_skipped(paths: Iterable[Path]) -> None:
     """Name on standard error the files that were passed over because they are no images."""
-    for path in paths:
-        print(f"htdg: {path} is no image: skipped.", file=sys.stderr)
+    say(f"{path} is no image: skipped." for path in paths)
 
 
 def training_bar(progress: bool | ProgressBar) -> ProgressBar:
