@@ -242,7 +242,8 @@ def test_what_is_passed_over_or_cannot_be_measured_is_said_before_the_training(t
     assert said[0] == f"htdg: {note} is no image: skipped."
     assert said[1].startswith("htdg: 3 good images to train on in ")
     assert said[1].endswith("3 good ones and 3 others (broken 3).")
-    assert said[2].startswith("htdg: all 2 test images are anomalous, so there will be no metrics")
+    assert said[2].startswith("htdg: 0 of 3 anomalous images have a mask as there is no ")
+    assert said[3].startswith("htdg: all 2 test images are anomalous, so there will be no metrics")
 
 
 def test_a_model_without_its_history_can_be_evaluated(tiny, tmp_path):
