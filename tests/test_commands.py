@@ -80,12 +80,17 @@ def test_scores_are_those_of_python_in_every_column(place, here):
     assert trained.returncode == 0
     assert trained.stdout == "m\n"
     scored = htdg("score", "m", place / "photos", "--csv", "tables/scores.csv", cwd=here)
-    assert scored.returncode == 0
+    assert scored.returncode == 1  # one of the images is broken
     assert scored.stdout == "tables/scores.csv\n"
     model = HTDGDetector("tiny").fit(place / "good.png", **QUIET)
     photos = place / "photos"
     paths = [*(photos / f"{i}.png" for i in range(3)), photos / "more" / "a, b.jpg"]
     rows = rows_of((here / "tables" / "scores.csv").read_text())
+    broken = [row for row in rows if row["problem"]]
+    assert [row["image"] for row in broken] == [str(photos / "broken.png")]
+    assert {v for k, v in broken[0].items() if k not in ("image", "problem")} == {""}
+    assert "broken.png is no image that can be read" in broken[0]["problem"]
+    rows = [row for row in rows if not row.pop("problem")]
     assert [row.pop("image") for row in rows] == [str(p) for p in paths]
     expected = model.anomaly_score(paths)
     per_scale = 1 - model.score_scales(paths) / 4
@@ -94,8 +99,10 @@ def test_scores_are_those_of_python_in_every_column(place, here):
         values = [float(v) for v in row.values()]
         np.testing.assert_allclose(values, [expected[i], *per_scale[i]], atol=1e-6)
     # What was passed over is named; a pipe gets no carriage returns.
-    for name in ("notes.txt", "broken.png"):
-        assert f"htdg: {photos / name} is no image: skipped.\n" in scored.stderr
+    assert f"htdg: {photos / 'notes.txt'} is no image: skipped.\n" in scored.stderr
+    assert scored.stderr.endswith(
+        "htdg: 1 of 5 images cannot be read: the column problem says why.\n"
+    )
     assert "\r" not in trained.stderr + scored.stderr
     assert "4 scales of 3 iterations trained in" in trained.stderr
     assert sorted(p.name for p in here.iterdir()) == ["m", "tables"]

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,8 +46,8 @@ def test_maps_are_16_bit_pngs_at_the_image_s_size(place, tiny, capsys):
         == 0
     )
     assert "no threshold, so nothing is called anomalous: htdg calibrate" in capsys.readouterr().err
-    written = sorted(p.name for p in (place / "m").iterdir())
-    stems = ["a_0000", "a_0002", "b"]  # two images are called a
+    written = sorted(p.relative_to(place / "m").as_posix() for p in (place / "m").rglob("*.png"))
+    stems = ["a", "more/a", "b"]  # in folders like the images'
     assert written == sorted(f"{s}_{kind}.png" for s in stems for kind in ("map", "overlay"))
     for stem, path in zip(stems, ("a.png", "more/a.png", "b.png"), strict=True):
         shown = Image.open(place / "m" / f"{stem}_map.png")
@@ -62,7 +63,12 @@ def test_maps_change_no_score(place, capsys):
     assert main(words) == 0
     plain = rows_of(capsys.readouterr().out)
     assert main([*words, "--maps", str(place / "m")]) == 0
-    assert rows_of(capsys.readouterr().out) == plain
+    rows = rows_of(capsys.readouterr().out)
+    for row in rows:  # and the table says where they are
+        name = Path(row["image"]).relative_to(place / "photos").with_suffix("")
+        assert Path(row.pop("map")) == place / "m" / f"{name}_map.png"
+        assert Path(row.pop("overlay")) == place / "m" / f"{name}_overlay.png"
+    assert rows == plain
 
 
 def test_maps_never_take_each_other_s_or_an_image_s_place(place, brick, capsys):

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 
 from htdg.commands.common import UsageError, collect_images
+from htdg.commands.held_out import held_out
 from htdg.detector import HTDGDetector
+from htdg.errors import UnreadableImages
 from htdg.io.files import check_writable
 
 
@@ -40,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of their noise (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--strict", action="store_true", help="refuse files that are no images")
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -53,8 +56,12 @@ def execute(options: argparse.Namespace) -> None:
             "--generated takes images that the model generates instead, which is far less reliable."
         )
     detector = HTDGDetector.load(options.model, device=options.device)
+    problems: list[str] = []
+    images: list[Path] | str = "generated"
+    if options.images:
+        images, problems = held_out(detector, list(collect_images(options.images, options.strict)))
     threshold = detector.calibrate(
-        collect_images(options.images) if options.images else "generated",
+        images,
         options.false_positive_rate,
         options.defect_fraction,
         200 if options.generated is None else options.generated,
@@ -63,3 +70,5 @@ def execute(options: argparse.Namespace) -> None:
     )
     detector.save_threshold(options.model)
     print(f"threshold {threshold}")
+    if problems:
+        raise UnreadableImages(f"{len(problems)} images cannot be read and did not count.")

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from htdg.errors import UserError
+from htdg.errors import UnreadableImages, UserError
 from htdg.version import __version__
 
 
@@ -87,17 +88,24 @@ KEEP_FREED_MEMORY = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, or 2 after a mistake of the user's.
+    """Run the command line; returns the exit code.
 
-    As shells have it, 130 after Ctrl-C, and 141 when nobody reads the output to its end.
+    0: all is well. 1: all is done, but for images that could not be read. 2: a mistake of the
+    user's. As shells have it, 130 after Ctrl-C, and 141 when nobody reads the output to its end.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = build_parser(words[:1]).parse_args(words)
     if arguments is None:  # a process of its own
         set_allocator(words[0])
+        for stream in (sys.stdout, sys.stderr):  # whatever the names of files are
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
     try:
         options.execute(options)
         sys.stdout.flush()  # so that a broken pipe shows here
+    except UnreadableImages as error:
+        print(f"htdg: {error}", file=sys.stderr)
+        return 1
     except UserError as error:
         print(f"htdg: {error}", file=sys.stderr)
         return 2
@@ -130,7 +138,11 @@ def set_allocator(command: str) -> None:
 def build_parser(only: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """The parser with all its commands, or with the arguments of some of them only."""
     parser = argparse.ArgumentParser(
-        prog="htdg", description="Few-shot anomaly detection from one to ten normal images (HTDG)."
+        prog="htdg",
+        description="Few-shot anomaly detection from one to ten normal images (HTDG).",
+        epilog="exit codes: 0 all is well; 1 all is done, but for images that could not be read; "
+        "2 refused, with a sentence that says why; 130 stopped by Ctrl-C; 141 nobody reads the "
+        "output any more",
     )
     parser.add_argument("--version", action="version", version=f"htdg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

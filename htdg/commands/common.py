@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,13 @@ from typing import Any
 from htdg.ablations.variants import ignored_options
 from htdg.config import PRESETS, HTDGConfig
 from htdg.errors import UserError
+from htdg.io.damaged import is_called_an_image
+from htdg.io.files import printable
 from htdg.io.images import list_images
-from htdg.runtime.progress import name_skipped
+from htdg.runtime.progress import name_skipped, say
+
+#: How the names of maps and overlays end.
+MAP_ENDING, OVERLAY_ENDING = "_map.png", "_overlay.png"
 
 
 class UsageError(UserError):
@@ -77,25 +82,62 @@ def check_folder(option: str, folder: Path) -> None:
 
 def collect_images(
     places: Sequence[Path], strict: bool = False, leave_out: Path | None = None
-) -> list[Path]:
+) -> dict[Path, Path]:
     """The image files among ``places`` and below the folders in it, in order.
 
-    Those below ``leave_out``, where results are written, are no input.
+    Those below ``leave_out``, where results are written, are no input, and nor are maps and
+    overlays that ``htdg score`` wrote somewhere else.
 
     Other files in folders are named on standard error and passed over, or refused if ``strict``.
     UsageError if nothing is left.
+
+    Returns:
+        Of each file its path below the folder that was named, or its name.
     """
-    paths: list[Path] = []
+    paths: dict[Path, Path] = {}
     for place in places:
         if not place.is_dir():
-            paths.append(place)
+            if not place.exists():
+                raise UsageError(f"{place} is not there: check the path.")
+            paths[place] = Path(place.name)
             continue
-        inside, skipped = list_images(place, strict)
+        inside = image_files(place, strict)
         if leave_out is not None:
             results = leave_out.resolve()
             inside = [p for p in inside if not p.resolve().is_relative_to(results)]
-        name_skipped(skipped)
-        if not inside:
+        ours = {path for path in inside if is_our_picture(path)}
+        if ours:
+            say([f"{len(ours)} maps and overlays in {place}, which htdg wrote, are left out."])
+        if len(ours) == len(inside):
             raise UsageError(f"{place} holds no image: name a folder with images in it.")
-        paths += inside
+        paths |= {path: path.relative_to(place) for path in inside if path not in ours}
     return paths
+
+
+def image_files(folder: Path, strict: bool = False) -> list[Path]:
+    """The image files below a folder, also damaged ones, in order.
+
+    Other files are named on standard error and passed over, or refused if ``strict``. A file that
+    no library can read is nevertheless an image if its name ends like one. UsageError if nothing
+    is left.
+    """
+    images, others = list_images(folder, strict)
+    damaged = [path for path in others if path.is_file() and is_called_an_image(path)]
+    name_skipped(path for path in others if path not in damaged)
+    if not images and not damaged:
+        raise UsageError(f"{folder} holds no image: name a folder with images in it.")
+    return sorted(images + damaged)
+
+
+def is_our_picture(path: Path) -> bool:
+    """Whether ``htdg score --maps`` wrote this file: a map and its overlay lie side by side."""
+    endings = (MAP_ENDING, OVERLAY_ENDING)
+    for ending, other in (endings, endings[::-1]):
+        if path.name.endswith(ending):
+            return path.with_name(path.name.removesuffix(ending) + other).is_file()
+    return False
+
+
+def say_unreadable(problems: Iterable[str]) -> None:
+    """Name on standard error what cannot be read, and why."""
+    say(printable(problem) for problem in problems)

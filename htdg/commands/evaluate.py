@@ -14,6 +14,7 @@ from htdg.commands.common import (
     refuse_ignored,
 )
 from htdg.datasets import dataset_names
+from htdg.errors import UnreadableImages
 from htdg.evaluation.run import EQUALISE, Task, default_equalise, default_fraction, evaluate
 from htdg.evidence import DEFECT_FRACTION
 
@@ -105,6 +106,11 @@ def execute(options: argparse.Namespace) -> None:
             value = metrics[name]
             print(f"{name:<18} {value if isinstance(value, str) else format(value, '.4f')}")
     print(f"results in         {options.out}")
+    if count := len(metrics["unreadable"]):
+        raise UnreadableImages(
+            f"{count} of {metrics['test_images'] + count} test images cannot be read and did not "
+            f"count: {options.out / 'metrics.json'} says why."
+        )
 
 
 def _check_no_training_options(options: argparse.Namespace) -> None:

@@ -7,8 +7,6 @@ import csv
 import hashlib
 import io
 import json
-import mimetypes
-import os
 import shutil
 import sys
 from collections import Counter
@@ -26,12 +24,15 @@ from htdg.commands.common import (
     add_config_options,
     check_folder,
     config_from,
+    image_files,
     refuse_ignored,
+    say_unreadable,
 )
+from htdg.commands.held_out import SAME_IMAGES, without_copies
 from htdg.commands.score import map_names
 from htdg.config import HTDGConfig
 from htdg.detector import HTDGDetector
-from htdg.errors import UserError
+from htdg.errors import UnreadableImages
 from htdg.evaluation.inspection_page import (
     ANOMALOUS,
     NO_THRESHOLD,
@@ -46,12 +47,12 @@ from htdg.evaluation.overlays import ColourScale
 from htdg.evaluation.plots import png_bytes
 from htdg.evidence import DEFECT_FRACTION
 from htdg.io.checkpoint import remove_checkpoint
-from htdg.io.files import OutputError, write_bytes, write_text
-from htdg.io.images import ImageError, list_images, load_image, to_uint8
+from htdg.io.damaged import ImagesOrGrey
+from htdg.io.files import OutputError, printable, write_bytes, write_text
+from htdg.io.images import ImageError, load_image, to_uint8
 from htdg.io.model_directory import ModelError, check_replaceable, digest
 from htdg.runtime.device import resolve_device
 from htdg.runtime.parallel import run_ahead
-from htdg.runtime.progress import name_skipped
 from htdg.scorer import Prediction
 from htdg.thresholds import Threshold, check_rate
 from htdg.tiles import squares
@@ -60,16 +61,10 @@ from htdg.tiles import squares
 SHOTS = 10
 #: Fewer good images all train, and none is left for a threshold.
 ENOUGH = 8
-#: By how much training images may differ that were read and resized on another machine.
-SAME_IMAGES = 0.005
 #: The verdict on a file that cannot be read.
 UNREADABLE = "unreadable"
 #: Kinds of evidence, a column each.
 KINDS = ("votes", "distance")
-
-
-class UnreadableImages(UserError):
-    """The inspection is finished, but images among the new ones could not be read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +107,7 @@ def execute(options: argparse.Namespace) -> None:
     good, new = image_files(options.good), image_files(options.new)
     place = options.out / "model" if options.model is None else options.model
     check_replaceable(place)
-    good = readable(good)
+    good = readable(without_copies(good))
     if not good:
         raise UsageError(f"None of the images in {options.good} can be read: give others.")
     train, held_out = split(good, options.shots, config.seed)
@@ -122,7 +117,8 @@ def execute(options: argparse.Namespace) -> None:
     threshold = None
     if held_out:
         threshold = calibrated(detector, place, held_out, options.false_positive_rate)
-    files = dict(zip(new, map_names(new), strict=True))
+    names = map_names([path.relative_to(options.new) for path in new])
+    files = dict(zip(new, names, strict=True))
     results = Results(options.out, _identity(detector, threshold, new))
     unreadable = inspect_images(detector, threshold, files, results)
     counts = (len(train), len(held_out))
@@ -171,35 +167,11 @@ def _below(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files below a folder, also damaged ones, in order.
-
-    Other files are named on standard error and passed over. A file that no library can read is
-    nevertheless an image if its name ends like one. UsageError if nothing is left.
-    """
-    images, others = list_images(folder)
-    damaged = [path for path in others if _is_called_an_image(path)]
-    name_skipped(path for path in others if path not in damaged)
-    if not images and not damaged:
-        raise UsageError(f"{folder} holds no image: name a folder with images in it.")
-    return sorted(images + damaged)
-
-
-def _is_called_an_image(path: Path) -> bool:
-    kind, _ = mimetypes.guess_type(path.name, strict=False)
-    return kind is not None and kind.startswith("image/")
-
-
 def readable(paths: Sequence[Path]) -> list[Path]:
     """Those that can be read to their end; the others are named on standard error."""
-    checks = run_ahead(partial(_problem, path) for path in paths)
-    kept = []
-    for path, problem in zip(paths, checks, strict=True):
-        if problem is None:
-            kept.append(path)
-        else:
-            print(f"htdg: {problem}", file=sys.stderr)
-    return kept
+    checks = list(run_ahead(partial(_problem, path) for path in paths))
+    say_unreadable(problem for problem in checks if problem is not None)
+    return [path for path, problem in zip(paths, checks, strict=True) if problem is None]
 
 
 def _problem(path: Path) -> str | None:
@@ -406,30 +378,6 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
 # --- Inspecting ---------------------------------------------------------------------------------
 
 
-class ImagesOrGrey(Sequence[torch.Tensor]):
-    """Image files, read when their turn comes; a grey square stands for one that cannot be read.
-
-    Attributes:
-        problems: what is wrong with a file, by its number; complete once all have had their turn.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        """The images of these files."""
-        self.paths, self.problems = paths, dict[int, str]()
-
-    def __len__(self) -> int:
-        """How many files there are."""
-        return len(self.paths)
-
-    def __getitem__(self, i: Any) -> Any:  # noqa: ANN401 - a slice is never asked for
-        """Image i, (3, H, W) in [0, 1]."""
-        try:
-            return (load_image(self.paths[i]) + 1) / 2
-        except ImageError as error:
-            self.problems[i] = str(error)
-            return torch.full((3, 32, 32), 0.5)
-
-
 def inspect_images(
     detector: HTDGDetector,
     threshold: Threshold | None,
@@ -463,8 +411,7 @@ def inspect_images(
             results.add(_row(files[path], prediction, threshold))
         except ImageError as error:  # it is gone by now
             unreadable[path] = str(error)
-    for problem in unreadable.values():
-        print(f"htdg: {problem}", file=sys.stderr)
+    say_unreadable(unreadable.values())
     return unreadable
 
 
@@ -519,7 +466,7 @@ class Report:
 
     def shown(self, path: Path) -> str:
         """What to call an image: its path relative to the folder."""
-        return _printable(path.relative_to(self.new).as_posix())
+        return printable(path.relative_to(self.new).as_posix())
 
 
 def write_report(out: Path, report: Report, results: Results) -> None:
@@ -532,17 +479,19 @@ def write_report(out: Path, report: Report, results: Results) -> None:
     results.replace_overlays()
     write_text(out / "scores.csv", scores_csv(report, images))
     page = inspection_page(
-        f"Inspection of {_printable(report.new.resolve().name)}",
+        f"Inspection of {printable(report.new.resolve().name)}",
         summary,
         facts,
         sorted(images.values(), key=lambda image: -image.score),
-        {report.shown(path): _printable(why) for path, why in report.unreadable.items()},
+        {report.shown(path): printable(why) for path, why in report.unreadable.items()},
         ColourScale.of_threshold(report.threshold),
-        lambda image: results.thumbnail(Path(image.overlay).stem).read_bytes(),
+        lambda image: results.thumbnail(
+            image.overlay.removeprefix("overlays/").removesuffix(".png")
+        ).read_bytes(),
     )
     write_text(out / "index.html", page)
     results.remove()
-    print("\n".join([summary, facts[0], _printable(str(out / "index.html"))]))
+    print("\n".join([summary, facts[0], printable(str(out / "index.html"))]))
     if report.unreadable:
         raise UnreadableImages(
             f"{len(report.unreadable)} of {len(report.files)} images cannot be read: "
@@ -578,14 +527,14 @@ def _summary(report: Report, images: Iterable[InspectedImage]) -> str:
     verdicts[UNREADABLE] = len(report.unreadable)
     order = (ANOMALOUS, NORMAL, NO_THRESHOLD, UNREADABLE)
     tally = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in order if verdicts[verdict])
-    return _printable(f"{len(report.files)} images in {report.new}: {tally}.")
+    return printable(f"{len(report.files)} images in {report.new}: {tally}.")
 
 
 def _facts(report: Report, images: Collection[InspectedImage]) -> list[str]:
     """Sentences on where the verdicts come from; the first one on the threshold."""
     total = report.n_train + report.n_held_out
     share = f"all {total}" if not report.n_held_out else f"{report.n_train} of the {total}"
-    trained_on = _printable(f"The model was made of {share} good images in {report.good}")
+    trained_on = printable(f"The model was made of {share} good images in {report.good}")
     if report.threshold is None:
         return [
             "No threshold: none of the good images was held out for one, so nothing is called "
@@ -605,20 +554,17 @@ def _facts(report: Report, images: Collection[InspectedImage]) -> list[str]:
 
 
 def scores_csv(report: Report, images: Mapping[Path, InspectedImage]) -> str:
-    """The CSV text ``file,score,votes,distance,verdict``, one row a file, in their order."""
+    """The CSV text ``file,score,votes,distance,verdict,overlay,problem``, one row a file."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "score", *KINDS, "verdict"])
+    writer.writerow(["file", "score", *KINDS, "verdict", "overlay", "problem"])
     for path in report.files:
         if path in report.unreadable:
-            writer.writerow([report.shown(path), "", *("" for _ in KINDS), UNREADABLE])
+            why = printable(report.unreadable[path])
+            writer.writerow([report.shown(path), "", *("" for _ in KINDS), UNREADABLE, "", why])
             continue
         image = images[path]
         kinds = [f"{image.evidence[k]:.8f}" if k in image.evidence else "" for k in KINDS]
-        writer.writerow([image.file, f"{image.score:.8f}", *kinds, image.verdict])
+        scored = [image.file, f"{image.score:.8f}", *kinds, image.verdict]
+        writer.writerow([*scored, printable(image.overlay), ""])
     return text.getvalue()
-
-
-def _printable(text: str) -> str:
-    """Text in which names that are no valid UTF-8 have a sign in place of what is wrong."""
-    return os.fsencode(text).decode("utf-8", "replace")

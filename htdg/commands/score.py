@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 
 from htdg.commands.common import (
+    MAP_ENDING,
+    OVERLAY_ENDING,
     UsageError,
     check_folder,
     collect_images,
+    say_unreadable,
 )
 from htdg.detector import HTDGDetector
+from htdg.errors import UnreadableImages, UserError
 from htdg.evaluation.overlays import ColourScale, overlay
 from htdg.evaluation.plots import png_bytes
-from htdg.evaluation.tables import score_table
-from htdg.io.files import check_writable, write_bytes, write_text
-from htdg.io.images import load_image, read_image, to_uint8
+from htdg.evaluation.tables import score_table, unscored_row
+from htdg.io.damaged import ImagesOrGrey
+from htdg.io.files import check_writable, printable, write_bytes
+from htdg.io.images import ImageError, load_image, read_image, to_uint8
+from htdg.scorer import Prediction
 from htdg.thresholds import Threshold
 
 
@@ -39,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--strict", action="store_true", help="refuse files that are no images")
+    parser.add_argument("--strict", action="store_true", help="refuse files that cannot be read")
     parser.add_argument(
         "--maps",
         type=Path,
@@ -59,37 +67,108 @@ def execute(options: argparse.Namespace) -> None:
         _check_apart(options.maps, options.images)
         check_folder("--maps", options.maps)
     detector = HTDGDetector.load(options.model, device=options.device)
-    paths = collect_images(options.images, options.strict, leave_out=options.maps)
+    collected = collect_images(options.images, options.strict, leave_out=options.maps)
     threshold = detector.threshold_
     fraction = options.defect_fraction
     if fraction is None and threshold is not None:
         fraction = threshold.defect_fraction
+    images = ImagesOrGrey(list(collected), options.strict)
     predictions = detector.predictions(
-        paths, (fraction,), options.maps is not None, options.batch_size, progress=True
+        images, (fraction,), options.maps is not None, options.batch_size, progress=True
     )
     maps = None if options.maps is None else MapWriter(options.maps, known_scale(detector))
-    per_scale, scores, contributed = [], [], []
-    for path, name, prediction in zip(paths, map_names(paths), predictions, strict=True):
-        per_scale.append(prediction.normality[0])
-        scores.append(prediction.scores[0])
-        contributed.append(prediction.evidence)
-        if maps is not None:
-            assert prediction.anomaly_map is not None  # since maps were asked for
-            maps.write(name, path, prediction.anomaly_map)
+    names = map_names(list(collected.values()))
+    applies = threshold is not None and _same(threshold.defect_fraction, fraction)
+    limit = threshold.score if threshold is not None and applies else None
+    m = len(detector.transformations_)
+    with Table(options.csv) as table:
+        for i, (path, prediction) in enumerate(zip(collected, predictions, strict=True)):
+            problem = images.problems.get(i, "")
+            pictures = {}
+            if maps is not None:
+                pictures = maps.paths(names[i])
+                if not problem:
+                    assert prediction.anomaly_map is not None  # since maps were asked for
+                    problem = maps.write(names[i], path, prediction.anomaly_map)
+            table.add(path, prediction, m, limit, pictures, problem)
+        if len(table.problems) == len(collected):
+            raise UsageError(table.problems[0])
     if maps is not None:
         maps.finish()
-    rows, anomaly_scores = np.stack(per_scale), np.array(scores)  # (B, N + 1), (B,)
-    others = {kind: np.array([e[kind][0] for e in contributed]) for kind in contributed[0]}
-    if threshold is not None and _same(threshold.defect_fraction, fraction):
-        others["anomalous"] = (anomaly_scores > threshold.score).astype(int)
-    m = len(detector.transformations_)
-    table = score_table([str(p) for p in paths], None, rows, m, others, anomaly_scores)
-    if options.csv is None:
-        print(table, end="")
-    else:
-        write_text(options.csv, table)
-        print(options.csv)
+    if options.csv is not None:
+        print(printable(str(options.csv)))
     _explain_threshold(options, fraction, threshold)
+    if table.problems:
+        say_unreadable(table.problems)
+        raise UnreadableImages(
+            f"{len(table.problems)} of {len(collected)} images cannot be read: the column problem "
+            "says why."
+        )
+
+
+class Table:
+    """The table of scores, a row at a time, on the screen or in a file.
+
+    A file has its name only once it is complete; until then, and if the run is stopped, it is
+    called ``<name>.partial``. A run that is refused leaves none.
+
+    Attributes:
+        problems: what is wrong with the images that could not be read.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Write to ``path``, or to standard output."""
+        self.path, self.problems = path, list[str]()
+        self.waiting: list[str] | None = []
+        self.partial = None if path is None else path.with_name(f"{path.name}.partial")
+        self.file: TextIO | None = None
+
+    def __enter__(self) -> Table:
+        """Begin the file."""
+        if self.partial is not None:
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
+            self.file = self.partial.open("w", encoding="utf-8", newline="")
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        """Give the file its name, unless something went wrong."""
+        if self.file is None or self.partial is None or self.path is None:
+            return
+        self.file.close()
+        if kind is None:
+            self.partial.replace(self.path)
+        elif issubclass(kind, UserError):
+            self.partial.unlink()
+
+    def add(
+        self,
+        path: Path,
+        prediction: Prediction,
+        n_transformations: int,
+        limit: float | None,
+        pictures: Mapping[str, str],
+        problem: str,
+    ) -> None:
+        """A row: scores, or a problem; with ``limit`` whether the score is above it."""
+        others: dict[str, Any] = {kind: values[:1] for kind, values in prediction.evidence.items()}
+        if limit is not None:
+            others["anomalous"] = [int(prediction.scores[0] > limit)]
+        others |= {name: [printable(picture)] for name, picture in pictures.items()}
+        others["problem"] = [""]
+        name = printable(str(path))
+        table = score_table(
+            [name], None, prediction.normality[:1], n_transformations, others, prediction.scores
+        )
+        header, row = table.split("\n", 1)
+        if problem:
+            self.problems.append(problem)
+            row = unscored_row(name, header.split(","), printable(problem))
+        if self.waiting is not None:  # nothing is written before there are any scores
+            self.waiting.append(row)
+            if problem:
+                return
+            row, self.waiting = "".join([f"{header}\n", *self.waiting]), None
+        print(row, end="", file=self.file, flush=True)
 
 
 def _same(fraction: float | None, other: float | None) -> bool:
@@ -122,15 +201,18 @@ def _check_apart(maps: Path, images: Sequence[Path]) -> None:
 
 
 def map_names(paths: Sequence[Path]) -> list[str]:
-    """What to call the maps of each image: like the image, with its number if others are, too."""
-    count = Counter(path.stem for path in paths)
-    names: list[str] = []
-    for i, path in enumerate(paths):
-        name = path.stem if count[path.stem] == 1 else f"{path.stem}_{i:04d}"
-        while name in names or (name != path.stem and name in count):
-            name += "_"
-        names.append(name)
-    return names
+    """What to call the maps of images, by their paths below the folders that were named.
+
+    Like the image, in folders like its own; with its ending if another one differs in that alone,
+    and with a number if a file of another folder has the very same path.
+    """
+    count = Counter(path.with_suffix("") for path in paths)
+    names: dict[str, None] = {}
+    for path in paths:
+        plain = path.with_suffix("") if count[path.with_suffix("")] == 1 else path
+        candidates = (f"{plain.as_posix()}{f'_{n}' if n > 1 else ''}" for n in itertools.count(1))
+        names[next(name for name in candidates if name not in names)] = None
+    return list(names)
 
 
 def known_scale(detector: HTDGDetector) -> ColourScale | None:
@@ -162,22 +244,33 @@ class MapWriter:
         self.medians: list[float] = []
         self.highest: list[float] = []
 
-    def write(self, name: str, path: Path, anomaly_map: np.ndarray) -> None:
+    def paths(self, name: str) -> dict[str, str]:
+        """Where the map and the overlay of a name are, by the columns of the table."""
+        return {"map": str(self._map(name)), "overlay": str(self._overlay(name))}
+
+    def write(self, name: str, path: Path, anomaly_map: np.ndarray) -> str:
         """Write ``<name>_map.png``, 0 to 65535 for 0 to 1, and the overlay if it need not wait.
 
         Args:
-            name: of the files.
+            name: of the files, with folders.
             path: of the image.
             anomaly_map: (H, W) in [0, 1], at the size of the image.
+
+        Returns:
+            What is wrong with the image, if it cannot be read again; else "".
         """
         levels = np.round(anomaly_map * 65535).astype(np.uint16)
-        write_bytes(self._map(name), png_bytes(levels))
-        if self.scale is not None:
-            self._write_overlay(name, path, anomaly_map, self.scale)
-            return
-        self.waiting.append((name, path))
-        self.medians.append(float(np.median(anomaly_map)))
-        self.highest.append(float(anomaly_map.max()))
+        try:
+            if self.scale is not None:
+                self._write_overlay(name, path, anomaly_map, self.scale)
+            write_bytes(self._map(name), png_bytes(levels))
+        except ImageError as error:  # it is gone by now
+            return str(error)
+        if self.scale is None:
+            self.waiting.append((name, path))
+            self.medians.append(float(np.median(anomaly_map)))
+            self.highest.append(float(anomaly_map.max()))
+        return ""
 
     def finish(self) -> None:
         """Write the overlays that wait; their maps are read again, since all may be too many."""
@@ -188,7 +281,10 @@ class MapWriter:
             self._write_overlay(name, path, read_image(self._map(name)) / 65535, scale)
 
     def _map(self, name: str) -> Path:
-        return self.folder / f"{name}_map.png"
+        return self.folder / f"{name}{MAP_ENDING}"
+
+    def _overlay(self, name: str) -> Path:
+        return self.folder / f"{name}{OVERLAY_ENDING}"
 
     def _write_overlay(
         self, name: str, path: Path, anomaly_map: np.ndarray, scale: ColourScale
@@ -196,4 +292,4 @@ class MapWriter:
         """``<name>_overlay.png``."""
         image = to_uint8(load_image(path)[None])[0]
         drawn = overlay(image, anomaly_map, scale)
-        write_bytes(self.folder / f"{name}_overlay.png", png_bytes(drawn))
+        write_bytes(self._overlay(name), png_bytes(drawn))

@@ -254,6 +254,10 @@ class SampleSequence(Sequence[Sample]):
             )
         return Sample(image, entry.label, mask, entry.name, entry.kind)
 
+    def subset(self, numbers: Sequence[int]) -> SampleSequence:
+        """The images at these places."""
+        return SampleSequence(self._dataset, [self.entries[i] for i in numbers])
+
     def mask(self, index: SupportsIndex) -> np.ndarray | None:
         """The mask alone, (H, W) bool, of the image at that place; None if nothing is marked."""
         try:

@@ -22,7 +22,7 @@ import torch
 
 from htdg.ablations.variants import as_variant, variant_named
 from htdg.config import ConfigError, HTDGConfig
-from htdg.datasets import Dataset, SampleSequence, equalise, load_dataset
+from htdg.datasets import Dataset, DatasetError, SampleSequence, equalise, load_dataset
 from htdg.detector import HTDGDetector
 from htdg.errors import UserError
 from htdg.evaluation import plots
@@ -31,10 +31,11 @@ from htdg.evaluation.pixel_metrics import PixelMetrics
 from htdg.evaluation.tables import score_table
 from htdg.evidence import DEFECT_FRACTION
 from htdg.io.checkpoint import remove_checkpoint
-from htdg.io.files import check_writable, write_text
+from htdg.io.damaged import grey_square
+from htdg.io.files import check_writable, printable, write_text
 from htdg.io.images import load_image, to_uint8
-from htdg.pyramid import resize
 from htdg.runtime.progress import name_skipped, say
+from htdg.tiles import squares
 from htdg.version import __version__
 from htdg.votes import Fractions, as_fractions
 
@@ -199,12 +200,18 @@ def evaluate(
     seconds = time.perf_counter() - started
     if progress:
         say(dataset.notes[n_notes:])  # of masks, which were read with the images
+        say(printable(problem) for problem in test_images.problems.values())
+    n_read, unreadable = len(samples), test_images.unreadable
+    if unreadable:
+        test_images, scored = test_images.without_problems(), scored.of(test_images.readable)
+        samples = test_images.samples
     metrics = {
         **_description(dataset, task, detector),
+        "unreadable": unreadable,
         **_detection_metrics(samples, scored, task.fractions, len(detector.transformations_)),
         **localisation,
         "training_seconds": round(detector.training_seconds_, 2),
-        "scoring_ms_per_image": round(1000 * seconds / len(samples), 3),
+        "scoring_ms_per_image": round(1000 * seconds / n_read, 3),
         "peak_memory_mib": peak_memory(detector.device_),
     }
     _write_results(out, metrics, test_images, scored, task.fractions, detector)
@@ -223,6 +230,11 @@ class Scored(NamedTuple):
     scores: np.ndarray
     normality: np.ndarray
     evidence: Mapping[str, np.ndarray]
+
+    def of(self, images: Sequence[int]) -> Scored:
+        """That of some of the images, by their numbers."""
+        evidence = {kind: values[:, images] for kind, values in self.evidence.items()}
+        return Scored(self.scores[:, images], self.normality[:, images], evidence)
 
 
 def _scored(
@@ -246,8 +258,10 @@ def _scored(
         scores.append(prediction.scores)
         normality.append(prediction.normality)
         evidence.append(prediction.evidence)
-        mask = test_images.masks.pop(i)  # was read with the image
+        mask = test_images.masks.pop(i, None)  # was read with the image
         if prediction.anomaly_map is None or entries[i].label is None:
+            continue
+        if i in test_images.problems:
             continue
         if entries[i].label == 0 or mask is not None:
             pixels.add(prediction.anomaly_map, mask if entries[i].label == 1 else None)
@@ -264,6 +278,8 @@ class TestImages(Sequence[np.ndarray]):
         samples: the test set.
         equalised: whether the images are equalised.
         masks: by the number of the image, those of the images that were read.
+        problems: what is wrong with images that cannot be read, by their number: a grey square
+            stands for them. Complete once all have had their turn.
     """
 
     __test__ = False  # pytest takes it for a test because of its name
@@ -272,6 +288,24 @@ class TestImages(Sequence[np.ndarray]):
         """The images of ``samples``, equalised or as they are."""
         self.samples, self.equalised = samples, equalised
         self.masks: dict[int, np.ndarray | None] = {}
+        self.problems: dict[int, str] = {}
+
+    @property
+    def readable(self) -> list[int]:
+        """The numbers of the images that could be read."""
+        return [i for i in range(len(self)) if i not in self.problems]
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """The names of the images that could not be read, and why."""
+        entries = self.samples.entries
+        return {printable(entries[i].name): printable(why) for i, why in self.problems.items()}
+
+    def without_problems(self) -> TestImages:
+        """Those that could be read. EvaluationError if there are none."""
+        if not self.readable:
+            raise EvaluationError("None of the test images can be read: get them again.")
+        return TestImages(self.samples.subset(self.readable), self.equalised)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -287,7 +321,11 @@ class TestImages(Sequence[np.ndarray]):
         """Read image i, an array as ``Sample.image``; of a slice, a list of images."""
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
-        sample = self.samples[i]
+        try:
+            sample = self.samples[i]
+        except DatasetError as error:
+            self.problems[index(i)] = str(error)
+            return grey_square().permute(1, 2, 0).numpy()
         self.masks[index(i)] = sample.mask
         return equalise(sample.image) if self.equalised else sample.image
 
@@ -345,8 +383,10 @@ def _trained_detector(
     checkpoint, folder = out / "model.unfinished", out / "model"
     if folder.is_dir():
         detector = HTDGDetector.load(folder, device=config.device)
-        square = torch.cat([resize(load_image(i)[None], config.image_size) for i in images])
-        same_images = detector.image_names_ == names and torch.equal(detector.images_, square)
+        parts = [squares(load_image(i), config.image_size, config.tiles) for i in images]
+        labels = [name for name, of_image in zip(names, parts, strict=True) for _ in of_image]
+        same_images = detector.image_names_ == labels
+        same_images = same_images and torch.equal(detector.images_, torch.cat(parts))
         if detector.config_ == config and same_images:
             return detector
         if not overwrite:
@@ -367,8 +407,8 @@ def _description(dataset: Dataset, task: Task, detector: HTDGDetector) -> dict[s
         "dataset": task.dataset,
         "data": dataset.description,
         "normal_class": dataset.resolve_class(task.normal_class),
-        "shots": len(detector.images_),
-        "training_images": detector.image_names_,
+        "shots": len(dict.fromkeys(detector.image_names_)),
+        "training_images": list(dict.fromkeys(detector.image_names_)),
         "defect_fraction": task.fractions[0],
         "variant": None if task.variant is None else variant_named(task.variant).name,
         "method": detector.config_.method,

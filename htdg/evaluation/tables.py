@@ -18,7 +18,7 @@ def score_table(
     labels: Sequence[int] | None,
     normality: np.ndarray,
     n_transformations: int,
-    others: Mapping[str, Sequence[float] | np.ndarray] = _NO_COLUMNS,
+    others: Mapping[str, Sequence[float] | Sequence[str] | np.ndarray] = _NO_COLUMNS,
     anomaly_scores: np.ndarray | None = None,
 ) -> str:
     """The CSV text ``image,label,anomaly_score,scale_0,...``, one row an image.
@@ -28,7 +28,8 @@ def score_table(
         labels: 0 normal, 1 anomalous; None leaves the column out.
         normality: (B, N + 1) of each scale, in [0, M].
         n_transformations: M.
-        others: further columns by name, each (B,); integers are written without decimals.
+        others: further columns by name, each (B,); integers are written without decimals, text
+            as it is.
         anomaly_scores: (B,) in [0, 1]; None takes the mean of those of the scales.
     """
     per_scale = 1 - normality / n_transformations  # anomaly scores in [0, 1]
@@ -46,5 +47,13 @@ def score_table(
     return text.getvalue()
 
 
-def _formatted(value: float) -> str:
-    return str(value) if isinstance(value, Integral) else f"{value:.8f}"
+def unscored_row(name: str, columns: Sequence[str], last: str) -> str:
+    """A row of an image that has no scores: its name, and what stands in the last column."""
+    text = io.StringIO()
+    empty = [""] * (len(columns) - 2)
+    csv.writer(text, lineterminator="\n").writerow([name, *empty, last])
+    return text.getvalue()
+
+
+def _formatted(value: float | str) -> str:
+    return str(value) if isinstance(value, (Integral, str)) else f"{value:.8f}"

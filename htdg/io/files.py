@@ -28,6 +28,11 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"{path} cannot be written: no permission for {nearest}.")
 
 
+def printable(text: str) -> str:
+    """Text in which names of files that are no valid UTF-8 have ``\\xff`` for such a byte."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, as ``write_bytes`` does."""
     write_bytes(path, text.encode())
