@@ -32,7 +32,7 @@ from htdg.sampler import Sampler
 from htdg.sampling import Scale
 from htdg.scorer import Prediction, Scorer
 from htdg.state import ModelState
-from htdg.thresholds import GENERATED, HELD_OUT, Threshold, check_rate, upper_quantile
+from htdg.thresholds import BY_HAND, GENERATED, HELD_OUT, Threshold, check_rate, upper_quantile
 from htdg.tiles import squares
 from htdg.transformations import Transformation
 from htdg.votes import Fractions, are_several, as_fractions
@@ -431,15 +431,55 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
             images = list((self.sample(n_generated, seed).clamp(-1, 1) + 1) / 2)
         scores: list[float] = []
         highest: list[float] = []
-        for prediction in scorer.predictions(images, (fraction,), True, None, progress):
+        votes: list[float] = []
+        both = (fraction,) if fraction is None else (fraction, None)  # None: all patches
+        for prediction in scorer.predictions(images, both, True, None, progress):
             assert prediction.anomaly_map is not None
             scores.append(float(prediction.scores[0]))
             highest.append(float(prediction.anomaly_map.max()))
+            votes += list(prediction.normality[-1])  # of each scale
         score, pixel = (upper_quantile(values, false_positive_rate) for values in (scores, highest))
         threshold = Threshold(
-            score, pixel, float(false_positive_rate), len(scores), source, fraction
+            score,
+            pixel,
+            float(false_positive_rate),
+            len(scores),
+            source,
+            fraction,
+            min(scores),
+            float(np.median(scores)),
+            max(scores),
+            limit=str(_names(images, len(scores))[scores.index(score)]),
+            mean_vote=float(np.mean(votes)) / len(self.transformations_) if votes else None,
         )
         self._with(replace(self.model_, threshold=threshold), self.device_)
+        return threshold
+
+    def set_threshold(
+        self, score: float, pixel: float | None = None, defect_fraction: float | None = None
+    ) -> Threshold:
+        """Set by hand what ``calibrate`` would choose, and return it.
+
+        Args:
+            score: anomaly score in [0, 1] above which an image is called anomalous.
+            pixel: value of the map above which a pixel is; by default the same.
+            defect_fraction: as of ``calibrate``.
+
+        Raises:
+            ConfigError: one of them is out of range.
+        """
+        fraction, *more = as_fractions(defect_fraction)
+        try:
+            if more:
+                raise ValueError("a threshold is for one defect_fraction")
+            values = (float(score), float(score if pixel is None else pixel))
+            threshold = Threshold(*values, None, 0, BY_HAND, fraction)
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"The threshold is {score!r} (pixels {pixel!r}), but must be a number from 0 to 1, "
+                "for a single defect_fraction."
+            ) from None
+        self._with(replace(self._model(), threshold=threshold), self.device_)
         return threshold
 
     def decision_function(self, X: Images, **options: Any) -> np.ndarray:

@@ -14,8 +14,10 @@ import numpy as np
 
 from htdg.votes import as_fractions
 
-#: Where the normal images came from.
-HELD_OUT, GENERATED = "held-out images", "generated images"
+#: Where the normal images came from, or that there were none.
+HELD_OUT, GENERATED, BY_HAND = "held-out images", "generated images", "set by hand"
+#: A mean vote of normal images up to this many times 1 / M is no better than chance.
+CHANCE = 1.1
 
 
 @dataclass(frozen=True)
@@ -25,45 +27,89 @@ class Threshold:
     Attributes:
         score: anomaly score in [0, 1].
         pixel: value of the anomaly map in [0, 1].
-        false_positive_rate: the largest share of normal images that may be flagged.
-        count: how many normal images it was learnt from.
-        source: ``"held-out images"`` or ``"generated images"``: images that the model's own
-            generator drew stand in for normal ones, but they are not, and the true rate differs.
+        false_positive_rate: the largest share of normal images that may be flagged; None by hand.
+        count: how many normal images it was learnt from; 0 by hand.
+        source: ``"held-out images"``; ``"generated images"``: images that the model's own generator
+            drew stand in for normal ones, but they are not, and the true rate differs; or ``"set by
+            hand"``.
         defect_fraction: what the scores were made with.
+        least, median, greatest: of the scores of those images.
+        limit: what the image is called whose score is the threshold.
+        mean_vote: of those images for the true transformations, in [0, 1], all patches counted;
+            None where nothing votes.
     """
 
     score: float
     pixel: float
-    false_positive_rate: float
+    false_positive_rate: float | None
     count: int
     source: str
     defect_fraction: float | None
+    least: float | None = None
+    median: float | None = None
+    greatest: float | None = None
+    limit: str = ""
+    mean_vote: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a threshold; ValueError."""
-        check_rate(self.false_positive_rate)
+        by_hand = self.source == BY_HAND
+        if not by_hand:
+            check_rate(self.false_positive_rate)
         for name in ("score", "pixel"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value <= 1:  # NaN, too
                 raise ValueError(f"its threshold has {name} {value!r}, which is not in [0, 1]")
-        if type(self.count) is not int or self.count < 1:
+        if type(self.count) is not int or self.count < (0 if by_hand else 1):
             raise ValueError(f"its threshold is from {self.count!r} images")
-        if self.source not in (HELD_OUT, GENERATED):
+        if self.source not in (HELD_OUT, GENERATED, BY_HAND):
             raise ValueError(f"its threshold is from {self.source!r}")
         as_fractions(self.defect_fraction)
 
     def __str__(self) -> str:
         """In a sentence, with the number of images."""
+        if self.false_positive_rate is None:
+            return f"{digits(self.score)}, set by hand"
         least = 1 / (self.count + 1)
-        sentence = (
-            f"{self.score:.4f}, for {self.false_positive_rate:.1%} of normal images flagged, "
-        )
+        sentence = f"{digits(self.score)}, for {self.false_positive_rate:.1%} of normal images "
+        sentence += "flagged, "
         sentence += f"from {self.count} {self.source}"
         if least > self.false_positive_rate:
             sentence += f" (so few that {least:.1%} is the least that can be expected)"
         if self.source == GENERATED:
             sentence += "; of real images any share may be flagged, so use held-out ones if you can"
         return sentence
+
+    def spread(self) -> str:
+        """How the images scored that it comes from, in a sentence; "" where nobody knows."""
+        if self.least is None or self.median is None or self.greatest is None:
+            return ""
+        least, median, greatest = map(digits, (self.least, self.median, self.greatest))
+        sentence = f"They score {least} to {greatest}, {median} in the middle"
+        return sentence + (f"; {self.limit} sets the threshold." if self.limit else ".")
+
+
+def digits(score: float) -> str:
+    """A score in [0, 1] with at least four decimals, and more where it is close to 1: 0.999938."""
+    away = 1 - score
+    decimals = 4 if away <= 0 else max(4, 2 - math.floor(math.log10(away)))
+    return f"{score:.{min(decimals, 12)}f}"
+
+
+def at_chance(mean_vote: float | None, n_transformations: int) -> str:
+    """A sentence on a model whose votes know nothing of normal images, or "".
+
+    Args:
+        mean_vote: of normal images for the true transformation, in [0, 1], or None.
+        n_transformations: M; who guesses is right once in M.
+    """
+    if mean_vote is None or mean_vote > CHANCE / n_transformations:
+        return ""
+    return (
+        f"The votes are no better than guessing: {mean_vote:.3f} on average for the true one of "
+        f"{n_transformations} transformations of normal images, where guessing has "
+        f"{1 / n_transformations:.3f}. Train longer (niter), or rely on distances (evidence)."
+    )
 
 
 def upper_quantile(values: Sequence[float] | np.ndarray, false_positive_rate: float) -> float:
@@ -85,7 +131,7 @@ def upper_quantile(values: Sequence[float] | np.ndarray, false_positive_rate: fl
     return float(ordered[min(k, len(ordered)) - 1])
 
 
-def check_rate(rate: float) -> None:
+def check_rate(rate: float | None) -> None:
     """Raise ValueError unless a false positive rate is a number between 0 and 1."""
     if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < rate < 1:
         raise ValueError(

@@ -119,6 +119,15 @@ def test_several_training_images(place, here):
     assert loaded.image_names_ == images
 
 
+def test_a_folder_trains_on_its_images(place, here, capsys):
+    (here / "good").mkdir()
+    for name in ("good.png", "good2.png"):
+        (here / "good" / name).write_bytes((place / name).read_bytes())
+    assert main(["train", "good", "--out", "m", *TINY, "--niter", "1"]) == 0
+    assert HTDGDetector.load("m").image_names_ == ["good/good.png", "good/good2.png"]
+    assert "htdg: 2 images train; the time grows with their number." in capsys.readouterr().err
+
+
 def test_options_of_the_command_line_reach_the_model(place, here):
     words = ["train", str(place / "good.png"), "--out", "m", *TINY]
     words += [
@@ -260,7 +269,7 @@ def test_the_example_in_the_help_is_a_valid_command(command, capsys):
 
 MISTAKES = [
     ("train missing.png --out m", "missing.png is not there: check the path."),
-    ("train {0}/photos --out m", "photos is a folder: name the image files to train on."),
+    ("train {0}/empty --out m", "empty holds no image: name a folder with images in it."),
     ("train {0}/photos/broken.png --out m", "broken.png is no image that can be read"),
     ("train {0}/cut.png --out m", "cut.png is damaged or cannot be read"),
     ("train {0}/flat.png --out m", "flat.png is one flat colour, nothing to learn from"),

@@ -286,6 +286,20 @@ def test_runs_have_typed_parameters(name):
         check_parameters(path, {"shot": "1"})
 
 
+def test_places_are_seen_from_here_not_from_the_notebook(tmp_path, monkeypatch):
+    given = {}
+
+    def stop(*_, parameters, **__):
+        given.update(parameters)
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("papermill.execute_notebook", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_notebook("anomaly_detection", Path("out"), {"data_root": "mydata"})
+    assert given == {"data_root": str(tmp_path / "mydata"), "out": str(tmp_path / "out")}
+
+
 TINY = {"preset": "tiny", "image_size": "0", "niter": "2", "limit_per_kind": "2"}
 
 

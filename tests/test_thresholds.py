@@ -7,7 +7,16 @@ import pytest
 from PIL import Image
 
 from htdg import ConfigError, HTDGDetector, ImageError, NotFittedError
-from htdg.thresholds import GENERATED, HELD_OUT, Threshold, upper_quantile
+from htdg.commands.cli import main
+from htdg.thresholds import (
+    BY_HAND,
+    GENERATED,
+    HELD_OUT,
+    Threshold,
+    at_chance,
+    digits,
+    upper_quantile,
+)
 from tests.models import QUIET
 
 
@@ -152,3 +161,106 @@ def test_numpy_s_numbers_are_as_good_as_python_s(model, brick, tmp_path):
     drawn = model.calibrate("generated", n_generated=np.int64(3), seed=np.uint8(1))
     assert drawn == model.calibrate("generated", n_generated=3, seed=1)
     model.save(tmp_path / "saved")  # what is kept is what JSON knows
+
+
+# --- By hand, at chance, and in enough digits ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"),
+    [
+        (0.5, "0.5000"),
+        (0.41238, "0.4124"),
+        (0.9912, "0.99120"),
+        (0.99991234, "0.9999123"),
+        (0.9999999123, "0.9999999123"),
+        (1.0, "1.0000"),
+        (0.0, "0.0000"),
+    ],
+)
+def test_a_score_close_to_1_has_more_digits(score, expected):
+    assert digits(score) == expected
+
+
+def test_a_threshold_by_hand_decides_and_stays_with_the_model(model, brick, tmp_path):
+    scores = np.sort(model.anomaly_score(brick[1], 0.05))
+    between = float(scores[3:5].mean())
+    threshold = model.set_threshold(between, defect_fraction=0.05)
+    assert (threshold.score, threshold.pixel, threshold.source) == (between, between, BY_HAND)
+    assert str(threshold) == f"{digits(between)}, set by hand"
+    assert (model.predict(brick[1]) == -1).sum() == len(scores) - 4
+    model.save_threshold(tmp_path / "model")
+    assert HTDGDetector.load(tmp_path / "model").threshold_ == threshold
+    for wrong in (-0.1, 1.5, float("nan"), "high", None):
+        with pytest.raises(ConfigError, match="must be a number from 0 to 1"):
+            model.set_threshold(wrong)
+    assert model.threshold_ == threshold
+
+
+def test_a_threshold_by_hand_on_the_command_line(model, brick, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for n in range(4):
+        Image.fromarray(brick[1][n]).save(f"{n}.png")
+    images = [f"{n}.png" for n in range(4)]
+    middle = float(np.median(model.anomaly_score(images)))
+    assert main(["score", "model", *images, "--threshold", str(middle)]) == 0
+    shown = capsys.readouterr()
+    assert sum(line.split(",")[-2] == "1" for line in shown.out.splitlines()[1:]) == 2
+    assert shown.err.endswith(f"threshold {digits(middle)}, set by hand\n")
+    assert HTDGDetector.load("model").threshold_ is None  # for this once
+    assert main(["calibrate", "model", "--threshold", "0.625"]) == 0
+    assert capsys.readouterr().out == "threshold 0.6250, set by hand\n"
+    assert HTDGDetector.load("model").threshold_.score == 0.625
+    for words in (["--threshold", "2"], ["0.png", "--threshold", "0.5"]):
+        assert main(["calibrate", "model", *words]) == 2
+
+
+def test_how_the_held_out_images_scored_is_said(model, brick, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for n in range(4):
+        Image.fromarray(brick[1][n]).save(f"{n}.png")
+    scores = model.anomaly_score([f"{n}.png" for n in range(4)])
+    assert main(["calibrate", "model", "0.png", "1.png", "2.png", "3.png"]) == 0
+    least, middle, greatest = (digits(f(scores)) for f in (np.min, np.median, np.max))
+    sentence = f"They score {least} to {greatest}, {middle} in the middle; "
+    sentence += f"{int(scores.argmax())}.png sets the threshold."
+    assert sentence in capsys.readouterr().out
+    assert main(["info", "model"]) == 0
+    assert sentence in capsys.readouterr().out
+
+
+def test_a_model_at_chance_is_told():
+    assert at_chance(0.24, 4) == (
+        "The votes are no better than guessing: 0.240 on average for the true one of 4 "
+        "transformations of normal images, where guessing has 0.250. Train longer (niter), or rely "
+        "on distances (evidence)."
+    )
+    assert at_chance(0.274, 4) != ""
+    assert at_chance(0.3, 4) == ""
+    assert at_chance(0.03, 54) == ""
+    assert at_chance(None, 4) == ""
+
+
+def test_training_calibrating_and_info_tell_of_a_model_at_chance(
+    brick, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    (tmp_path / "noise").mkdir()
+    for n in range(4):  # turned noise is noise: nobody can tell
+        noise = rng.integers(0, 255, (40, 40, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(f"noise/{n}.png")
+    words = ["train", "noise/0.png", "--out", "m", "--preset", "tiny", "--niter", "1"]
+    assert main(words) == 0
+    assert "The votes are no better than guessing" in capsys.readouterr().err
+    assert main(["calibrate", "m", "noise"]) == 0
+    threshold = HTDGDetector.load("m").threshold_
+    assert threshold.count == 3  # the first one trained
+    assert threshold.mean_vote == pytest.approx(0.25, abs=0.025)
+    assert "The votes are no better than guessing" in capsys.readouterr().err
+    assert main(["info", "m"]) == 0
+    assert "The votes are no better than guessing" in capsys.readouterr().out
+    for n in range(4):
+        Image.fromarray(brick[1][n]).save(f"{n}.png")
+    assert main(["train", "0.png", "--out", "b", "--preset", "tiny", "--niter", "40"]) == 0
+    assert "no better than guessing" not in capsys.readouterr().err

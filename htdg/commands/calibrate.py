@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from htdg.commands.common import UsageError, collect_images
+from htdg.commands.common import UsageError, collect_images, say_at_chance
 from htdg.commands.held_out import held_out
 from htdg.detector import HTDGDetector
 from htdg.errors import UnreadableImages
-from htdg.io.files import check_writable
+from htdg.io.files import check_writable, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="instead of images, N that the model generates (default: 200): far less reliable",
     )
+    parser.add_argument(
+        "--threshold", type=float, metavar="T", help="instead of images, a score from 0 to 1"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of their noise (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--strict", action="store_true", help="refuse files that are no images")
@@ -50,10 +53,19 @@ def execute(options: argparse.Namespace) -> None:
     check_writable(options.model / "config.json")
     if options.images and options.generated is not None:
         raise UsageError("Images are named, and --generated is given: leave out one of them.")
+    if options.threshold is not None:
+        if options.images or options.generated is not None:
+            raise UsageError("--threshold takes no images: leave them out, or --threshold.")
+        detector = HTDGDetector.load(options.model, device="cpu")
+        by_hand = detector.set_threshold(options.threshold, None, options.defect_fraction)
+        print(f"threshold {by_hand}")
+        detector.save_threshold(options.model)
+        return
     if not options.images and options.generated is None:
         raise UsageError(
             "A threshold needs normal images that did not train: name some, or a folder of them. "
-            "--generated takes images that the model generates instead, which is far less reliable."
+            "--generated takes images that the model generates instead, far less reliable; and "
+            "--threshold takes a score."
         )
     detector = HTDGDetector.load(options.model, device=options.device)
     problems: list[str] = []
@@ -70,5 +82,8 @@ def execute(options: argparse.Namespace) -> None:
     )
     detector.save_threshold(options.model)
     print(f"threshold {threshold}")
+    if threshold.spread():
+        print(printable(threshold.spread()))
+    say_at_chance(detector, threshold.mean_vote)
     if problems:
         raise UnreadableImages(f"{len(problems)} images cannot be read and did not count.")

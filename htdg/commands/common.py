@@ -11,11 +11,13 @@ from typing import Any
 
 from htdg.ablations.variants import ignored_options
 from htdg.config import PRESETS, HTDGConfig
+from htdg.detector import HTDGDetector
 from htdg.errors import UserError
 from htdg.io.damaged import is_called_an_image
 from htdg.io.files import printable
 from htdg.io.images import list_images
 from htdg.runtime.progress import name_skipped, say
+from htdg.thresholds import at_chance
 
 #: How the names of maps and overlays end.
 MAP_ENDING, OVERLAY_ENDING = "_map.png", "_overlay.png"
@@ -136,6 +138,12 @@ def is_our_picture(path: Path) -> bool:
         if path.name.endswith(ending):
             return path.with_name(path.name.removesuffix(ending) + other).is_file()
     return False
+
+
+def say_at_chance(detector: HTDGDetector, mean_vote: float | None) -> None:
+    """Say on standard error if the votes for normal images are no better than guessing."""
+    sentence = at_chance(mean_vote, len(detector.transformations_))
+    say([sentence] if sentence else [])
 
 
 def say_unreadable(problems: Iterable[str]) -> None:

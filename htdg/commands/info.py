@@ -8,6 +8,8 @@ from pathlib import Path
 
 from htdg.detector import HTDGDetector
 from htdg.fast.choice import describe_choices
+from htdg.io.files import printable
+from htdg.thresholds import at_chance
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +34,12 @@ def execute(options: argparse.Namespace) -> None:
     print(f"scales           {' '.join(str(s) for s in detector.sides_)} pixels")
     print(f"transformations  {len(detector.transformations_)}, translation {config.translation}")
     print(f"computing here   {describe_choices()}")
-    print(f"threshold        {detector.threshold_ or 'none: htdg calibrate makes one'}")
+    threshold = detector.threshold_
+    print(f"threshold        {threshold or 'none: htdg calibrate makes one'}")
+    if threshold is not None:
+        chance = at_chance(threshold.mean_vote, len(detector.transformations_))
+        for sentence in filter(None, (threshold.spread(), chance)):
+            print(f"                 {printable(sentence)}")
     for name, value in described["config"].items():
         if name not in ("transformations", "translation"):
             print(f"{name:<16} {value}")

@@ -26,6 +26,7 @@ from htdg.commands.common import (
     config_from,
     image_files,
     refuse_ignored,
+    say_at_chance,
     say_unreadable,
 )
 from htdg.commands.held_out import SAME_IMAGES, without_copies
@@ -76,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", type=Path, metavar="DIR", help="where the model is kept (default: OUT/model)"
     )
     parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="T",
+        help="a score from 0 to 1, instead of one from held-out images",
+    )
+    parser.add_argument(
         "--false-positive-rate",
         type=float,
         default=0.05,
@@ -115,8 +122,11 @@ def execute(options: argparse.Namespace) -> None:
     print(f"htdg: {_sentence_on_split(len(train), len(held_out))}", file=sys.stderr)
     detector = trained(config, train, place, options.retrain)
     threshold = None
-    if held_out:
+    if options.threshold is not None:
+        threshold = detector.set_threshold(options.threshold, None, DEFECT_FRACTION)
+    elif held_out:
         threshold = calibrated(detector, place, held_out, options.false_positive_rate)
+        say_at_chance(detector, threshold.mean_vote)
     names = map_names([path.relative_to(options.new) for path in new])
     files = dict(zip(new, names, strict=True))
     results = Results(options.out, _identity(detector, threshold, new))
@@ -543,8 +553,12 @@ def _facts(report: Report, images: Collection[InspectedImage]) -> list[str]:
         ]
     facts = [
         f"Threshold {report.threshold}.",
-        f"{trained_on}, the threshold of the other {report.n_held_out}.",
+        f"{trained_on}, the threshold of the other {report.n_held_out}."
+        if report.threshold.count
+        else f"{trained_on}.",
     ]
+    if report.threshold.spread():
+        facts.append(printable(report.threshold.spread()))
     if 2 * sum(image.verdict == ANOMALOUS for image in images) > len(images):
         facts.append(
             "More than half are called anomalous. If they should not be, they were taken otherwise "

@@ -51,6 +51,8 @@ def run_notebook(
         raise NotebookError(f"{error.name} is missing: pip install 'htdg[notebooks]'.") from None
     path = find_notebook(notebook)
     values = check_parameters(path, parameters or {})
+    if "data_root" in values:  # as out is: seen from here, not from the notebook
+        values["data_root"] = str(Path(str(values["data_root"])).resolve())
     check_writable(out / "result.json")
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "anomalous, for small defects (0.05 is the paper's; default: what the model was calibrated "
         "with, or all)",
     )
+    parser.add_argument(
+        "--threshold", type=float, metavar="T", help="instead of the model's, a score from 0 to 1"
+    )
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--strict", action="store_true", help="refuse files that cannot be read")
@@ -68,10 +71,11 @@ def execute(options: argparse.Namespace) -> None:
         check_folder("--maps", options.maps)
     detector = HTDGDetector.load(options.model, device=options.device)
     collected = collect_images(options.images, options.strict, leave_out=options.maps)
-    threshold = detector.threshold_
-    fraction = options.defect_fraction
+    threshold, fraction = detector.threshold_, options.defect_fraction
     if fraction is None and threshold is not None:
         fraction = threshold.defect_fraction
+    if options.threshold is not None:
+        threshold = detector.set_threshold(options.threshold, None, fraction)
     images = ImagesOrGrey(list(collected), options.strict)
     predictions = detector.predictions(
         images, (fraction,), options.maps is not None, options.batch_size, progress=True

@@ -9,18 +9,21 @@ from pathlib import Path
 from htdg.commands.common import (
     UsageError,
     add_config_options,
+    collect_images,
     config_from,
     refuse_ignored,
+    say_at_chance,
 )
 from htdg.detector import HTDGDetector
 from htdg.io.checkpoint import remove_checkpoint
 from htdg.io.files import check_writable
 from htdg.io.model_directory import check_replaceable
+from htdg.runtime.progress import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="normal images")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="normal")
     parser.add_argument("--out", required=True, type=Path, help="model directory to write")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a model that is there under this name"
@@ -36,14 +39,17 @@ def execute(options: argparse.Namespace) -> None:
         raise UsageError(f"{options.out} is there already: choose another --out or --overwrite it.")
     check_writable(options.out)
     check_replaceable(options.out)
-    for path in options.images:
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder: name the image files to train on.")
+    images = list(collect_images(options.images))
+    if any(path.is_dir() for path in options.images):
+        say([f"{len(images)} images train; the time grows with their number."])
     out = options.out if options.out.name else options.out.resolve()
     unfinished = out.with_name(f"{out.name}.unfinished")
     if unfinished.exists():
         print(f"going on with {unfinished}", file=sys.stderr)
-    detector = HTDGDetector(config).fit(options.images, checkpoint=unfinished)
+    detector = HTDGDetector(config).fit(images, checkpoint=unfinished)
     detector.save(options.out)
     remove_checkpoint(unfinished)
+    if detector.config_.evidence != "distance" and detector.config_.method == "htdg":
+        votes = detector.score_scales(images).mean() / len(detector.transformations_)
+        say_at_chance(detector, float(votes))
     print(options.out)
