@@ -83,6 +83,11 @@ def laid_over(
         side: of the image, pixels.
     """
     grid = values.unflatten(0, (len(starts), len(starts)))  # (G, G)
-    spread = spread_matrix(side - patch_side + 1, side)[:, starts]
-    spread = (spread / spread.sum(1, keepdim=True)).to(grid)  # (side, G)
+    spread = laying_matrix(starts, patch_side, side).to(grid)
     return spread @ grid @ spread.T
+
+
+def laying_matrix(starts: torch.Tensor, patch_side: int, side: int) -> torch.Tensor:
+    """(side, G): how much a pixel of an axis takes from each patch; arguments of ``laid_over``."""
+    spread = spread_matrix(side - patch_side + 1, side)[:, starts]
+    return spread / spread.sum(1, keepdim=True)

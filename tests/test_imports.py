@@ -50,6 +50,7 @@ ROOMS = {
         ("tiles", "sampler", "scorer", "fitting", "detector"),
         ("method", "fast", "runtime", "io", "ablations"),
     ),
+    "export": (("export",), ("method", "fast", "runtime", "io", "detector")),
     "datasets": (("datasets",), ("errors", "runtime", "io")),
     "evaluation": (
         ("evaluation",),
@@ -57,7 +58,10 @@ ROOMS = {
     ),
     "commands": (
         ("commands", "__main__"),
-        ("method", "fast", "runtime", "io", "ablations", "detector", "datasets", "evaluation"),
+        (
+            *("method", "fast", "runtime", "io", "ablations", "detector", "export"),
+            *("datasets", "evaluation"),
+        ),
     ),
     "course": (
         ("course",),
@@ -243,6 +247,8 @@ def test_a_circle_by_way_of_a_package_is_seen():
         ("htdg.io.official", "from htdg.detector import HTDGDetector"),
         ("htdg.io.images", "from htdg.ablations.geom import load_geom"),
         ("htdg.ablations.geom", "from htdg.scorer import Scorer"),
+        ("htdg.detector", "from htdg.export.graph import ScoringGraph"),
+        ("htdg.evaluation.run", "from htdg.export import onnx_file"),
         ("htdg.datasets.base", "from htdg.config import HTDGConfig"),
         ("htdg.evaluation.run", "from htdg.commands.common import UsageError"),
         ("htdg.evaluation.run", "from htdg.fast import canvases"),

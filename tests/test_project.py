@@ -22,9 +22,10 @@ def test_environment_yml_installs_what_pyproject_asks_for():
     python, pip = environment["dependencies"][0], environment["dependencies"][-1]
     assert pip == {"pip": ["-e .[notebooks,tests]"]}
     extras = project["optional-dependencies"]
-    assert set(extras) == {"browser", "datasets", "notebooks", "tests"}
-    for extra in ("notebooks", "tests"):  # neither lacks what another one brings
-        assert "htdg[datasets]" in extras[extra]
+    assert set(extras) == {"browser", "datasets", "export", "notebooks", "tests"}
+    # Neither lacks what another one brings.
+    assert "htdg[datasets]" in extras["notebooks"]
+    assert "htdg[datasets,export]" in extras["tests"]
     assert python.removeprefix("python=") == project["requires-python"].removeprefix(">=")
 
 
@@ -51,7 +52,10 @@ def test_dependencies_are_what_is_imported():
     extras = project["optional-dependencies"]
     required, optional = (
         {re.match(r"[\w-]+", line)[0] for line in lines}
-        for lines in (project["dependencies"], [*extras["datasets"], *extras["notebooks"]])
+        for lines in (
+            project["dependencies"],
+            [*extras["datasets"], *extras["export"], *extras["notebooks"]],
+        )
     )
     everywhere = set()
     for path in (ROOT / "htdg").rglob("*.py"):

@@ -1,5 +1,5 @@
 """The command line: ``htdg inspect``, ``train``, ``score``, ``calibrate``, ``sample``, ``info``,
-``evaluate``, ``import-official``, ``run`` and ``course``.
+``export``, ``evaluate``, ``import-official``, ``run`` and ``course``.
 """
 
 from __future__ import annotations
@@ -56,6 +56,11 @@ COMMANDS = (
         "htdg info runs/model",
     ),
     Command(
+        "export",
+        "Write a model as an ONNX file that scores images without Python, and check the file.",
+        "htdg export runs/model --onnx runs/model.onnx",
+    ),
+    Command(
         "evaluate",
         "Train on a data set's normal images, score its test images, and report metrics.",
         "htdg evaluate --dataset fashionmnist --normal-class Sneaker --shots 1 --index 1 \\\n"
@@ -78,7 +83,7 @@ COMMANDS = (
     ),
 )
 #: Commands that train or score.
-COMPUTING = ("inspect", "train", "score", "calibrate", "sample", "evaluate")
+COMPUTING = ("inspect", "train", "score", "calibrate", "sample", "export", "evaluate")
 #: What ``keep_freed_memory`` sets, as glibc reads it from the environment of a new process.
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
