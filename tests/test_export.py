@@ -5,12 +5,14 @@ Files run in ONNX Runtime, as on a line where Python is not.
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 from htdg import HTDGConfig, HTDGDetector
 from htdg.commands import export as command
@@ -270,3 +272,16 @@ def test_overwriting_replaces_the_file(models, here):
     (here / "m.onnx").write_text("earlier")
     assert main(["export", str(models / "model"), "--onnx", "m.onnx", "--overwrite"]) == 0
     assert metadata_of("m.onnx")["defect_fraction"] == "1"
+
+
+def test_the_python_of_the_page_needs_no_htdg(models, here, tiny, brick, capsys):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "export.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    assert "htdg" not in block
+    assert main(["export", str(models / "calibrated"), "--onnx", "model.onnx"]) == 0
+    Image.fromarray(brick[1][0]).save("a.png")
+    names = {}
+    exec(compile(block, "export.md", "exec"), names)
+    assert names["score"][0] == pytest.approx(tiny.anomaly_score("a.png", 0.1)[0], abs=1e-3)
+    assert names["anomaly_map"].shape == (1, 20, 20)
+    assert names["anomalous"] == (names["score"][0] > 0.625)
