@@ -104,7 +104,8 @@ def metadata(model: ModelState, fraction: float | None) -> dict[str, str]:
     if threshold is not None and (threshold.defect_fraction or 1.0) == (fraction or 1.0):
         known["threshold"] = repr(threshold.score)
         known["pixel_threshold"] = repr(threshold.pixel)
-        known["false_positive_rate"] = f"{threshold.false_positive_rate:g}"
+        if threshold.false_positive_rate is not None:
+            known["false_positive_rate"] = f"{threshold.false_positive_rate:g}"
     return known
 
 
