@@ -226,7 +226,8 @@ def test_only_commands_that_compute_set_their_own_allocator(command, monkeypatch
     monkeypatch.setattr("htdg.runtime.device.keep_freed_memory", lambda: calls.append(command))
     monkeypatch.setattr(os, "environ", {})
     cli.set_allocator(command)
-    computes = command in ("inspect", "train", "score", "calibrate", "sample", "evaluate")
+    computing = ("inspect", "train", "score", "calibrate", "sample", "export", "evaluate")
+    computes = command in computing
     assert calls == [command] * computes
 
 
