@@ -64,17 +64,15 @@ class HTDGConfig:
             0 chooses by the memory there is (see ``htdg.runtime.memory``).
         evidence: ``"votes"``, the paper's; ``"distance"``, patch distances, for which nothing is
             trained; or ``"both"`` (see ``htdg.distances`` and ``htdg.evidence``; ours).
-        distance_min_size: side of the coarsest scale at which distances of pixels are taken.
-        distance_max_size: of the finest, at most. Gradients are compared at ``image_size``.
+        distance_min_size, distance_max_size: sides of the coarsest and, at most, the finest scale
+            at which distances of pixels are taken; gradients are compared at ``image_size``.
         patch_side: of the patches whose pixels are compared.
-        patch_constant: added to the standard deviation by which the pixels of a patch are divided;
-            0 compares them as they are.
+        patch_constant: added to the deviation by which patches are divided; 0 leaves them as is.
         search_radius: how far from its place the nearest patch may be, as a share of the side; 0
             looks everywhere. For images in which things have their places (``htdg.nearby``).
         geom_samples: images that the classifier of ``"geom"`` is trained on.
         geom_epochs: how often it sees each of their copies.
-        tiles: images that are not square are cut into overlapping squares, which are trained on and
-            scored one by one, instead of being squeezed into one (see ``htdg.tiles``; ours).
+        tiles: cut images that are not square into overlapping squares (``htdg.tiles``; ours).
         fast: compute the copies as windows of shared canvases, with hand-written gradients and
             folded normalisation; False is the plain way, with the same results but for rounding.
     """

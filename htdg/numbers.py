@@ -57,3 +57,10 @@ def as_int(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError
     return int(value)
+
+
+def digits(score: float) -> str:
+    """A score in [0, 1] with at least four decimals, and more where it is close to 1: 0.999938."""
+    away = 1 - score
+    decimals = 4 if away <= 0 else max(4, 2 - math.floor(math.log10(away)))
+    return f"{score:.{min(decimals, 12)}f}"

@@ -12,12 +12,11 @@ from numbers import Real
 
 import numpy as np
 
+from htdg.numbers import digits
 from htdg.votes import as_fractions
 
 #: Where the normal images came from, or that there were none.
 HELD_OUT, GENERATED, BY_HAND = "held-out images", "generated images", "set by hand"
-#: A mean vote of normal images up to this many times 1 / M is no better than chance.
-CHANCE = 1.1
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,11 @@ class Threshold:
         pixel: value of the anomaly map in [0, 1].
         false_positive_rate: the largest share of normal images that may be flagged; None by hand.
         count: how many normal images it was learnt from; 0 by hand.
-        source: ``"held-out images"``; ``"generated images"``: images that the model's own generator
-            drew stand in for normal ones, but they are not, and the true rate differs; or ``"set by
-            hand"``.
+        source: ``HELD_OUT``; ``GENERATED``: images that the model's own generator drew stand in for
+            normal ones, but they are not, and the true rate differs; or ``BY_HAND``.
         defect_fraction: what the scores were made with.
-        least, median, greatest: of the scores of those images.
-        limit: what the image is called whose score is the threshold.
-        mean_vote: of those images for the true transformations, in [0, 1], all patches counted;
-            None where nothing votes.
+        least, median, greatest: of the images' scores; ``limit``: the one that sets the threshold.
+        mean_vote: of the images for the true transformations, in [0, 1]; None where nothing votes.
     """
 
     score: float
@@ -72,44 +68,12 @@ class Threshold:
             return f"{digits(self.score)}, set by hand"
         least = 1 / (self.count + 1)
         sentence = f"{digits(self.score)}, for {self.false_positive_rate:.1%} of normal images "
-        sentence += "flagged, "
-        sentence += f"from {self.count} {self.source}"
+        sentence += f"flagged, from {self.count} {self.source}"
         if least > self.false_positive_rate:
             sentence += f" (so few that {least:.1%} is the least that can be expected)"
         if self.source == GENERATED:
             sentence += "; of real images any share may be flagged, so use held-out ones if you can"
         return sentence
-
-    def spread(self) -> str:
-        """How the images scored that it comes from, in a sentence; "" where nobody knows."""
-        if self.least is None or self.median is None or self.greatest is None:
-            return ""
-        least, median, greatest = map(digits, (self.least, self.median, self.greatest))
-        sentence = f"They score {least} to {greatest}, {median} in the middle"
-        return sentence + (f"; {self.limit} sets the threshold." if self.limit else ".")
-
-
-def digits(score: float) -> str:
-    """A score in [0, 1] with at least four decimals, and more where it is close to 1: 0.999938."""
-    away = 1 - score
-    decimals = 4 if away <= 0 else max(4, 2 - math.floor(math.log10(away)))
-    return f"{score:.{min(decimals, 12)}f}"
-
-
-def at_chance(mean_vote: float | None, n_transformations: int) -> str:
-    """A sentence on a model whose votes know nothing of normal images, or "".
-
-    Args:
-        mean_vote: of normal images for the true transformation, in [0, 1], or None.
-        n_transformations: M; who guesses is right once in M.
-    """
-    if mean_vote is None or mean_vote > CHANCE / n_transformations:
-        return ""
-    return (
-        f"The votes are no better than guessing: {mean_vote:.3f} on average for the true one of "
-        f"{n_transformations} transformations of normal images, where guessing has "
-        f"{1 / n_transformations:.3f}. Train longer (niter), or rely on distances (evidence)."
-    )
 
 
 def upper_quantile(values: Sequence[float] | np.ndarray, false_positive_rate: float) -> float:

@@ -8,13 +8,13 @@ from PIL import Image
 
 from htdg import ConfigError, HTDGDetector, ImageError, NotFittedError
 from htdg.commands.cli import main
+from htdg.commands.common import at_chance
+from htdg.numbers import digits
 from htdg.thresholds import (
     BY_HAND,
     GENERATED,
     HELD_OUT,
     Threshold,
-    at_chance,
-    digits,
     upper_quantile,
 )
 from tests.models import QUIET

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from htdg.commands.common import UsageError, collect_images, say_at_chance
+from htdg.commands.common import UsageError, collect_images, say_at_chance, spread
 from htdg.commands.held_out import held_out
 from htdg.detector import HTDGDetector
 from htdg.errors import UnreadableImages
@@ -82,8 +82,8 @@ def execute(options: argparse.Namespace) -> None:
     )
     detector.save_threshold(options.model)
     print(f"threshold {threshold}")
-    if threshold.spread():
-        print(printable(threshold.spread()))
+    if spread(threshold):
+        print(printable(spread(threshold)))
     say_at_chance(detector, threshold.mean_vote)
     if problems:
         raise UnreadableImages(f"{len(problems)} images cannot be read and did not count.")

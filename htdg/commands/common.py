@@ -16,9 +16,12 @@ from htdg.errors import UserError
 from htdg.io.damaged import is_called_an_image
 from htdg.io.files import printable
 from htdg.io.images import list_images
+from htdg.numbers import digits
 from htdg.runtime.progress import name_skipped, say
-from htdg.thresholds import at_chance
+from htdg.thresholds import Threshold
 
+#: A mean vote of normal images up to this many times 1 / M is no better than chance.
+CHANCE = 1.1
 #: How the names of maps and overlays end.
 MAP_ENDING, OVERLAY_ENDING = "_map.png", "_overlay.png"
 
@@ -138,6 +141,32 @@ def is_our_picture(path: Path) -> bool:
         if path.name.endswith(ending):
             return path.with_name(path.name.removesuffix(ending) + other).is_file()
     return False
+
+
+def at_chance(mean_vote: float | None, n_transformations: int) -> str:
+    """A sentence on a model whose votes know nothing of normal images, or "".
+
+    Args:
+        mean_vote: of normal images for the true transformation, in [0, 1], or None.
+        n_transformations: M; who guesses is right once in M.
+    """
+    if mean_vote is None or mean_vote > CHANCE / n_transformations:
+        return ""
+    return (
+        f"The votes are no better than guessing: {mean_vote:.3f} on average for the true one of "
+        f"{n_transformations} transformations of normal images, where guessing has "
+        f"{1 / n_transformations:.3f}. Train longer (niter), or rely on distances (evidence)."
+    )
+
+
+def spread(threshold: Threshold) -> str:
+    """How the images scored that a threshold comes from, in a sentence; "" where nobody knows."""
+    if threshold.least is None or threshold.median is None or threshold.greatest is None:
+        return ""
+    values = (threshold.least, threshold.median, threshold.greatest)
+    least, median, greatest = map(digits, values)
+    sentence = f"They score {least} to {greatest}, {median} in the middle"
+    return sentence + (f"; {threshold.limit} sets the threshold." if threshold.limit else ".")
 
 
 def say_at_chance(detector: HTDGDetector, mean_vote: float | None) -> None:

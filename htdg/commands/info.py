@@ -6,10 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
+from htdg.commands.common import at_chance, spread
 from htdg.detector import HTDGDetector
 from htdg.fast.choice import describe_choices
 from htdg.io.files import printable
-from htdg.thresholds import at_chance
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def execute(options: argparse.Namespace) -> None:
     print(f"threshold        {threshold or 'none: htdg calibrate makes one'}")
     if threshold is not None:
         chance = at_chance(threshold.mean_vote, len(detector.transformations_))
-        for sentence in filter(None, (threshold.spread(), chance)):
+        for sentence in filter(None, (spread(threshold), chance)):
             print(f"                 {printable(sentence)}")
     for name, value in described["config"].items():
         if name not in ("transformations", "translation"):

@@ -28,6 +28,7 @@ from htdg.commands.common import (
     refuse_ignored,
     say_at_chance,
     say_unreadable,
+    spread,
 )
 from htdg.commands.held_out import SAME_IMAGES, without_copies
 from htdg.commands.score import map_names
@@ -557,8 +558,8 @@ def _facts(report: Report, images: Collection[InspectedImage]) -> list[str]:
         if report.threshold.count
         else f"{trained_on}.",
     ]
-    if report.threshold.spread():
-        facts.append(printable(report.threshold.spread()))
+    if spread(report.threshold):
+        facts.append(printable(spread(report.threshold)))
     if 2 * sum(image.verdict == ANOMALOUS for image in images) > len(images):
         facts.append(
             "More than half are called anomalous. If they should not be, they were taken otherwise "
