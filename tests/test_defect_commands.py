@@ -48,7 +48,8 @@ def test_maps_are_16_bit_pngs_at_the_image_s_size(place, tiny, capsys):
     assert "no threshold, so nothing is called anomalous: htdg calibrate" in capsys.readouterr().err
     written = sorted(p.relative_to(place / "m").as_posix() for p in (place / "m").rglob("*.png"))
     stems = ["a", "more/a", "b"]  # in folders like the images'
-    assert written == sorted(f"{s}_{kind}.png" for s in stems for kind in ("map", "overlay"))
+    expected = [f"{s}_{kind}.png" for s in stems for kind in ("map", "overlay")]
+    assert written == sorted([*expected, "overlay_colours.png"])
     for stem, path in zip(stems, ("a.png", "more/a.png", "b.png"), strict=True):
         shown = Image.open(place / "m" / f"{stem}_map.png")
         assert shown.mode == "I;16"
@@ -102,7 +103,20 @@ def test_overlays_share_one_scale_and_have_the_contour_at_the_threshold(place):
     detector = HTDGDetector.load(place / "model")
     detector.calibrate(photos[:1], 0.5)
     detector.save_threshold(place / "model")
-    assert main(["score", str(place / "model"), *map(str, photos), "--maps", str(folder)]) == 0
+    assert (
+        main(
+            [
+                "score",
+                str(place / "model"),
+                *map(str, photos),
+                "--maps",
+                str(folder),
+                "--tint",
+                "vermillion",
+            ]
+        )
+        == 0
+    )
     for path in photos:
         (prediction,) = detector.predictions([path], maps=True)
         image = to_uint8(load_image(path)[None])[0]
@@ -113,7 +127,20 @@ def test_overlays_share_one_scale_and_have_the_contour_at_the_threshold(place):
 
 def test_overlays_of_votes_without_a_threshold_share_the_scale_of_all_maps(place, tiny):
     folder, photos = place / "m", [place / "photos" / "a.png", place / "photos" / "b.png"]
-    assert main(["score", str(place / "model"), *map(str, photos), "--maps", str(folder)]) == 0
+    assert (
+        main(
+            [
+                "score",
+                str(place / "model"),
+                *map(str, photos),
+                "--maps",
+                str(folder),
+                "--tint",
+                "vermillion",
+            ]
+        )
+        == 0
+    )
     maps = [tiny.anomaly_map(path)[0] for path in photos]
     low = (np.median(maps[0]) + np.median(maps[1])) / 2
     strength = [0.55 * np.clip((m - low) / (max(map(np.max, maps)) - low), 0, 1) for m in maps]
@@ -177,8 +204,9 @@ def test_calibrating_changes_nothing_else_in_the_directory(place):
 def test_calibrated_for_all_votes_is_calibrated_for_fraction_1(place, capsys):
     model, photos = str(place / "model"), str(place / "photos")
     assert main(["calibrate", model, photos]) == 0
+    capsys.readouterr()
     assert main(["score", model, photos, "--defect-fraction", "1"]) == 0
-    assert "anomalous" in rows_of(capsys.readouterr().out.split("\n", 1)[1])[0]
+    assert "anomalous" in rows_of(capsys.readouterr().out)[0]
 
 
 @pytest.mark.parametrize("damage", [{"score": None}, {"score": float("nan")}, {"count": -1}])
@@ -205,7 +233,8 @@ def test_calibrated_with_generated_images_says_so(place, capsys, words, count):
 
 NEEDS_IMAGES = (
     "htdg: A threshold needs normal images that did not train: name some, or a folder of them. "
-    "--generated takes images that the model generates instead, which is far less reliable.\n"
+    "--generated takes images that the model generates instead, far less reliable; and --threshold "
+    "takes a score.\n"
 )
 EITHER = "htdg: Images are named, and --generated is given: leave out one of them.\n"
 

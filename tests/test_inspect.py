@@ -9,6 +9,7 @@ import urllib.parse
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from htdg import HTDGDetector
@@ -21,7 +22,7 @@ from htdg.evaluation.inspection_page import (
     overlay_picture,
     place_in_words,
 )
-from htdg.evaluation.overlays import ColourScale, overlay
+from htdg.evaluation.overlays import ColourScale, clearest_tint, overlay
 from htdg.evidence import DEFECT_FRACTION
 from htdg.thresholds import Threshold
 from htdg.training import ScaleTraining
@@ -648,3 +649,45 @@ def test_a_page_of_very_many_images_shows_the_worst_and_lists_the_rest():
     assert "The other 2, less anomalous" in page
     assert f'<a href="overlays/{MOST_SHOWN}.png">{MOST_SHOWN}.png</a>' in page
     assert f"✕ Anomalous ({MOST_SHOWN + 2})" in page
+
+
+# --- The tint -----------------------------------------------------------------------------------
+
+
+def one_colour(red, green, blue):
+    """A training image (1, 3, 8, 8) in [-1, 1] of one colour, given in [0, 1]."""
+    return torch.tensor([red, green, blue]).view(1, 3, 1, 1).expand(1, 3, 8, 8) * 2 - 1
+
+
+@pytest.mark.parametrize(
+    ("colour", "unlike"),
+    [
+        ((0.84, 0.37, 0.0), {"vermillion", "yellow"}),  # orange parts
+        ((0.0, 0.8, 1.0), {"cyan"}),
+        ((0.9, 0.0, 0.9), {"magenta"}),
+        ((1.0, 0.9, 0.0), {"yellow", "vermillion"}),
+    ],
+)
+def test_the_tint_is_unlike_the_training_images(colour, unlike):
+    assert clearest_tint(one_colour(*colour)) not in unlike
+
+
+def test_a_tint_counts_by_the_pixels_that_it_is_seen_least_on():
+    # Brown in a fifth of it, white around: cyan differs from both, vermillion not from brown.
+    image = one_colour(1.0, 1.0, 1.0).clone()
+    image[..., :2, :] = one_colour(0.6, 0.3, 0.1)[..., :2, :]
+    assert clearest_tint(image) == "cyan"
+
+
+def test_the_tint_of_the_overlays_can_be_chosen(place):
+    def overlays():
+        folder = place / "out" / "overlays"
+        return np.asarray(Image.open(folder / "more" / "hole0.png")).astype(int)[5:10, 6:12]
+
+    assert run("--tint", "cyan") == 0
+    cyan = overlays()
+    assert run("--tint", "vermillion") == 0  # the results are made anew
+    red = overlays()
+    assert (cyan[..., 2] > red[..., 2]).all()
+    assert (cyan[..., 0] < red[..., 0]).all()
+    assert "rgba(213,94,0,0)" in (place / "out" / "index.html").read_text(encoding="utf-8")

@@ -244,11 +244,20 @@ def test_maps_are_not_scored_the_next_time(place, capsys):
     )  # called like a map of ours, but without an overlay
     capsys.readouterr()
     assert main(["score", "model", "photos", "--csv", "b.csv"]) == 0
-    line = "htdg: 20 maps and overlays in photos, which htdg wrote, are left out.\n"
+    line = "htdg: 21 maps and overlays in photos, which htdg wrote, are left out.\n"
     assert line in capsys.readouterr().err
     before = [row["image"] for row in rows_of((place / "a.csv").read_text())]
     after = [row["image"] for row in rows_of((place / "b.csv").read_text())]
     assert sorted(after) == sorted([*before, "photos/left/road_map.png"])
+
+
+def test_a_bar_beside_the_overlays_says_what_the_colours_mean(place, tiny):
+    tiny.calibrate([str(path) for path in (place / "photos").rglob("*.png")])
+    tiny.save_threshold(place / "model")
+    assert main(["score", "model", "photos", "--csv", "s.csv", "--maps", "maps"]) == 0
+    bar = np.asarray(Image.open(place / "maps" / "overlay_colours.png").convert("RGB"))
+    assert bar.shape[1] > 3 * bar.shape[0]
+    assert len(np.unique(bar.reshape(-1, 3), axis=0)) > 50  # a gradient
 
 
 def test_names_of_maps():

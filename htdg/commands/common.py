@@ -13,6 +13,7 @@ from htdg.ablations.variants import ignored_options
 from htdg.config import PRESETS, HTDGConfig
 from htdg.detector import HTDGDetector
 from htdg.errors import UserError
+from htdg.evaluation.overlays import TINTS, clearest_tint
 from htdg.io.damaged import is_called_an_image
 from htdg.io.files import printable
 from htdg.io.images import list_images
@@ -22,6 +23,8 @@ from htdg.thresholds import Threshold
 
 #: A mean vote of normal images up to this many times 1 / M is no better than chance.
 CHANCE = 1.1
+#: What is called so beside overlays says what their colours mean.
+BAR = "overlay_colours.png"
 #: How the names of maps and overlays end.
 MAP_ENDING, OVERLAY_ENDING = "_map.png", "_overlay.png"
 
@@ -85,6 +88,21 @@ def check_folder(option: str, folder: Path) -> None:
         raise UsageError(f"{option} {folder} cannot be a folder: {error.strerror}.") from None
 
 
+def add_tint(parser: argparse.ArgumentParser) -> None:
+    """The option for the colour of overlays."""
+    parser.add_argument(
+        "--tint",
+        choices=("auto", *TINTS),
+        default="auto",
+        help="of overlays (default: auto, the one that differs most from the training images)",
+    )
+
+
+def tint_of(name: str, detector: HTDGDetector) -> str:
+    """The colour that ``--tint`` asks for."""
+    return TINTS[clearest_tint(detector.images_) if name == "auto" else name]
+
+
 def collect_images(
     places: Sequence[Path], strict: bool = False, leave_out: Path | None = None
 ) -> dict[Path, Path]:
@@ -136,6 +154,8 @@ def image_files(folder: Path, strict: bool = False) -> list[Path]:
 
 def is_our_picture(path: Path) -> bool:
     """Whether ``htdg score --maps`` wrote this file: a map and its overlay lie side by side."""
+    if path.name == BAR:
+        return True
     endings = (MAP_ENDING, OVERLAY_ENDING)
     for ending, other in (endings, endings[::-1]):
         if path.name.endswith(ending):

@@ -22,6 +22,7 @@ import torch
 from htdg.commands.common import (
     UsageError,
     add_config_options,
+    add_tint,
     check_folder,
     config_from,
     image_files,
@@ -29,6 +30,7 @@ from htdg.commands.common import (
     say_at_chance,
     say_unreadable,
     spread,
+    tint_of,
 )
 from htdg.commands.held_out import SAME_IMAGES, without_copies
 from htdg.commands.score import map_names
@@ -102,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace a model that was made of other images or options",
     )
+    add_tint(parser)
     add_config_options(parser, "inspect")
 
 
@@ -130,10 +133,11 @@ def execute(options: argparse.Namespace) -> None:
         say_at_chance(detector, threshold.mean_vote)
     names = map_names([path.relative_to(options.new) for path in new])
     files = dict(zip(new, names, strict=True))
-    results = Results(options.out, _identity(detector, threshold, new))
-    unreadable = inspect_images(detector, threshold, files, results)
+    scale = ColourScale.of_threshold(threshold, tint_of(options.tint, detector))
+    results = Results(options.out, _identity(detector, threshold, scale, new))
+    unreadable = inspect_images(detector, scale, files, results)
     counts = (len(train), len(held_out))
-    report = Report(options.good, options.new, *counts, threshold, files, unreadable)
+    report = Report(options.good, options.new, *counts, threshold, scale, files, unreadable)
     write_report(options.out, report, results)
 
 
@@ -301,12 +305,14 @@ def calibrated(
     return threshold
 
 
-def _identity(detector: HTDGDetector, threshold: Threshold | None, new: Sequence[Path]) -> str:
+def _identity(
+    detector: HTDGDetector, threshold: Threshold | None, scale: ColourScale, new: Sequence[Path]
+) -> str:
     """Identifies what the results of an inspection depend on."""
     options = detector.config_.with_options(device="auto").as_dict()
     limits = None if threshold is None else asdict(threshold)
     files = [_file_state(path) for path in new]
-    return _hash([options, digest(detector.images_), limits, files, DEFECT_FRACTION])
+    return _hash([options, digest(detector.images_), limits, scale.tint, files, DEFECT_FRACTION])
 
 
 def _hash(parts: object) -> str:
@@ -391,7 +397,7 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def inspect_images(
     detector: HTDGDetector,
-    threshold: Threshold | None,
+    scale: ColourScale,
     files: Mapping[Path, str],
     results: Results,
 ) -> dict[Path, str]:
@@ -399,7 +405,7 @@ def inspect_images(
 
     Args:
         detector: trained.
-        threshold: what the pictures show, or None.
+        scale: the colours of the pictures.
         files: what to call the pictures of each image file.
         results: where the results are added.
 
@@ -416,29 +422,26 @@ def inspect_images(
             unreadable[path] = images.problems[i]
             continue
         try:
-            small, overlay = pictures(path, prediction, threshold)
+            small, overlay = pictures(path, prediction, scale)
             write_bytes(results.thumbnail(files[path]), small)
             write_bytes(results.overlay(files[path]), overlay)
-            results.add(_row(files[path], prediction, threshold))
+            results.add(_row(files[path], prediction, scale.line))
         except ImageError as error:  # it is gone by now
             unreadable[path] = str(error)
     say_unreadable(unreadable.values())
     return unreadable
 
 
-def pictures(
-    path: Path, prediction: Prediction, threshold: Threshold | None
-) -> tuple[bytes, bytes]:
+def pictures(path: Path, prediction: Prediction, scale: ColourScale) -> tuple[bytes, bytes]:
     """The thumbnail of an image, a JPEG file, and its overlay, a PNG file."""
     image, anomaly_map = to_uint8(load_image(path)[None])[0], prediction.anomaly_map
     assert anomaly_map is not None
-    scale = ColourScale.of_threshold(threshold)
     overlay = png_bytes(overlay_picture(image, anomaly_map, scale))
     return thumbnail(image, anomaly_map, scale), overlay
 
 
-def _row(name: str, prediction: Prediction, threshold: Threshold | None) -> dict[str, Any]:
-    """The result of an image as plain JSON values."""
+def _row(name: str, prediction: Prediction, limit: float | None) -> dict[str, Any]:
+    """The result of an image as plain JSON values; ``limit`` is the threshold of pixels."""
     anomaly_map = prediction.anomaly_map
     assert anomaly_map is not None
     return {
@@ -446,7 +449,7 @@ def _row(name: str, prediction: Prediction, threshold: Threshold | None) -> dict
         "score": float(prediction.scores[0]),
         "evidence": {kind: float(value[0]) for kind, value in prediction.evidence.items()},
         "place": place_in_words(anomaly_map),
-        "share": None if threshold is None else float((anomaly_map > threshold.pixel).mean()),
+        "share": None if limit is None else float((anomaly_map > limit).mean()),
     }
 
 
@@ -463,6 +466,7 @@ class Report:
         n_train: good images that trained.
         n_held_out: good images that the threshold comes from.
         threshold: of scores and pixels, or None.
+        scale: the colours of the pictures.
         files: the inspected image files, and what their pictures are called.
         unreadable: those that cannot be read, and why.
     """
@@ -472,6 +476,7 @@ class Report:
     n_train: int
     n_held_out: int
     threshold: Threshold | None
+    scale: ColourScale
     files: Mapping[Path, str]
     unreadable: Mapping[Path, str]
 
@@ -495,7 +500,7 @@ def write_report(out: Path, report: Report, results: Results) -> None:
         facts,
         sorted(images.values(), key=lambda image: -image.score),
         {report.shown(path): printable(why) for path, why in report.unreadable.items()},
-        ColourScale.of_threshold(report.threshold),
+        report.scale,
         lambda image: results.thumbnail(
             image.overlay.removeprefix("overlays/").removesuffix(".png")
         ).read_bytes(),

@@ -13,17 +13,20 @@ from typing import Any, TextIO
 import numpy as np
 
 from htdg.commands.common import (
+    BAR,
     MAP_ENDING,
     OVERLAY_ENDING,
     UsageError,
+    add_tint,
     check_folder,
     collect_images,
     say_unreadable,
+    tint_of,
 )
 from htdg.detector import HTDGDetector
 from htdg.errors import UnreadableImages, UserError
-from htdg.evaluation.overlays import ColourScale, overlay
-from htdg.evaluation.plots import png_bytes
+from htdg.evaluation.overlays import ColourScale, colour_bar, overlay
+from htdg.evaluation.plots import ANOMALOUS, png_bytes
 from htdg.evaluation.tables import score_table, unscored_row
 from htdg.io.damaged import ImagesOrGrey
 from htdg.io.files import check_writable, printable, write_bytes
@@ -58,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write anomaly maps there: for each image a 16-bit PNG, and an overlay, all in "
         "one scale of colours, with the contour at the threshold",
     )
+    add_tint(parser)
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -80,7 +84,10 @@ def execute(options: argparse.Namespace) -> None:
     predictions = detector.predictions(
         images, (fraction,), options.maps is not None, options.batch_size, progress=True
     )
-    maps = None if options.maps is None else MapWriter(options.maps, known_scale(detector))
+    maps = None
+    if options.maps is not None:
+        tint = tint_of(options.tint, detector)
+        maps = MapWriter(options.maps, known_scale(detector, tint), tint)
     names = map_names(list(collected.values()))
     applies = threshold is not None and _same(threshold.defect_fraction, fraction)
     limit = threshold.score if threshold is not None and applies else None
@@ -219,7 +226,7 @@ def map_names(paths: Sequence[Path]) -> list[str]:
     return list(names)
 
 
-def known_scale(detector: HTDGDetector) -> ColourScale | None:
+def known_scale(detector: HTDGDetector, tint: str = ANOMALOUS) -> ColourScale | None:
     """The scale of colours that follows from a model, or None if all its maps must be seen first.
 
     A threshold says what is normal, and so do distances. What votes have there differs from model
@@ -227,7 +234,7 @@ def known_scale(detector: HTDGDetector) -> ColourScale | None:
     """
     if detector.threshold_ is None and detector.config_.evidence == "votes":
         return None
-    return ColourScale.of_threshold(detector.threshold_)
+    return ColourScale.of_threshold(detector.threshold_, tint)
 
 
 class MapWriter:
@@ -241,9 +248,9 @@ class MapWriter:
         medians, highest: the median and the highest value of the maps of these images.
     """
 
-    def __init__(self, folder: Path, scale: ColourScale | None) -> None:
-        """Write into ``folder``, which exists."""
-        self.folder, self.scale = folder, scale
+    def __init__(self, folder: Path, scale: ColourScale | None, tint: str = ANOMALOUS) -> None:
+        """Write into ``folder``, which exists; ``tint`` is that of a scale from the maps."""
+        self.folder, self.scale, self.tint = folder, scale, tint
         self.waiting: list[tuple[str, Path]] = []
         self.medians: list[float] = []
         self.highest: list[float] = []
@@ -277,12 +284,21 @@ class MapWriter:
         return ""
 
     def finish(self) -> None:
-        """Write the overlays that wait; their maps are read again, since all may be too many."""
-        if not self.waiting:
-            return
-        scale = ColourScale.of_maps(self.medians, self.highest)
+        """Write what the colours mean, and the overlays that wait.
+
+        The maps of these are read again, since all may be too many.
+        """
+        scale = self.scale
+        if scale is None:
+            if not self.waiting:
+                return
+            scale = ColourScale.of_maps(self.medians, self.highest, self.tint)
+        write_bytes(self.folder / BAR, colour_bar(scale))
         for name, path in self.waiting:
-            self._write_overlay(name, path, read_image(self._map(name)) / 65535, scale)
+            try:
+                self._write_overlay(name, path, read_image(self._map(name)) / 65535, scale)
+            except ImageError as error:  # it is gone by now
+                say_unreadable([str(error)])
 
     def _map(self, name: str) -> Path:
         return self.folder / f"{name}{MAP_ENDING}"

@@ -170,7 +170,7 @@ def inspection_page(
 
 def _legend(scale: ColourScale) -> str:
     """How to read the pictures, with the scale of their colours."""
-    red, green, blue = (round(255 * value) for value in to_rgb(plots.ANOMALOUS))
+    red, green, blue = (round(255 * value) for value in to_rgb(scale.tint))
     tint = f"rgba({red},{green},{blue},0), rgba({red},{green},{blue},{STRENGTH})"
     line = "" if scale.line is None else f" A line surrounds what is above {scale.line:.2f}."
     return (
