@@ -129,7 +129,7 @@ def test_a_lower_rate_asks_for_a_higher_threshold(place):
 
 
 def test_overlays_show_where_the_defect_is(place):
-    assert run() == 0
+    assert run("--tint", "vermillion") == 0
     folder = place / "out" / "overlays"
     names = ["fine0.png", "fine1.png", "more/hole0.png", "more/hole1.png"]
     assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.png")) == names

@@ -67,12 +67,14 @@ class ColourScale:
 def clearest_tint(images: torch.Tensor) -> str:
     """The name of the tint that differs most from images (K, 3, H, W) in [-1, 1].
 
-    What counts is the tenth of their pixels that each tint differs least from.
+    What counts is the tenth of their pixels that each tint differs least from. Yellow is not among
+    them, which is hardly seen on white.
     """
     pixels = (images.movedim(1, -1).flatten(0, -2) + 1) / 2  # (n, 3)
     away = {
         name: float(torch.quantile((pixels - torch.tensor(to_rgb(tint))).norm(dim=1)[::7], 0.1))
         for name, tint in TINTS.items()
+        if name != "yellow"
     }
     return max(away, key=lambda name: away[name])
 
