@@ -33,7 +33,7 @@ from htdg.sampling import Scale
 from htdg.scorer import Prediction, Scorer
 from htdg.state import ModelState
 from htdg.thresholds import BY_HAND, GENERATED, HELD_OUT, Threshold, check_rate, upper_quantile
-from htdg.tiles import squares
+from htdg.tiles import training_squares
 from htdg.transformations import Transformation
 from htdg.votes import Fractions, are_several, as_fractions
 
@@ -221,8 +221,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
             )
         for image, name in zip(loaded, labels, strict=True):
             _check_trainable(image, name)
-        parts = [squares(image, config.image_size, config.tiles) for image in loaded]
-        labels = [name for name, of_image in zip(labels, parts, strict=True) for _ in of_image]
+        square, labels = training_squares(loaded, labels, config.image_size, config.tiles)
         for name in (
             "model_",
             "device_",
@@ -232,7 +231,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
             self.__dict__.pop(name, None)
         model = fit_model(
             config,
-            torch.cat(parts),  # (K, 3, s, s), each tile an image
+            square,  # (K, 3, s, s), each tile an image
             labels,
             device,
             choose_backend,

@@ -113,7 +113,8 @@ def fit_model(
                 "torch": torch.__version__,
                 "python": platform.python_version(),
                 "trained_on": device.type,
-                "machine": f"{machine(device)}, {compiled_or_not(device)}",
+                "machine": f"{machine(device)}, "
+                + compiled_or_not(device, config.fast and config.evidence != "distance"),
             },
         )
         if config.method == "geom":

@@ -79,3 +79,12 @@ def squares(image: torch.Tensor, size: int, tiles: bool) -> torch.Tensor:
     """An image (3, H, W) squeezed into one square, or its tiles: (T, 3, size, size)."""
     parts = Tiles.of_size(*image.shape[-2:]).cut(image) if tiles else [image]
     return torch.cat([resize(part[None], size) for part in parts])
+
+
+def training_squares(
+    images: Sequence[torch.Tensor], names: Sequence[str], size: int, tiles: bool
+) -> tuple[torch.Tensor, list[str]]:
+    """The ``squares`` of several images, (K, 3, size, size), and of each its image's name."""
+    parts = [squares(image, size, tiles) for image in images]
+    labels = [name for name, of_image in zip(names, parts, strict=True) for _ in of_image]
+    return torch.cat(parts), labels

@@ -98,25 +98,18 @@ def test_maps_cannot_go_into_a_file(place, capsys):
     assert f"--maps {place / 'm'} cannot be a folder" in capsys.readouterr().err
 
 
+def score_in_vermillion(place, photos, folder):
+    """Score these photos with the model; maps go into a folder."""
+    words = ["score", str(place / "model"), *map(str, photos), "--maps", str(folder)]
+    assert main([*words, "--tint", "vermillion"]) == 0
+
+
 def test_overlays_share_one_scale_and_have_the_contour_at_the_threshold(place):
     folder, photos = place / "maps", [place / "photos" / "a.png", place / "photos" / "b.png"]
     detector = HTDGDetector.load(place / "model")
     detector.calibrate(photos[:1], 0.5)
     detector.save_threshold(place / "model")
-    assert (
-        main(
-            [
-                "score",
-                str(place / "model"),
-                *map(str, photos),
-                "--maps",
-                str(folder),
-                "--tint",
-                "vermillion",
-            ]
-        )
-        == 0
-    )
+    score_in_vermillion(place, photos, folder)
     for path in photos:
         (prediction,) = detector.predictions([path], maps=True)
         image = to_uint8(load_image(path)[None])[0]
@@ -127,20 +120,7 @@ def test_overlays_share_one_scale_and_have_the_contour_at_the_threshold(place):
 
 def test_overlays_of_votes_without_a_threshold_share_the_scale_of_all_maps(place, tiny):
     folder, photos = place / "m", [place / "photos" / "a.png", place / "photos" / "b.png"]
-    assert (
-        main(
-            [
-                "score",
-                str(place / "model"),
-                *map(str, photos),
-                "--maps",
-                str(folder),
-                "--tint",
-                "vermillion",
-            ]
-        )
-        == 0
-    )
+    score_in_vermillion(place, photos, folder)
     maps = [tiny.anomaly_map(path)[0] for path in photos]
     low = (np.median(maps[0]) + np.median(maps[1])) / 2
     strength = [0.55 * np.clip((m - low) / (max(map(np.max, maps)) - low), 0, 1) for m in maps]

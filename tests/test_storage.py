@@ -130,6 +130,9 @@ def test_a_model_says_what_its_last_digits_hang_on(brick, tmp_path, monkeypatch,
     assert HTDGDetector.load(tmp_path / "model").trained_with_["machine"] == two
     main(["info", str(tmp_path / "model")])
     assert two in capsys.readouterr().out
+    monkeypatch.setattr(native, "library", object)  # there, but not asked for
+    plain = HTDGDetector("tiny", niter=1, fast=False).fit(brick[0][0], **QUIET)
+    assert plain.trained_with_["machine"].endswith("without compiled helpers")
 
 
 def test_a_model_of_the_first_format_is_still_read(tiny, saved, brick):

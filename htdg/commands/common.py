@@ -13,7 +13,6 @@ from htdg.ablations.variants import ignored_options
 from htdg.config import PRESETS, HTDGConfig
 from htdg.detector import HTDGDetector
 from htdg.errors import UserError
-from htdg.evaluation.overlays import TINTS, clearest_tint
 from htdg.io.damaged import is_called_an_image
 from htdg.io.files import printable
 from htdg.io.images import list_images
@@ -86,21 +85,6 @@ def check_folder(option: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{option} {folder} cannot be a folder: {error.strerror}.") from None
-
-
-def add_tint(parser: argparse.ArgumentParser) -> None:
-    """The option for the colour of overlays."""
-    parser.add_argument(
-        "--tint",
-        choices=("auto", *TINTS),
-        default="auto",
-        help="of overlays (default: auto, the one that differs most from the training images)",
-    )
-
-
-def tint_of(name: str, detector: HTDGDetector) -> str:
-    """The colour that ``--tint`` asks for."""
-    return TINTS[clearest_tint(detector.images_) if name == "auto" else name]
 
 
 def collect_images(

@@ -22,7 +22,6 @@ import torch
 from htdg.commands.common import (
     UsageError,
     add_config_options,
-    add_tint,
     check_folder,
     config_from,
     image_files,
@@ -30,10 +29,9 @@ from htdg.commands.common import (
     say_at_chance,
     say_unreadable,
     spread,
-    tint_of,
 )
 from htdg.commands.held_out import SAME_IMAGES, without_copies
-from htdg.commands.score import map_names
+from htdg.commands.score import add_tint, map_names, tint_of
 from htdg.config import HTDGConfig
 from htdg.detector import HTDGDetector
 from htdg.errors import UnreadableImages

@@ -17,15 +17,13 @@ from htdg.commands.common import (
     MAP_ENDING,
     OVERLAY_ENDING,
     UsageError,
-    add_tint,
     check_folder,
     collect_images,
     say_unreadable,
-    tint_of,
 )
 from htdg.detector import HTDGDetector
 from htdg.errors import UnreadableImages, UserError
-from htdg.evaluation.overlays import ColourScale, colour_bar, overlay
+from htdg.evaluation.overlays import TINTS, ColourScale, clearest_tint, colour_bar, overlay
 from htdg.evaluation.plots import ANOMALOUS, png_bytes
 from htdg.evaluation.tables import score_table, unscored_row
 from htdg.io.damaged import ImagesOrGrey
@@ -209,6 +207,21 @@ def _check_apart(maps: Path, images: Sequence[Path]) -> None:
             not place.is_dir() and place.resolve().is_relative_to(maps.resolve())
         ):
             raise UsageError(f"--maps {maps} holds images to score: choose another folder.")
+
+
+def add_tint(parser: argparse.ArgumentParser) -> None:
+    """The option for the colour of overlays."""
+    parser.add_argument(
+        "--tint",
+        choices=("auto", *TINTS),
+        default="auto",
+        help="of overlays (default: auto, the one that differs most from the training images)",
+    )
+
+
+def tint_of(name: str, detector: HTDGDetector) -> str:
+    """The colour that ``--tint`` asks for."""
+    return TINTS[clearest_tint(detector.images_) if name == "auto" else name]
 
 
 def map_names(paths: Sequence[Path]) -> list[str]:

@@ -35,7 +35,7 @@ from htdg.io.damaged import grey_square
 from htdg.io.files import check_writable, printable, write_text
 from htdg.io.images import load_image, to_uint8
 from htdg.runtime.progress import name_skipped, say
-from htdg.tiles import squares
+from htdg.tiles import training_squares
 from htdg.version import __version__
 from htdg.votes import Fractions, as_fractions
 
@@ -383,10 +383,9 @@ def _trained_detector(
     checkpoint, folder = out / "model.unfinished", out / "model"
     if folder.is_dir():
         detector = HTDGDetector.load(folder, device=config.device)
-        parts = [squares(load_image(i), config.image_size, config.tiles) for i in images]
-        labels = [name for name, of_image in zip(names, parts, strict=True) for _ in of_image]
-        same_images = detector.image_names_ == labels
-        same_images = same_images and torch.equal(detector.images_, torch.cat(parts))
+        loaded = [load_image(image) for image in images]
+        square, labels = training_squares(loaded, names, config.image_size, config.tiles)
+        same_images = detector.image_names_ == labels and torch.equal(detector.images_, square)
         if detector.config_ == config and same_images:
             return detector
         if not overwrite:

@@ -57,9 +57,9 @@ def missing() -> str:
     return loaded if isinstance(loaded, str) else ""
 
 
-def compiled_or_not(device: torch.device) -> str:
-    """Whether training on a device uses the helpers: its results hang on that, too."""
-    used = device.type == "cpu" and library() is not None
+def compiled_or_not(device: torch.device, wanted: bool = True) -> str:
+    """Whether training on a device uses the helpers, where they are ``wanted``."""
+    used = wanted and device.type == "cpu" and library() is not None
     return f"{'with' if used else 'without'} compiled helpers"
 
 

@@ -261,9 +261,10 @@ def _files_below(folder: Path) -> tuple[list[Path], list[Path]]:
     files, circles = [], []
     for place, folders, names in os.walk(folder, followlinks=True):
         here = Path(place)
-        around = {parent.resolve() for parent in (here, *here.parents)}
         inside = [here / name for name in folders if not name.startswith(".")]
-        circles += [path for path in inside if path.is_symlink() and path.resolve() in around]
+        if links := [path for path in inside if path.is_symlink()]:
+            around = {parent.resolve() for parent in (here, *here.parents)}
+            circles += [path for path in links if path.resolve() in around]
         folders[:] = [path.name for path in inside if path not in circles]
         files += [here / name for name in names if not name.startswith(".")]
     return sorted(path for path in files if path.is_file()), circles
