@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from htdg.datasets import DatasetError
     from htdg.detector import HTDGDetector, NotFittedError
     from htdg.evaluation.run import EvaluationError, Task, evaluate
-    from htdg.io.images import ImageError
     from htdg.io.model_directory import ModelError
+    from htdg.io.problems import ImageError, ImageWarning
 
 #: Where each name is; its module, and PyTorch with it, is imported when it is first asked for.
 _HOME = {
@@ -23,7 +23,8 @@ _HOME = {
     "EvaluationError": "evaluation.run",
     "HTDGConfig": "config",
     "HTDGDetector": "detector",
-    "ImageError": "io.images",
+    "ImageError": "io.problems",
+    "ImageWarning": "io.problems",
     "ModelError": "io.model_directory",
     "NotFittedError": "detector",
     "Task": "evaluation.run",
@@ -38,6 +39,7 @@ __all__ = [
     "HTDGConfig",
     "HTDGDetector",
     "ImageError",
+    "ImageWarning",
     "ModelError",
     "NotFittedError",
     "Task",

@@ -42,12 +42,9 @@ class HTDGConfig:
         channels: width of the coarsest networks; doubles every four scales (see ``width``).
         layers: 3 x 3 convolutions in each network; the receptive field is 2 * layers + 1.
         niter: training iterations at each scale.
-        d_steps: discriminator steps in an iteration.
-        g_steps: generator steps in an iteration.
-        lr_d: learning rate of the discriminators (Adam).
-        lr_g: learning rate of the generators (Adam).
-        beta1: Adam's decay rate of the first moment.
-        beta2: Adam's decay rate of the second moment.
+        d_steps, g_steps: steps of the discriminator, then of the generator, in an iteration.
+        lr_d, lr_g: learning rates of the discriminators and of the generators (Adam).
+        beta1, beta2: Adam's decay rates of the first and of the second moment.
         milestone_d: iteration from which on lr_d is multiplied by ``gamma``.
         milestone_g: the same for lr_g; as large as the paper's ``niter``, so it never acts there.
         gamma: that factor, in (0, 1].
@@ -73,6 +70,7 @@ class HTDGConfig:
         geom_samples: images that the classifier of ``"geom"`` is trained on.
         geom_epochs: how often it sees each of their copies.
         tiles: cut images that are not square into overlapping squares (``htdg.tiles``; ours).
+        white_level: what is white in images of more than 8 bits, 0: 65535 (``htdg.io.levels``).
         fast: compute the copies as windows of shared canvases, with hand-written gradients and
             folded normalisation; False is the plain way, with the same results but for rounding.
     """
@@ -111,6 +109,7 @@ class HTDGConfig:
     geom_samples: int = 6000
     geom_epochs: int = 4
     tiles: bool = False
+    white_level: int = 0
     fast: bool = True
 
     def __post_init__(self) -> None:
@@ -237,6 +236,7 @@ _INTEGERS = {
     "patch_side": 1,
     "geom_samples": 1,
     "geom_epochs": 1,
+    "white_level": 0,
 }
 _REALS = {  # name: (low, high, low excluded, high excluded)
     "scale_factor": (0.0, 1.0, True, True),

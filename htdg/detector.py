@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import sklearn.exceptions
@@ -23,10 +23,11 @@ from htdg.config import ConfigError, HTDGConfig
 from htdg.evidence import Evidence
 from htdg.fast.backend import FastBackend
 from htdg.fitting import fit_model
-from htdg.io.images import ImageError, ImageLike, Images, load_image, load_images
+from htdg.io.images import ImageLike, Images, image_name, is_file, load_image, load_images
 from htdg.io.model_directory import change_threshold, load_model, save_model
+from htdg.io.problems import ImageError
 from htdg.pyramid import Size
-from htdg.runtime.device import resolve_device, resolve_precision
+from htdg.runtime.device import one_thread_if_forked, resolve_device, resolve_precision
 from htdg.runtime.progress import ProgressBar, TrainingCallback, training_bar
 from htdg.sampler import Sampler
 from htdg.sampling import Scale
@@ -113,6 +114,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         geom_samples: int | None = None,
         geom_epochs: int | None = None,
         tiles: bool | None = None,
+        white_level: int | None = None,
         fast: bool | None = None,
     ) -> None:
         """Keep the options as they are given; ``fit`` checks them."""
@@ -151,6 +153,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         self.geom_samples = geom_samples
         self.geom_epochs = geom_epochs
         self.tiles = tiles
+        self.white_level = white_level
         self.fast = fast
 
     def __sklearn_tags__(self) -> Tags:
@@ -212,8 +215,9 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         """
         config = self.resolved_config()
         device = resolve_device(config.device)
-        loaded = load_images(X)
-        labels = [str(n) for n in (_names(X, len(loaded)) if names is None else names)]
+        one_thread_if_forked()
+        loaded = load_images(X, config.white_level)
+        labels = [str(name) for name in (_names(X, len(loaded)) if names is None else names)]
         if len(labels) != len(loaded):
             raise ImageError(
                 f"There are {len(loaded)} images but {len(labels)} names: give as many (a tensor "
@@ -287,8 +291,8 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
                 "fit_predict needs normal images that do not train for its threshold: give them "
                 "as held_out, or call fit, calibrate and predict."
             )
-        if isinstance(X, Iterator):  # they are gone through twice
-            X = list(X)
+        if isinstance(X, Iterator) and not is_file(X):  # they are gone through twice
+            X = list(cast(Iterator[ImageLike], X))
         self.fit(X, y, **options)
         self.calibrate(held_out, false_positive_rate, defect_fraction)
         return self.predict(X)
@@ -302,10 +306,11 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         maps: bool = False,
         batch_size: int | None = None,
         progress: bool = False,
+        map_size: int | None = None,
     ) -> Iterator[Prediction]:
         """Scores and anomaly maps in one pass, one image after another: ``Scorer.predictions``."""
         scorer = self._scorer()
-        return scorer.predictions(images, defect_fractions, maps, batch_size, progress)
+        return scorer.predictions(images, defect_fractions, maps, batch_size, progress, map_size)
 
     def score_scales(
         self,
@@ -352,8 +357,9 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
     def anomaly_map(self, images: Images, **options: Any) -> np.ndarray:
         """Where each image is anomalous: (B, H, W) float32 in [0, 1], higher is more anomalous.
 
-        At the images' own resolution, which must be the same for all; ``predictions`` does not
-        mind. ``options`` are its ``batch_size`` and ``progress``.
+        At the images' own resolution, or with ``map_size`` reduced to it; it must be the same for
+        all, which ``predictions`` does not mind. ``options`` are its ``batch_size``, ``progress``
+        and ``map_size``.
         """
         maps = [p.anomaly_map for p in self.predictions(images, maps=True, **options)]
         sizes = sorted({of_image.shape for of_image in maps if of_image is not None})
@@ -373,8 +379,8 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         model has patch distances alone.
         """
         self._check_votes()
-        scorer = self._scorer()
-        return [of_scale.numpy() for of_scale in scorer.votes(load_image(image))]
+        scorer, loaded = self._scorer(), load_image(image, None, self.config_.white_level)
+        return [of_scale.numpy() for of_scale in scorer.votes(loaded)]
 
     # --- Deciding -----------------------------------------------------------------------------
 
@@ -448,7 +454,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
             min(scores),
             float(np.median(scores)),
             max(scores),
-            limit=str(_names(images, len(scores))[scores.index(score)]),
+            limit=_names(images, len(scores))[scores.index(score)],
             mean_vote=float(np.mean(votes)) / len(self.transformations_) if votes else None,
         )
         self._with(replace(self.model_, threshold=threshold), self.device_)
@@ -552,6 +558,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
 
     def _scorer(self) -> Scorer:
         model = self._model()
+        one_thread_if_forked()
         backend = choose_backend(model.config, model.transformations, self.device_)
         scorer = Scorer(model, backend, self.device_, self.evidence_)
         self.evidence_ = scorer.evidence  # measured for the first one
@@ -623,15 +630,12 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         return self._model().has_generator
 
 
-def _names(images: Images, count: int) -> Sequence[object]:
+def _names(images: Images, count: int) -> Sequence[str]:
     """What to call the training images: their paths where they have one, else a number."""
-    if isinstance(images, (str, Path)):
-        return [images]
-    if isinstance(images, (list, tuple)):
-        return [
-            i if isinstance(i, (str, Path)) else f"image {n}" for n, i in enumerate(images, start=1)
-        ]
-    return [f"image {n}" for n in range(1, count + 1)]
+    if isinstance(images, (str, Path)) or is_file(images):
+        images = [images]
+    several = images if isinstance(images, (list, tuple)) else [None] * count
+    return [image_name(image, number) for number, image in enumerate(several, start=1)]
 
 
 def _check_trainable(image: torch.Tensor, name: str) -> None:

@@ -1,7 +1,6 @@
-"""Images in and out, under the name that users import; the code is in ``htdg.io.images``."""
+"""Images in and out, under the name that users import; the code is in ``htdg.io``."""
 
 from htdg.io.images import (
-    ImageError,
     ImageLike,
     Images,
     iterate_images,
@@ -11,10 +10,12 @@ from htdg.io.images import (
     read_image,
     to_uint8,
 )
+from htdg.io.problems import ImageError, ImageWarning
 
 __all__ = [
     "ImageError",
     "ImageLike",
+    "ImageWarning",
     "Images",
     "iterate_images",
     "list_images",

@@ -12,7 +12,7 @@ import torch
 from htdg.config import HTDGConfig
 from htdg.numbers import LARGEST, ConfigError, as_int, whole_number
 from htdg.pyramid import Size, height_and_width
-from htdg.runtime.device import reproducible
+from htdg.runtime.device import one_thread_if_forked, reproducible
 from htdg.sampling import generate, random_noise, reconstruction_noise
 from htdg.state import ModelState
 
@@ -41,6 +41,7 @@ class Sampler:
                 f"This model {made}, which trains no generator: it can score images but not make "
                 "any."
             )
+        one_thread_if_forked()
         self.model, self.device = model, device
 
     def sample(

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -19,10 +18,10 @@ import torch
 from htdg.ablations.geom import GeomVoter, WideResNet
 from htdg.ablations.nearest_image import NearestVoter
 from htdg.backend import Backend, Voter
-from htdg.config import ConfigError
 from htdg.evidence import Evidence, as_score, combined, highest_mean, resized
 from htdg.io.images import Images, read_ahead
 from htdg.localisation import anomaly_map, pixel_votes
+from htdg.numbers import whole_number
 from htdg.pyramid import build_pyramid, resize
 from htdg.runtime.device import reproducible
 from htdg.runtime.progress import ProgressBar
@@ -31,8 +30,11 @@ from htdg.tiles import Tiles, squares
 from htdg.transformations import Transformation
 from htdg.votes import Fractions, aggregate_votes, anomaly_scores, as_fractions
 
-#: Bytes that the activations of one scoring batch may take.
-SCORING_BYTES = 2**29
+#: Bytes that the activations of one scoring batch may take. A processor is fastest with what fits
+#: its caches (measured: docs/speed.md), a GPU with much at once.
+SCORING_BYTES, SCORING_BYTES_ON_GPU = 2**26, 2**29
+#: Images at a time where distances alone are taken, whose memory does not depend on it.
+COMPARED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Scorer:
         maps: bool = False,
         batch_size: int | None = None,
         progress: bool = False,
+        map_size: int | None = None,
     ) -> Iterator[Prediction]:
         """Scores and anomaly maps of any number of images in one pass, one image after another.
 
@@ -97,16 +100,17 @@ class Scorer:
             batch_size: images at a time; by default as many as fit a modest amount of memory.
                 The results do not depend on it.
             progress: show a progress bar.
+            map_size: longer side of the maps, pixels; those of smaller images, and without it all,
+                have the image's own resolution.
 
         Raises:
-            ConfigError: a fraction or the batch size is out of range.
+            ConfigError: a fraction, the batch size or the map size is out of range.
             ImageError: an image cannot be read (when its turn comes).
         """
         fractions = as_fractions(defect_fractions)
-        whole = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
-        if batch_size is not None and not (whole and batch_size >= 1):
-            raise ConfigError(f"batch_size is {batch_size!r}, but it must be a whole number >= 1.")
-        return self._predictions(images, fractions, maps, batch_size, progress)
+        batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
+        map_size = None if map_size is None else whole_number("map_size", map_size, 1)
+        return self._predictions(images, fractions, maps, batch_size, progress, map_size)
 
     def _predictions(
         self,
@@ -115,6 +119,7 @@ class Scorer:
         maps: bool,
         batch_size: int | None,
         progress: bool,
+        map_size: int | None,
     ) -> Iterator[Prediction]:
         total = None
         if isinstance(images, Sequence) and not isinstance(images, str):
@@ -122,14 +127,19 @@ class Scorer:
         with ProgressBar.for_scoring(progress, total) as bar:
             voters = self.voters()
             if batch_size is None:
-                # Of distances, whose memory does not depend on it, a few.
-                bytes_per_image = [v.bytes_per_image() for v in voters] or [SCORING_BYTES // 16]
-                batch_size = max(1, SCORING_BYTES // max(bytes_per_image))
-            for batch in self._batches(images, batch_size):
+                batch_size = self._batch_size(voters)
+            for batch in self._batches(images, batch_size, map_size):
                 scored = self._squares_scored(batch, batch_size, voters, fractions, maps)
                 for image in batch:
                     bar.advance(1)
                     yield image.prediction(list(islice(scored, len(image.squares))))
+
+    def _batch_size(self, voters: Sequence[Voter]) -> int:
+        """As many images at a time as fit a modest amount of memory."""
+        if not voters:
+            return COMPARED_AT_ONCE
+        most = SCORING_BYTES if self.device.type == "cpu" else SCORING_BYTES_ON_GPU
+        return max(1, most // max(voter.bytes_per_image() for voter in voters))
 
     def _squares_scored(
         self,
@@ -194,18 +204,21 @@ class Scorer:
         for voter, images in zip(voters, build_pyramid(batch, self.sides), strict=True):
             yield voter(images)
 
-    def _batches(self, images: Images, batch_size: int) -> Iterator[list[_Prepared]]:
+    def _batches(
+        self, images: Images, batch_size: int, map_size: int | None
+    ) -> Iterator[list[_Prepared]]:
         """Images as squares, as many as have ``batch_size`` of them, or just more."""
         config = self.model.config
 
         def prepared(image: torch.Tensor) -> _Prepared:
-            height, width = image.shape[-2:]
-            tiles = Tiles.of_size(height, width) if config.tiles else None
             made = squares(image, config.image_size, config.tiles)
-            return _Prepared(made, (height, width), tiles)
+            height, width = image.shape[-2:]
+            longer = max(height, width)
+            size = fitted(height, width, min(map_size or longer, longer))
+            return _Prepared(made, size, Tiles.spread(*size, len(made)))
 
         batch: list[_Prepared] = []
-        for image in read_ahead(images, prepared):
+        for image in read_ahead(images, prepared, white_level=config.white_level):
             batch.append(image)
             if sum(len(image.squares) for image in batch) >= batch_size:
                 yield batch
@@ -220,22 +233,24 @@ class _Prepared:
 
     Attributes:
         squares: (T, 3, s, s) on the CPU, its tiles, or the one that it is squeezed into.
-        size: its height and width.
-        tiles: where they lie, or None.
+        size: the height and width of its map.
+        tiles: where they lie in the map, if they are several.
     """
 
     squares: torch.Tensor
     size: tuple[int, int]
-    tiles: Tiles | None
+    tiles: Tiles
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
         """The height and width of what became of each square's map."""
-        return [self.size if self.tiles is None else (self.tiles.side,) * 2] * len(self.squares)
+        if len(self.squares) == 1:
+            return [self.size]
+        return [(self.tiles.side, self.tiles.side)] * len(self.squares)
 
     def prediction(self, parts: Sequence[Prediction]) -> Prediction:
         """That of the image: it is as anomalous as the worst of its tiles."""
-        if self.tiles is None or len(parts) == 1:
+        if len(parts) == 1:
             return parts[0]
         worst = np.argmax([part.scores for part in parts], 0)  # (F,)
         of_fractions = [(parts[t], f) for f, t in enumerate(worst)]
@@ -249,6 +264,12 @@ class _Prepared:
                 for kind in parts[0].evidence
             },
         )
+
+
+def fitted(height: int, width: int, longer: int) -> tuple[int, int]:
+    """A height and width in the same proportion, of which the longer one is ``longer``."""
+    factor = longer / max(height, width)
+    return max(1, round(factor * height)), max(1, round(factor * width))
 
 
 def batch_predictions(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from htdg.io.images import ImageError
+from htdg.io.problems import ImageError
 from htdg.pyramid import resize
 
 #: The share of a tile that it has in common with the next one, at least.
@@ -46,8 +46,13 @@ class Tiles:
                 f"An image of {width} x {height} pixels would be {count} tiles, but {MOST_TILES} "
                 "are the most: cut it into shorter parts, or do without tiles."
             )
-        steps = max(count - 1, 1)
-        return cls(height, width, tuple(round(i * (length - side) / steps) for i in range(count)))
+        return cls.spread(height, width, count)
+
+    @classmethod
+    def spread(cls, height: int, width: int, count: int) -> Tiles:
+        """So many, evenly from end to end; a single one starts at 0."""
+        spare, steps = abs(height - width), max(count - 1, 1)
+        return cls(height, width, tuple(round(i * spare / steps) for i in range(count)))
 
     @property
     def side(self) -> int:

@@ -282,7 +282,7 @@ def test_what_the_votes_of_an_image_take():
     expected = 6 * 73 * 73 * 64 * 4 * 2 + canvases + votes  # the largest sheet has 6 canvases
     assert fast.voter(scale).bytes_per_image() == expected
     for backend in pair(TINY):
-        assert 8 * backend.voter(scale_of(TINY, 20)).bytes_per_image() < SCORING_BYTES
+        assert backend.voter(scale_of(TINY, 20)).bytes_per_image() < SCORING_BYTES
 
 
 def test_what_the_training_on_an_image_takes():

@@ -194,6 +194,7 @@ OPTIONS = {
     "geom_samples": 11,
     "geom_epochs": 3,
     "tiles": True,
+    "white_level": 4095,
     "fast": False,
 }
 

@@ -30,6 +30,7 @@ NUMBERS = {
     "search_radius": ([-0.1, 1.1, NAN, "0", True], ["a number, at least 0 and at most 1"]),
     "geom_samples": ([0, 1.0, "9", True], ["a whole number, at least 1"]),
     "geom_epochs": ([0, 1.0, "9", True], ["a whole number, at least 1"]),
+    "white_level": ([-1, 4095.0, "4095", None, True], ["a whole number, at least 0"]),
     "scale_factor": ([0, 1, 0.0, 1.0, -0.5, 2.0, NAN, INF, "0.7", True], ["above 0 and below 1"]),
     "lr_d": ([0, 0.0, -1e-4, NAN, INF, "1", None, True], ["a number, above 0"]),
     "lr_g": ([0, 0.0, -1e-4, NAN, INF, "1", None, True], ["a number, above 0"]),

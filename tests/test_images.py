@@ -175,7 +175,7 @@ WRONG = {
     "float below 0": torch.full((3, 4, 4), -0.5),
     "nan": np.full((4, 4), np.nan),
     "infinite": torch.full((4, 4), torch.inf),
-    "whole numbers": np.zeros((4, 4), np.int64),
+    "negative numbers": np.full((4, 4), -1, np.int64),
     "complex": np.zeros((4, 4), np.complex64),
     "text": np.array([["a"]]),
     "beyond 16 bits": Image.fromarray(np.full((4, 4), 70000, np.int32)),

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from htdg.commands.common import UsageError, collect_images, say_at_chance, spread
+from htdg.commands.common import (
+    UsageError,
+    add_white_level,
+    collect_images,
+    load_detector,
+    say_at_chance,
+    spread,
+)
 from htdg.commands.held_out import held_out
 from htdg.detector import HTDGDetector
 from htdg.errors import UnreadableImages
@@ -46,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of their noise (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--strict", action="store_true", help="refuse files that are no images")
+    add_white_level(parser)
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -67,7 +75,7 @@ def execute(options: argparse.Namespace) -> None:
             "--generated takes images that the model generates instead, far less reliable; and "
             "--threshold takes a score."
         )
-    detector = HTDGDetector.load(options.model, device=options.device)
+    detector = load_detector(options)
     problems: list[str] = []
     images: list[Path] | str = "generated"
     if options.images:

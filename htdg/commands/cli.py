@@ -9,10 +9,13 @@ import importlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from htdg.errors import UnreadableImages, UserError
+from htdg.io.files import printable
+from htdg.io.problems import ImageWarning
 from htdg.version import __version__
 
 
@@ -106,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
     try:
-        options.execute(options)
+        with warnings.catch_warnings():
+            say_image_warnings()
+            options.execute(options)
         sys.stdout.flush()  # so that a broken pipe shows here
     except UnreadableImages as error:
         print(f"htdg: {error}", file=sys.stderr)
@@ -122,6 +127,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # 1 is standard output
         return 141
     return 0
+
+
+def say_image_warnings() -> None:
+    """Have warnings of images come as lines like others on standard error, each once."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, ImageWarning):
+            print(f"htdg: {printable(str(message))}", file=sys.stderr)
+        else:
+            usual(message, category, *where, **more)
+
+    warnings.showwarning = show
+    warnings.simplefilter("default", ImageWarning)
 
 
 def set_allocator(command: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,26 @@ def given_options(options: argparse.Namespace) -> dict[str, Any]:
     """The options of the method that were given in place of the preset's."""
     values = {f.name: getattr(options, f.name) for f in fields(HTDGConfig)}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def add_white_level(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that load a model, which remembers what it was trained with."""
+    parser.add_argument(
+        "--white-level",
+        type=int,
+        metavar="V",
+        help="the value that is white in images of more than 8 bits, such as 4095 for a camera of "
+        "12 (default: what the model was trained with)",
+    )
+
+
+def load_detector(options: argparse.Namespace) -> HTDGDetector:
+    """The model of ``options.model`` on its device, with another white level if one is given."""
+    detector = HTDGDetector.load(options.model, device=options.device)
+    if options.white_level is None:
+        return detector
+    config = detector.config_.with_options(white_level=options.white_level)
+    return HTDGDetector.from_model(replace(detector.model_, config=config))
 
 
 def refuse_ignored(config: HTDGConfig, options: argparse.Namespace) -> None:

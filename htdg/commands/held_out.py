@@ -12,7 +12,8 @@ import torch
 from htdg.commands.common import UsageError, say_unreadable
 from htdg.config import HTDGConfig
 from htdg.detector import HTDGDetector
-from htdg.io.images import ImageError, load_image
+from htdg.io.images import load_image
+from htdg.io.problems import ImageError
 from htdg.runtime.parallel import run_ahead
 from htdg.runtime.progress import say
 from htdg.tiles import squares
@@ -70,7 +71,8 @@ def held_out(detector: HTDGDetector, paths: Sequence[Path]) -> tuple[list[Path],
 def _trained(config: HTDGConfig, training: torch.Tensor, path: Path) -> bool | str:
     """Whether an image is among those that trained (K, 3, s, s), or why it cannot be read."""
     try:
-        tiles = squares(load_image(path), config.image_size, config.tiles)  # (T, 3, s, s)
+        image = load_image(path, None, config.white_level)
+        tiles = squares(image, config.image_size, config.tiles)  # (T, 3, s, s)
     except ImageError as error:
         return str(error)
     return bool(((training - tiles[0]).abs().amax((1, 2, 3)) <= SAME_IMAGES).any())

@@ -17,18 +17,28 @@ from htdg.commands.common import (
     MAP_ENDING,
     OVERLAY_ENDING,
     UsageError,
+    add_white_level,
     check_folder,
     collect_images,
+    load_detector,
     say_unreadable,
 )
 from htdg.detector import HTDGDetector
 from htdg.errors import UnreadableImages, UserError
-from htdg.evaluation.overlays import TINTS, ColourScale, clearest_tint, colour_bar, overlay
+from htdg.evaluation.overlays import (
+    TINTS,
+    ColourScale,
+    clearest_tint,
+    colour_bar,
+    overlay,
+    resized_picture,
+)
 from htdg.evaluation.plots import ANOMALOUS, png_bytes
 from htdg.evaluation.tables import score_table, unscored_row
 from htdg.io.damaged import ImagesOrGrey
 from htdg.io.files import check_writable, printable, write_bytes
-from htdg.io.images import ImageError, load_image, read_image, to_uint8
+from htdg.io.images import load_image, read_image, to_uint8
+from htdg.io.problems import ImageError
 from htdg.scorer import Prediction
 from htdg.thresholds import Threshold
 
@@ -59,7 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write anomaly maps there: for each image a 16-bit PNG, and an overlay, all in "
         "one scale of colours, with the contour at the threshold",
     )
+    parser.add_argument(
+        "--map-size",
+        type=int,
+        metavar="N",
+        help="longer side of maps and overlays, pixels (default: that of the image); faster for "
+        "large images",
+    )
     add_tint(parser)
+    add_white_level(parser)
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -71,21 +89,27 @@ def execute(options: argparse.Namespace) -> None:
     if options.maps is not None:
         _check_apart(options.maps, options.images)
         check_folder("--maps", options.maps)
-    detector = HTDGDetector.load(options.model, device=options.device)
+    detector = load_detector(options)
     collected = collect_images(options.images, options.strict, leave_out=options.maps)
     threshold, fraction = detector.threshold_, options.defect_fraction
     if fraction is None and threshold is not None:
         fraction = threshold.defect_fraction
     if options.threshold is not None:
         threshold = detector.set_threshold(options.threshold, None, fraction)
-    images = ImagesOrGrey(list(collected), options.strict)
+    white = detector.config_.white_level
+    images = ImagesOrGrey(list(collected), options.strict, white)
     predictions = detector.predictions(
-        images, (fraction,), options.maps is not None, options.batch_size, progress=True
+        images,
+        (fraction,),
+        options.maps is not None,
+        options.batch_size,
+        progress=True,
+        map_size=options.map_size,
     )
     maps = None
     if options.maps is not None:
         tint = tint_of(options.tint, detector)
-        maps = MapWriter(options.maps, known_scale(detector, tint), tint)
+        maps = MapWriter(options.maps, known_scale(detector, tint), tint, white)
     names = map_names(list(collected.values()))
     applies = threshold is not None and _same(threshold.defect_fraction, fraction)
     limit = threshold.score if threshold is not None and applies else None
@@ -257,13 +281,21 @@ class MapWriter:
         folder: where to.
         scale: that of the overlays; None takes it from the maps, so that overlays wait for the
             last of them.
+        white_level: that of ``load_image``.
         waiting: name and path of the images whose overlays wait.
         medians, highest: the median and the highest value of the maps of these images.
     """
 
-    def __init__(self, folder: Path, scale: ColourScale | None, tint: str = ANOMALOUS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        scale: ColourScale | None,
+        tint: str = ANOMALOUS,
+        white_level: int = 0,
+    ) -> None:
         """Write into ``folder``, which exists; ``tint`` is that of a scale from the maps."""
         self.folder, self.scale, self.tint = folder, scale, tint
+        self.white_level = white_level
         self.waiting: list[tuple[str, Path]] = []
         self.medians: list[float] = []
         self.highest: list[float] = []
@@ -278,7 +310,7 @@ class MapWriter:
         Args:
             name: of the files, with folders.
             path: of the image.
-            anomaly_map: (H, W) in [0, 1], at the size of the image.
+            anomaly_map: (H, W) in [0, 1], in the proportions of the image.
 
         Returns:
             What is wrong with the image, if it cannot be read again; else "".
@@ -323,6 +355,6 @@ class MapWriter:
         self, name: str, path: Path, anomaly_map: np.ndarray, scale: ColourScale
     ) -> None:
         """``<name>_overlay.png``."""
-        image = to_uint8(load_image(path)[None])[0]
-        drawn = overlay(image, anomaly_map, scale)
+        image = to_uint8(load_image(path, None, self.white_level)[None])[0]
+        drawn = overlay(resized_picture(image, anomaly_map.shape), anomaly_map, scale)
         write_bytes(self._overlay(name), png_bytes(drawn))

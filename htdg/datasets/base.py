@@ -32,7 +32,7 @@ from typing import ClassVar, SupportsIndex, overload
 import numpy as np
 
 from htdg.errors import UserError
-from htdg.io.images import ImageError
+from htdg.io.problems import ImageError
 
 
 class DatasetError(UserError):

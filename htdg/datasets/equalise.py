@@ -9,7 +9,7 @@ from htdg.datasets.base import DatasetError
 from htdg.io.images import ImageLike, load_image, to_uint8
 
 
-def equalise(image: ImageLike, size: int | None = None) -> np.ndarray:
+def equalise(image: ImageLike, size: int | None = None, white_level: int = 0) -> np.ndarray:
     """Even out the contrast of an image (CLAHE: clip limit 2.0, 8 x 8 tiles).
 
     It works on the value channel of HSV, so that colours keep their hue and saturation.
@@ -18,6 +18,7 @@ def equalise(image: ImageLike, size: int | None = None) -> np.ndarray:
         image: one image, as ``htdg.io.images.load_image`` takes it.
         size: side in pixels of the square that the image is first resized to (bicubic); the paper
             does so for CIFAR10 and MVTec. None leaves the size as it is.
+        white_level: that of ``load_image``.
 
     Returns:
         (H, W, 3) uint8, RGB; with ``size`` (size, size, 3). For CIFAR10 it is equal, bit for bit,
@@ -33,7 +34,7 @@ def equalise(image: ImageLike, size: int | None = None) -> np.ndarray:
         raise DatasetError(
             "Contrast equalisation needs OpenCV: pip install 'htdg[datasets]', or equalise none."
         ) from None
-    rgb = to_uint8(load_image(image)[None])[0]  # (H, W, 3)
+    rgb = to_uint8(load_image(image, None, white_level)[None])[0]  # (H, W, 3)
     if size is not None:
         square = Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC)
         rgb = np.asarray(square)

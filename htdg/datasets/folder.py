@@ -19,7 +19,8 @@ import numpy as np
 
 from htdg.datasets.base import Dataset, DatasetError, Entry, register
 from htdg.datasets.masks import ENDINGS, read_mask
-from htdg.io.images import ImageError, list_images, read_image
+from htdg.io.images import list_images, read_image
+from htdg.io.problems import ImageError
 
 GOOD = "good"
 UNKNOWN = "unknown"

@@ -19,7 +19,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from htdg.evaluation import plots
-from htdg.evaluation.overlays import STRENGTH, ColourScale, overlay
+from htdg.evaluation.overlays import STRENGTH, ColourScale, overlay, resized_picture
+from htdg.scorer import fitted
 
 #: What is said of an image.
 ANOMALOUS, NORMAL, NO_THRESHOLD = "anomalous", "normal", "no threshold"
@@ -57,16 +58,18 @@ class InspectedImage:
 
 def overlay_picture(image: np.ndarray, anomaly_map: np.ndarray, scale: ColourScale) -> np.ndarray:
     """``overlay`` at the image's resolution, or, of large ones, at ``LARGEST_OVERLAY`` pixels."""
-    size = _fitted(image, min(LARGEST_OVERLAY, max(image.shape[:2])))
-    return overlay(_resized(image, size), _resized(anomaly_map, size), scale)
+    height, width = image.shape[:2]
+    size = fitted(height, width, min(LARGEST_OVERLAY, max(height, width)))
+    return overlay(resized_picture(image, size), resized_picture(anomaly_map, size), scale)
 
 
 def thumbnail(image: np.ndarray, anomaly_map: np.ndarray, scale: ColourScale) -> bytes:
     """A small JPEG of an image beside the overlay."""
-    size = _fitted(image, THUMBNAIL)
-    small = _resized(image, size)
-    gap = np.full((size[1], 4, 3), 255, np.uint8)
-    both = np.hstack([small, gap, overlay(small, _resized(anomaly_map, size), scale)])
+    height, width = image.shape[:2]
+    size = fitted(height, width, THUMBNAIL)
+    small = resized_picture(image, size)
+    gap = np.full((size[0], 4, 3), 255, np.uint8)
+    both = np.hstack([small, gap, overlay(small, resized_picture(anomaly_map, size), scale)])
     content = io.BytesIO()
     Image.fromarray(both).save(content, format="JPEG", quality=85)
     return content.getvalue()
@@ -79,18 +82,6 @@ def place_in_words(anomaly_map: np.ndarray) -> str:
     row = ("top", "", "bottom")[3 * int(y) // height]
     column = ("left", "", "right")[3 * int(x) // width]
     return f"{row} {column}".strip() or "centre"
-
-
-def _fitted(image: np.ndarray, side: int) -> tuple[int, int]:
-    """(width, height) of an image (H, W, ...) whose longer side is ``side``."""
-    height, width = image.shape[:2]
-    factor = side / max(height, width)
-    return max(1, round(width * factor)), max(1, round(height * factor))
-
-
-def _resized(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture (H, W, 3) uint8 or a map (H, W) float32 at ``size``, (width, height)."""
-    return np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BILINEAR))
 
 
 # --- The page -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 from scipy.ndimage import binary_dilation
 
 from htdg.evaluation.plots import ANOMALOUS, figure_png
@@ -92,6 +93,13 @@ def colour_bar(scale: ColourScale) -> bytes:
         axes.axvline(scale.line, color="black")
         axes.set_title(f"threshold {scale.line:.3g}", fontsize="medium")
     return figure_png(figure, 100)
+
+
+def resized_picture(array: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """A picture (H, W, 3) uint8 or a map (H, W) float32 at ``size``, (height, width)."""
+    height, width = size
+    resampled = Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resampled)
 
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, scale: ColourScale) -> np.ndarray:

@@ -33,7 +33,7 @@ from htdg.evidence import DEFECT_FRACTION
 from htdg.io.checkpoint import remove_checkpoint
 from htdg.io.damaged import grey_square
 from htdg.io.files import check_writable, printable, write_text
-from htdg.io.images import load_image, to_uint8
+from htdg.io.images import load_image, load_images, to_uint8
 from htdg.runtime.progress import name_skipped, say
 from htdg.tiles import training_squares
 from htdg.version import __version__
@@ -192,10 +192,11 @@ def evaluate(
     if model is None:
         if task.equalise != "none" and dataset.colour:
             size = None if dataset.equalise_full_size else config.image_size
-            images = [equalise(image, size) for image in images]
+            images = [equalise(image, size, config.white_level) for image in images]
         detector = _trained_detector(images, names, config, out, overwrite, progress)
     started = time.perf_counter()
-    test_images = TestImages(samples, equalised=task.equalise == "both" and dataset.colour)
+    equalised = task.equalise == "both" and dataset.colour
+    test_images = TestImages(samples, equalised, detector.config_.white_level)
     scored, localisation = _scored(detector, test_images, task.fractions, progress)
     seconds = time.perf_counter() - started
     if progress:
@@ -277,6 +278,7 @@ class TestImages(Sequence[np.ndarray]):
     Attributes:
         samples: the test set.
         equalised: whether the images are equalised.
+        white_level: that of ``load_image``, which matters where they are.
         masks: by the number of the image, those of the images that were read.
         problems: what is wrong with images that cannot be read, by their number: a grey square
             stands for them. Complete once all have had their turn.
@@ -284,9 +286,9 @@ class TestImages(Sequence[np.ndarray]):
 
     __test__ = False  # pytest takes it for a test because of its name
 
-    def __init__(self, samples: SampleSequence, equalised: bool) -> None:
+    def __init__(self, samples: SampleSequence, equalised: bool, white_level: int = 0) -> None:
         """The images of ``samples``, equalised or as they are."""
-        self.samples, self.equalised = samples, equalised
+        self.samples, self.equalised, self.white_level = samples, equalised, white_level
         self.masks: dict[int, np.ndarray | None] = {}
         self.problems: dict[int, str] = {}
 
@@ -305,7 +307,7 @@ class TestImages(Sequence[np.ndarray]):
         """Those that could be read. EvaluationError if there are none."""
         if not self.readable:
             raise EvaluationError("None of the test images can be read: get them again.")
-        return TestImages(self.samples.subset(self.readable), self.equalised)
+        return TestImages(self.samples.subset(self.readable), self.equalised, self.white_level)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -327,7 +329,9 @@ class TestImages(Sequence[np.ndarray]):
             self.problems[index(i)] = str(error)
             return grey_square().permute(1, 2, 0).numpy()
         self.masks[index(i)] = sample.mask
-        return equalise(sample.image) if self.equalised else sample.image
+        if not self.equalised:
+            return sample.image
+        return equalise(sample.image, None, self.white_level)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """All images, in order."""
@@ -383,7 +387,7 @@ def _trained_detector(
     checkpoint, folder = out / "model.unfinished", out / "model"
     if folder.is_dir():
         detector = HTDGDetector.load(folder, device=config.device)
-        loaded = [load_image(image) for image in images]
+        loaded = load_images(images, config.white_level)
         square, labels = training_squares(loaded, names, config.image_size, config.tiles)
         same_images = detector.image_names_ == labels and torch.equal(detector.images_, square)
         if detector.config_ == config and same_images:
@@ -542,13 +546,14 @@ def gallery(
     rows: dict[str, list[tuple[np.ndarray, str]]] = {
         "training images": [(image, "") for image in to_uint8(detector.images_[:count])],
     }
+    white = detector.config_.white_level
     if detector.has_generator_:
         rows["random samples"] = [(image, "") for image in to_uint8(detector.sample(count))]
     for name, members in groups.items():
         chosen = np.flatnonzero(members)
         chosen = chosen[np.argsort(-np.abs(scores[chosen] - threshold), kind="stable")][:count]
         rows[f"{name}: {members.sum()}"] = [
-            (_as_uint8(samples[i].image), f"{samples.entries[i].kind}\n{scores[i]:.3f}")
+            (_as_uint8(samples[i].image, white), f"{samples.entries[i].kind}\n{scores[i]:.3f}")
             for i in chosen
         ]
     return plots.plot_gallery(rows, count)
@@ -569,13 +574,13 @@ def maps_figure(detector: HTDGDetector, test_images: TestImages, count: int = 8)
     images = [test_images[i] for i in chosen]
     predictions = detector.predictions(images, maps=True)
     return plots.plot_maps(
-        [_as_uint8(image) for image in images],
+        [_as_uint8(image, detector.config_.white_level) for image in images],
         [p.anomaly_map for p in predictions if p.anomaly_map is not None],
         [test_images.samples.mask(i) for i in chosen],
         [entries[i].kind for i in chosen],
     )
 
 
-def _as_uint8(image: np.ndarray) -> np.ndarray:
+def _as_uint8(image: np.ndarray, white_level: int) -> np.ndarray:
     """An image of a data set as (H, W, 3) uint8."""
-    return to_uint8(load_image(image)[None])[0]
+    return to_uint8(load_image(image, None, white_level)[None])[0]

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from htdg.io.images import ImageError, load_image
+from htdg.io.images import load_image
+from htdg.io.problems import ImageError
 
 #: Side of the grey square that stands for an image that cannot be read, pixels.
 GREY_SIDE = 32
@@ -27,9 +28,10 @@ class ImagesOrGrey(Sequence[torch.Tensor]):
         problems: what is wrong with a file, by its number; complete once all have had their turn.
     """
 
-    def __init__(self, paths: Sequence[Path], strict: bool = False) -> None:
+    def __init__(self, paths: Sequence[Path], strict: bool = False, white_level: int = 0) -> None:
         """The images of these files; ``strict`` refuses what cannot be read."""
         self.paths, self.strict, self.problems = paths, strict, dict[int, str]()
+        self.white_level = white_level
 
     def __len__(self) -> int:
         """How many files there are."""
@@ -38,7 +40,7 @@ class ImagesOrGrey(Sequence[torch.Tensor]):
     def __getitem__(self, i: Any) -> Any:  # noqa: ANN401 - a slice is never asked for
         """Image i, (3, H, W) in [0, 1]. ImageError if it cannot be read, and ``strict``."""
         try:
-            return (load_image(self.paths[i]) + 1) / 2
+            return (load_image(self.paths[i], None, self.white_level) + 1) / 2
         except ImageError as error:
             if self.strict:
                 raise

@@ -9,58 +9,62 @@ file, a PIL image, an array or a tensor becomes the same tensor.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from io import TextIOBase
 from pathlib import Path
 from threading import Lock
-from typing import TypeAlias, TypeVar
+from typing import BinaryIO, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from htdg.errors import UserError
+from htdg.io.levels import in_unit_range, warn_of_dark_colours
+from htdg.io.problems import ImageError, ImageWarning
 from htdg.runtime.parallel import run_ahead
 
 T = TypeVar("T")
 #: One image: see ``load_image``.
-ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | torch.Tensor
+ImageLike: TypeAlias = str | Path | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 #: One image, a batch of them in one array or tensor, or any iterable of images: ``load_images``.
 Images: TypeAlias = ImageLike | Iterable[ImageLike]
 #: Larger images are refused: they would be shrunk to a few dozen pixels anyway.
 MAX_PIXELS = 100_000_000
-#: By this much, rounding may carry floats out of [0, 1].
-ROUNDING = 1e-6
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
-class ImageError(UserError):
-    """An image that cannot be used; the message names it and says what is wrong."""
-
-
-def load_image(image: ImageLike, name: str | None = None) -> torch.Tensor:
+def load_image(image: ImageLike, name: str | None = None, white_level: int = 0) -> torch.Tensor:
     """One image as float32 (3, H, W) in [-1, 1].
 
     Args:
-        image: a path; a PIL image of any mode; a NumPy array (H, W), (H, W, 1), (H, W, 3) or
-            (H, W, 4); or a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W). Integers are uint8
-            (0 to 255) or uint16 (0 to 65535); floats lie in [0, 1].
+        image: a path; a file open for reading bytes, or ``io.BytesIO``; a PIL image of any mode; a
+            NumPy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or a tensor (H, W), (1, H, W),
+            (3, H, W) or (4, H, W). Integers are 0 to 255 in uint8, 0 to 65535 in uint16, and one
+            of these in wider types; floats lie in [0, 1].
         name: what to call it in error messages; by default its path.
+        white_level: the integer that is white if the image has more than 8 bits, as 4095 for a
+            camera of 12 bits; 0 takes that of its type (``htdg.io.levels``).
 
     Grey becomes three equal channels; transparency is laid over white; the orientation that a
     camera notes in the file is applied.
 
     Raises:
         ImageError: it cannot be read, or its shape, type or range is none of the above.
+
+    Warns:
+        ImageWarning: it is used, but perhaps not as it was meant: one of several pages, or a guess
+            at what is white.
     """
-    if isinstance(image, (str, Path)):
-        name = name or str(image)
-        return _from_array(read_image(image, name), name)
+    if isinstance(image, (str, Path)) or is_file(image):
+        name = name or _name_of(image, "the image")
+        return _from_array(read_image(image, name), name, white_level)
     name = name or "the image"
     if isinstance(image, Image.Image):
         try:
-            return _from_array(_pil_array(image, name), name)
+            return _from_array(_pil_array(image, name), name, white_level)
         except ImageError:
             raise
         except _IMAGE_ERRORS as error:  # PIL reads a file's pixels only now
@@ -75,31 +79,49 @@ def load_image(image: ImageLike, name: str | None = None) -> torch.Tensor:
                     "(1, H, W), (3, H, W) or (4, H, W), and a batch of grey images (B, 1, H, W)."
                 )
             array = array.permute(1, 2, 0)
-        return _from_array(array.numpy(), name)
+        return _from_array(array.numpy(), name, white_level)
     if isinstance(image, np.ndarray):
-        return _from_array(image, name)
+        return _from_array(image, name, white_level)
     raise ImageError(
-        f"{name} is a {type(image).__name__}, but must be a path, PIL image, array or tensor."
+        f"{name} is a {type(image).__name__}, but must be a path, an open file, a PIL image, an "
+        "array or a tensor."
     )
 
 
-def read_image(path: str | Path, name: str | None = None) -> np.ndarray:
+def is_file(image: object) -> TypeGuard[BinaryIO]:
+    """Whether this is an open file, or ``io.BytesIO``; it is one image, though it has lines."""
+    return callable(getattr(image, "read", None))
+
+
+def _name_of(image: str | Path | BinaryIO, otherwise: str) -> str:
+    """What to call an image in a file: its path if it has one."""
+    path = getattr(image, "name", None) if is_file(image) else image
+    return str(path) if isinstance(path, (str, Path)) else otherwise
+
+
+def read_image(file: str | Path | BinaryIO, name: str | None = None) -> np.ndarray:
     """The pixels of an image file as they are stored, in an array that ``load_image`` takes.
 
     Args:
-        path: of the file.
+        file: its path, or the file, open for reading bytes; it is read from its beginning.
         name: what to call it in error messages; by default its path.
 
     Returns:
-        (H, W), (H, W, 3) or (H, W, 4); uint8, uint16 or float in [0, 1]; turned upright. Colour
-        files of 16 bits are read at 8.
+        (H, W), (H, W, 3) or (H, W, 4); uint8, uint16, int32 or float in [0, 1]; turned upright.
+        Colour files of 16 bits are read at 8.
 
     Raises:
         ImageError: as in ``load_image``.
+
+    Warns:
+        ImageWarning: as in ``load_image``.
     """
-    path, name = Path(path), name or str(path)
+    name = name or _name_of(file, "the image")
+    if isinstance(file, TextIOBase):
+        raise ImageError(f'{name} is open as text: open it with mode "rb".')
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
+            _warn_of_pages(image, name)
             return _pil_array(image, name)
     except FileNotFoundError:
         raise ImageError(f"{name} is not there: check the path.") from None
@@ -115,7 +137,19 @@ def read_image(path: str | Path, name: str | None = None) -> np.ndarray:
         raise ImageError(_damaged(name, error)) from None
 
 
-def load_images(images: Images) -> list[torch.Tensor]:
+def _warn_of_pages(image: Image.Image, name: str) -> None:
+    """Say if a file has more pages than the first. The second in MPO is a preview of cameras."""
+    pages = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
+    if pages > 1:
+        warnings.warn(
+            f"{name} has {pages} pages, of which only the first is read: save the others as images "
+            "of their own if they are to count.",
+            ImageWarning,
+            stacklevel=3,
+        )
+
+
+def load_images(images: Images, white_level: int = 0) -> list[torch.Tensor]:
     """A single image, a batch or any iterable of images as a list of float32 (3, H, W) in [-1, 1].
 
     A batch is an array (B, H, W, C) or a tensor (B, C, H, W), with 1, 3 or 4 channels C. A tensor
@@ -123,15 +157,17 @@ def load_images(images: Images) -> list[torch.Tensor]:
     images is a tensor (3, 1, H, W), made by ``images[:, None]``. In the same way an array (H, W, 3)
     is one RGB image, and three grey ones are an array (3, H, W, 1).
 
+    ``white_level`` is that of ``load_image``.
+
     Raises:
         ImageError: as in ``load_image``, the images numbered from 1; also for an empty list.
     """
-    return list(iterate_images(images))
+    return list(iterate_images(images, white_level))
 
 
-def iterate_images(images: Images) -> Iterator[torch.Tensor]:
+def iterate_images(images: Images, white_level: int = 0) -> Iterator[torch.Tensor]:
     """The images of ``load_images`` one by one, each read when its turn comes."""
-    return (load() for load in _loaders(images))
+    return (load() for load in _loaders(images, white_level))
 
 
 def read_ahead(
@@ -139,6 +175,7 @@ def read_ahead(
     prepare: Callable[[torch.Tensor], T],
     workers: int = 2,
     ahead: int = 16,
+    white_level: int = 0,
 ) -> Iterator[T]:
     """The images one by one, in order, after ``prepare``; the next ones are read meanwhile.
 
@@ -149,6 +186,7 @@ def read_ahead(
         prepare: called by the threads on each image, float32 (3, H, W) in [-1, 1].
         workers: threads that read.
         ahead: images that are ready or being read at a time.
+        white_level: that of ``load_image``.
 
     Raises:
         ImageError: as in ``load_images``, when the image's turn comes.
@@ -157,17 +195,19 @@ def read_ahead(
     def prepared(load: Callable[[], torch.Tensor]) -> T:
         return prepare(load())
 
-    return run_ahead((partial(prepared, load) for load in _loaders(images)), workers, ahead)
+    loaders = _loaders(images, white_level)
+    return run_ahead((partial(prepared, load) for load in loaders), workers, ahead)
 
 
-def _loaders(images: Images) -> Iterator[Callable[[], torch.Tensor]]:
+def _loaders(images: Images, white_level: int) -> Iterator[Callable[[], torch.Tensor]]:
     """A function that loads it, for each of the images in turn."""
-    if isinstance(images, (str, Path, Image.Image)):
-        yield partial(load_image, images)
+    load_one = partial(load_image, white_level=white_level)
+    if isinstance(images, (str, Path, Image.Image)) or is_file(images):
+        yield partial(load_one, images)
         return
     if isinstance(images, (np.ndarray, torch.Tensor)):
         if _is_one_image(images):
-            yield partial(load_image, images)
+            yield partial(load_one, images)
             return
         if images.ndim != 4:
             raise ImageError(_no_batch(images))
@@ -179,10 +219,10 @@ def _loaders(images: Images) -> Iterator[Callable[[], torch.Tensor]]:
     number = 0
     if isinstance(images, Sequence):
         for number in range(1, len(images) + 1):
-            yield partial(_load_item, images, number)
+            yield partial(_load_item, images, number, white_level)
     else:
         for number, image in enumerate(images, start=1):
-            yield partial(_load_numbered, image, number)
+            yield partial(_load_numbered, image, number, white_level)
     if number == 0:
         raise ImageError("The list of images is empty: give at least one.")
 
@@ -210,20 +250,30 @@ def _no_batch(images: np.ndarray | torch.Tensor) -> str:
     return f"{problem}: give {shape[0]} grey images as {batch}, by {expression}."
 
 
-#: PIL images are decoded when they are first used, which two threads must not do at a time.
+#: PIL images are decoded when they are first used, and open files have one position: two threads
+#: must not use them at a time.
 _DECODING = Lock()
 
 
-def _load_item(images: Sequence[ImageLike], number: int) -> torch.Tensor:
+def _load_item(images: Sequence[ImageLike], number: int, white_level: int) -> torch.Tensor:
     """Item ``number`` of a sequence, counted from 1."""
-    return _load_numbered(images[number - 1], number)
+    return _load_numbered(images[number - 1], number, white_level)
 
 
-def _load_numbered(image: ImageLike, number: int) -> torch.Tensor:
-    if isinstance(image, Image.Image):
+def _load_numbered(image: ImageLike, number: int, white_level: int) -> torch.Tensor:
+    name = image_name(image, number)
+    if isinstance(image, Image.Image) or is_file(image):
         with _DECODING:
-            return load_image(image, f"image {number}")
-    return load_image(image, None if isinstance(image, (str, Path)) else f"image {number}")
+            return load_image(image, name, white_level)
+    return load_image(image, name, white_level)
+
+
+def image_name(image: object, number: int) -> str:
+    """What to call an image of several: its path if it has one, or else ``image <number>``."""
+    otherwise = f"image {number}"
+    if isinstance(image, (str, Path)) or is_file(image):
+        return _name_of(image, otherwise)
+    return otherwise
 
 
 def list_images(folder: str | Path, strict: bool = False) -> tuple[list[Path], list[Path]]:
@@ -280,23 +330,24 @@ def _pil_array(image: Image.Image, name: str) -> np.ndarray:
     """Pixels of a PIL image: see ``read_image``."""
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(_too_large(name))
+    sixteen = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         return np.asarray(image, dtype=np.uint16)
-    if image.mode == "I":  # 32 bits, in which PIL reads some 16-bit files
-        array = np.asarray(image)
-        if array.min() < 0 or array.max() > 65535:
-            raise ImageError(f"{name} has values beyond 16 bits: convert it to 8 or 16 bits.")
-        return array.astype(np.uint16)
+    if image.mode == "I":  # 32 bits, in which PIL reads some files of 16
+        return np.asarray(image).astype(np.uint16) if sixteen else np.asarray(image)
     if image.mode == "F":
         return np.asarray(image)
     if image.mode == "L" and "transparency" not in image.info:
         return np.asarray(image)
     transparent = image.mode in _WITH_ALPHA or "transparency" in image.info
-    return np.asarray(image.convert("RGBA" if transparent else "RGB"))
+    array = np.asarray(image.convert("RGBA" if transparent else "RGB"))
+    if sixteen:  # PIL keeps the upper 8 bits alone
+        warn_of_dark_colours(array)
+    return array
 
 
-def _from_array(array: np.ndarray, name: str) -> torch.Tensor:
+def _from_array(array: np.ndarray, name: str, white_level: int) -> torch.Tensor:
     """(H, W) or (H, W, C) -> float32 (3, H, W) in [-1, 1]."""
     if array.ndim == 2:
         array = array[..., None]
@@ -309,32 +360,11 @@ def _from_array(array: np.ndarray, name: str) -> torch.Tensor:
         raise ImageError(f"{name} has no pixels (shape {array.shape}): give another image.")
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise ImageError(_too_large(name))
-    unit = torch.from_numpy(_in_unit_range(array, name)).permute(2, 0, 1)  # (C, H, W) in [0, 1]
+    unit = torch.from_numpy(in_unit_range(array, name, white_level)).permute(2, 0, 1)  # (C, H, W)
     if len(unit) == 4:
         colour, alpha = unit[:3], unit[3:]
         unit = colour * alpha + (1 - alpha)  # over white
     return (unit * 2 - 1).expand(3, -1, -1).contiguous()
-
-
-def _in_unit_range(array: np.ndarray, name: str) -> np.ndarray:
-    """Any supported type as float32 in [0, 1]."""
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype == np.bool_:
-        return array.astype(np.float32)
-    if array.dtype == np.uint8:
-        return array.astype(np.float32) / 255
-    if array.dtype == np.uint16:
-        return array.astype(np.float32) / 65535
-    if np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all():
-            raise ImageError(f"{name} holds values that are not finite: replace them first.")
-        if array.min() < -ROUNDING or array.max() > 1 + ROUNDING:
-            raise ImageError(
-                f"{name} has float values from {array.min():g} to {array.max():g}, but floats must "
-                "lie in [0, 1]: divide by the largest possible value."
-            )
-        return array.clip(0, 1).astype(np.float32)
-    raise ImageError(f"{name} has type {array.dtype}, but must be uint8, uint16, bool or float.")
 
 
 def _damaged(name: str, error: Exception) -> str:

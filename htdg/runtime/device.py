@@ -7,12 +7,16 @@ import ctypes
 import os
 import platform
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
 
 import torch
 
 from htdg.config import ConfigError
+
+#: The process that threads were started in, if any were.
+_STARTED = os.getpid()
 
 
 def resolve_device(name: str) -> torch.device:
@@ -66,6 +70,23 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 def reproducible() -> contextlib.AbstractContextManager[None]:
     """cuDNN without algorithms that give another result each time."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+
+
+def one_thread_if_forked() -> None:
+    """Have a process that was forked compute with one thread, and warn of it.
+
+    The threads that its parent computed with are not there after a fork, and a second one would
+    wait for them for ever. The same holds for all of PyTorch; processes that are spawned have
+    threads of their own.
+    """
+    if os.getpid() != _STARTED and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+        warnings.warn(
+            "This process was forked, so it computes with one thread: several would hang. Start "
+            'it with the method "spawn" to have more.',
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 @cache
