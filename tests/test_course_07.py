@@ -2,6 +2,7 @@
 
 import csv
 import re
+import sys
 from dataclasses import replace
 
 import nbformat
@@ -109,6 +110,16 @@ def test_the_button_scores_the_folder_that_was_typed(calibrated, folder):
     place.value = str(folder)
     button.click()
     assert page.value == folder_page(calibrated, folder)
+
+
+def test_without_ipywidgets_the_findings_are_shown_and_what_to_install(
+    calibrated, folder, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    page = folder_box(calibrated, str(folder))._repr_html_()
+    assert page.startswith(folder_page(calibrated, folder))
+    assert page.endswith("install ipywidgets: pip install ipywidgets</p>")
+    assert "Give the path" not in folder_box(calibrated)._repr_html_()
 
 
 def test_images_in_rows():

@@ -369,3 +369,12 @@ def test_the_summary_says_where_to_look(tmp_path):
         "texture: brick",
         f"look at: {tmp_path / 'page.html'}",
     ]
+
+
+@pytest.mark.parametrize("place", ["root", "elsewhere"])
+def test_papermill_runs_the_quickstart_from_any_folder(place, tmp_path):
+    notebook, result = notebook_folder() / "00_quickstart.ipynb", tmp_path / "o.ipynb"
+    words = [sys.executable, "-m", "papermill", str(notebook), str(result), "-p", "niter", "1"]
+    where = notebook_folder().parent if place == "root" else tmp_path
+    subprocess.run(words, cwd=where, check=True, capture_output=True, timeout=240)
+    assert "image AUROC" in result.read_text()

@@ -27,6 +27,7 @@ from htdg.evaluation.plots import (
 from htdg.io.images import list_images, load_image, to_uint8
 
 if TYPE_CHECKING:
+    from IPython.display import HTML as Page
     from ipywidgets import VBox
 
 #: The most images on a page.
@@ -108,9 +109,19 @@ def folder_page(detector: HTDGDetector, folder: str | Path) -> str:
     return "\n".join(parts)
 
 
-def folder_box(detector: HTDGDetector, folder: str = "") -> VBox:
-    """A text field for the path of a folder, and a button that shows the findings below."""
-    from ipywidgets import HTML, Button, HBox, Layout, Text, VBox
+def folder_box(detector: HTDGDetector, folder: str = "") -> VBox | Page:
+    """A text field for the path of a folder, and a button that shows the findings below.
+
+    Without ipywidgets the findings in ``folder`` and what to install, since nothing else in the
+    notebook needs them.
+    """
+    try:
+        from ipywidgets import HTML, Button, HBox, Layout, Text, VBox
+    except ModuleNotFoundError:
+        from IPython.display import HTML as Page
+
+        advice = "<p>To name a folder here, install ipywidgets: pip install ipywidgets</p>"
+        return Page((folder_page(detector, folder) if folder else "") + advice)
 
     path = Text(
         value=folder,
