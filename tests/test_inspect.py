@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from htdg import HTDGDetector
-from htdg.commands import inspect
+from htdg.commands import good_images, inspect
 from htdg.commands.cli import main
+from htdg.commands.good_images import number_that_train, split
 from htdg.evaluation.inspection_page import (
     MOST_SHOWN,
     InspectedImage,
@@ -193,11 +194,11 @@ def test_file_names_are_escaped_and_those_that_are_no_text_too(place):
 
 def test_the_choice_of_images_follows_from_the_seed(place):
     good = sorted((place / "good").iterdir())
-    train, held_out = inspect.split(good, None, 0)
+    train, held_out = split(good, 6, 0)
     assert (len(train), len(held_out)) == (6, 6)
     assert sorted(train + held_out) == good
-    assert inspect.split(good, None, 0) == (train, held_out)
-    assert inspect.split(good, None, 1)[0] != train
+    assert split(good, 6, 0) == (train, held_out)
+    assert split(good, 6, 1)[0] != train
     assert run() == 0
     model = HTDGDetector.load(place / "out" / "model", device="cpu")
     assert model.image_names_ == [str(path.relative_to(place)) for path in train]
@@ -211,8 +212,82 @@ def test_the_choice_of_images_follows_from_the_seed(place):
     ],
 )
 def test_how_many_images_train(count, shots, trained):
-    train, held_out = inspect.split([*range(count)], shots, 3)
+    assert number_that_train(count, shots) == trained
+    train, held_out = split([*range(count)], trained, 3)
     assert (len(train), len(held_out)) == (trained, count - trained)
+    assert sorted(train + held_out) == [*range(count)]
+
+
+def odd_ones(place):
+    """Have most good images hold what only one in four holds elsewhere; the typical ones do not."""
+    for number, path in enumerate(sorted((place / "good").iterdir())):
+        if number not in (3, 7):
+            surface = texture(number)
+            surface[10:30, 8 + number : 20 + number] = 20 * number
+            save(path, surface)
+
+
+def test_a_single_training_image_is_the_most_typical_candidate(place, capsys):
+    odd_ones(place)
+    assert run("--shots", "1", "--seed", "5") == 0
+    shown = capsys.readouterr()
+    good = sorted((place / "good").iterdir())
+    candidates, held_out = split(good, 4, 5)
+    options = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
+    options = {k[2:].replace("-", "_"): int(v) if v.isdigit() else v for k, v in options.items()}
+    by_others = []  # one by one, another way
+    for path in candidates:
+        scores = [
+            HTDGDetector("inspect", seed=5, **options)
+            .fit(other, progress=False)
+            .anomaly_score(path, DEFECT_FRACTION)[0]
+            for other in candidates
+            if other != path
+        ]
+        by_others.append(np.mean(scores))
+    best = candidates[int(np.argmin(by_others))]
+    sentence = (
+        f"{best.name} was chosen from 4 good images for being the most typical: it scores "
+        f"{min(by_others):.4f} with models of the others, the least typical one "
+        f"{max(by_others):.4f}."
+    )
+    assert "htdg: 1 of the 12 good images train, 8 are held out" in shown.err
+    assert f"htdg: {sentence}\n" in shown.err
+    assert sentence in (place / "out" / "index.html").read_text()
+    assert "1 of the 12 good images in good" in (place / "out" / "index.html").read_text()
+    model = HTDGDetector.load(place / "out" / "model", device="cpu")
+    assert model.image_names_ == [str(best.relative_to(place))]
+    # None of the candidates is held out: the threshold would be too low.
+    assert model.threshold_.count == len(held_out) == 8
+
+
+def test_what_was_chosen_is_kept(place, monkeypatch, capsys):
+    assert run("--shots", "1") == 0
+    before = contents(place / "out")
+    monkeypatch.setattr(good_images, "scores_by_others", None)
+    assert run("--shots", "1") == 0
+    assert contents(place / "out") == before
+    assert "was chosen from 4 good images" in capsys.readouterr().err
+    # It holds for these images and options.
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    candidate = split(sorted((place / "good").iterdir()), 4, 0)[0][0]
+    os.utime(candidate, (1, 1))
+    monkeypatch.setattr(good_images, "scores_by_others", None)
+    with pytest.raises(TypeError):
+        run("--shots", "1")
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(12, []), (12, ["--shots", "2"]), (5, ["--shots", "1"]), (1, [])],
+)
+def test_nothing_is_chosen_where_there_is_no_choice(place, monkeypatch, count, words):
+    monkeypatch.setattr(good_images, "scores_by_others", None)
+    for path in sorted((place / "good").iterdir())[count:]:
+        path.unlink()
+    assert run(*words) == 0
+    assert not (place / "out" / "model" / good_images.FILE).exists()
 
 
 # --- Few good images ----------------------------------------------------------------------------
@@ -279,10 +354,10 @@ def test_when_nothing_new_can_be_read_the_report_says_so(place):
 def test_a_file_that_vanishes_while_it_is_inspected(place, monkeypatch, capsys):
     load = inspect.load_image
 
-    def gone(path):  # when its picture is made: it was scored before
+    def gone(path, *others):  # when its picture is made: it was scored before
         if path.name == "hole0.png":
             path.unlink(missing_ok=True)
-        return load(path)
+        return load(path, *others)
 
     monkeypatch.setattr(inspect, "load_image", gone)
     assert run() == 1
@@ -439,7 +514,7 @@ def test_a_threshold_of_other_images_or_by_hand_is_chosen_anew(place):
     model.save_threshold(place / "out" / "model")
     assert run("--shots", "2") == 0
     assert HTDGDetector.load(place / "out" / "model", device="cpu").threshold_ == chosen
-    held_out = inspect.split(sorted((place / "good").iterdir()), 2, 0)[1]
+    held_out = split(sorted((place / "good").iterdir()), 2, 0)[1]
     save(held_out[0], texture(81, defect=True))
     assert run("--shots", "2") == 0
     threshold = HTDGDetector.load(place / "out" / "model", device="cpu").threshold_
@@ -542,7 +617,7 @@ def test_results_so_far_are_dropped_when_what_they_depend_on_changes(place, monk
     elif change == "rate":
         words = ["--false-positive-rate", "0.4"]
     else:
-        held_out = inspect.split(sorted((place / "good").iterdir()), None, 0)[1]
+        held_out = split(sorted((place / "good").iterdir()), 6, 0)[1]
         save(held_out[0], texture(81, defect=True))
     assert run(*words) == 0
     resumed = contents(place / "out")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import io
 import json
 import shutil
@@ -12,11 +11,9 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from htdg.commands.common import (
@@ -30,13 +27,25 @@ from htdg.commands.common import (
     say_unreadable,
     spread,
 )
+from htdg.commands.good_images import (
+    CANDIDATES,
+    ENOUGH,
+    SHOTS,
+    Division,
+    divide,
+    number_that_train,
+    readable,
+    sentence_on_division,
+)
 from htdg.commands.held_out import SAME_IMAGES, without_copies
+from htdg.commands.kept import file_state, hash_of, json_lines
 from htdg.commands.score import add_tint, map_names, tint_of
 from htdg.config import HTDGConfig
 from htdg.detector import HTDGDetector
 from htdg.errors import UnreadableImages
 from htdg.evaluation.inspection_page import (
     ANOMALOUS,
+    LARGEST_OVERLAY,
     NO_THRESHOLD,
     NORMAL,
     InspectedImage,
@@ -51,18 +60,15 @@ from htdg.evidence import DEFECT_FRACTION
 from htdg.io.checkpoint import remove_checkpoint
 from htdg.io.damaged import ImagesOrGrey
 from htdg.io.files import OutputError, printable, write_bytes, write_text
-from htdg.io.images import ImageError, load_image, to_uint8
+from htdg.io.images import load_image, to_uint8
 from htdg.io.model_directory import ModelError, check_replaceable, digest
+from htdg.io.problems import ImageError
 from htdg.runtime.device import resolve_device
-from htdg.runtime.parallel import run_ahead
+from htdg.runtime.progress import say
 from htdg.scorer import Prediction
 from htdg.thresholds import Threshold, check_rate
 from htdg.tiles import squares
 
-#: Good images that train at most, unless asked for otherwise; no more than half of them.
-SHOTS = 10
-#: Fewer good images all train, and none is left for a threshold.
-ENOUGH = 8
 #: The verdict on a file that cannot be read.
 UNREADABLE = "unreadable"
 #: Kinds of evidence, a column each.
@@ -94,8 +100,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shots",
         type=int,
         metavar="N",
-        help="train on N of the good images, chosen by the seed; the others are held out for the "
-        f"threshold (default: half of them, at most {SHOTS}; all of fewer than {ENOUGH})",
+        help="train on N of the good images, drawn with the seed, a single one for being the most "
+        f"typical of up to {CANDIDATES}; others are held out for the threshold (default: half of "
+        f"them, at most {SHOTS}; all of fewer than {ENOUGH})",
     )
     parser.add_argument(
         "--retrain",
@@ -116,13 +123,17 @@ def execute(options: argparse.Namespace) -> None:
     good, new = image_files(options.good), image_files(options.new)
     place = options.out / "model" if options.model is None else options.model
     check_replaceable(place)
-    good = readable(without_copies(good))
+    good = readable(without_copies(good), config.white_level)
     if not good:
         raise UsageError(f"None of the images in {options.good} can be read: give others.")
-    train, held_out = split(good, options.shots, config.seed)
+    count = number_that_train(len(good), options.shots)
     check_folder("--out", options.out)
-    print(f"htdg: {_sentence_on_split(len(train), len(held_out))}", file=sys.stderr)
+    division = divide(good, count, config, place, options.good)
+    train, held_out = division.train, division.held_out
+    say([sentence_on_division(len(good), len(train), len(held_out))])
+    say([division.why] if division.why else [])
     detector = trained(config, train, place, options.retrain)
+    division.keep(place)
     threshold = None
     if options.threshold is not None:
         threshold = detector.set_threshold(options.threshold, None, DEFECT_FRACTION)
@@ -134,8 +145,9 @@ def execute(options: argparse.Namespace) -> None:
     scale = ColourScale.of_threshold(threshold, tint_of(options.tint, detector))
     results = Results(options.out, _identity(detector, threshold, scale, new))
     unreadable = inspect_images(detector, scale, files, results)
-    counts = (len(train), len(held_out))
-    report = Report(options.good, options.new, *counts, threshold, scale, files, unreadable)
+    report = Report(
+        options.good, options.new, len(good), division, threshold, scale, files, unreadable
+    )
     write_report(options.out, report, results)
 
 
@@ -178,53 +190,6 @@ def _check_folders(good: Path, new: Path, out: Path) -> None:
 
 def _below(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
-
-
-def readable(paths: Sequence[Path]) -> list[Path]:
-    """Those that can be read to their end; the others are named on standard error."""
-    checks = list(run_ahead(partial(_problem, path) for path in paths))
-    say_unreadable(problem for problem in checks if problem is not None)
-    return [path for path, problem in zip(paths, checks, strict=True) if problem is None]
-
-
-def _problem(path: Path) -> str | None:
-    try:
-        load_image(path)
-    except ImageError as error:
-        return str(error)
-    return None
-
-
-def split(good: Sequence[Path], shots: int | None, seed: int) -> tuple[list[Path], list[Path]]:
-    """The good images that train, and those held out for the threshold, each in order.
-
-    Args:
-        good: all good images.
-        shots: how many train; by default half, at most ``SHOTS``, or all of less than ``ENOUGH``.
-        seed: of the draw.
-
-    Raises:
-        UsageError: there are not as many.
-    """
-    if shots is None:
-        shots = len(good) if len(good) < ENOUGH else min(SHOTS, len(good) // 2)
-    if shots > len(good):
-        raise UsageError(f"--shots is {shots}, but there are {len(good)} good images.")
-    order = np.random.default_rng(seed).permutation(len(good))
-    train, held_out = sorted(order[:shots]), sorted(order[shots:])
-    return [good[i] for i in train], [good[i] for i in held_out]
-
-
-def _sentence_on_split(n_train: int, n_held_out: int) -> str:
-    if n_held_out:
-        return (
-            f"{n_train} of the {n_train + n_held_out} good images train, {n_held_out} are held out "
-            "for the threshold."
-        )
-    return (
-        f"all good images, {n_train}, train and none is held out, so there is no threshold and "
-        f"nothing is called anomalous: give at least {ENOUGH} good images."
-    )
 
 
 # --- The model ----------------------------------------------------------------------------------
@@ -276,7 +241,8 @@ def _difference(detector: HTDGDetector, config: HTDGConfig, train: Sequence[Path
     if names:
         return f"options ({', '.join(names)})"
     side = config.image_size
-    images = torch.cat([squares(load_image(path), side, config.tiles) for path in train])
+    loaded = (load_image(path, None, config.white_level) for path in train)
+    images = torch.cat([squares(image, side, config.tiles) for image in loaded])
     same = images.shape == detector.images_.shape
     if same and torch.allclose(images, detector.images_, rtol=0, atol=SAME_IMAGES):
         return ""
@@ -291,11 +257,11 @@ def calibrated(
     What it was chosen from is kept, too, in ``calibration.json``, so that the next inspection with
     the same images and rate need not score them again.
     """
-    basis = _hash([[_file_state(path) for path in held_out], rate, DEFECT_FRACTION])
+    basis = hash_of([[file_state(path) for path in held_out], rate, DEFECT_FRACTION])
     path, kept = place / "calibration.json", detector.threshold_
     if kept is not None and path.is_file():
         note = {"basis": basis, "threshold": asdict(kept)}
-        if note in _json_lines(path):
+        if note in json_lines(path):
             return kept
     threshold = detector.calibrate(held_out, rate, DEFECT_FRACTION, progress=True)
     detector.save_threshold(place)
@@ -309,17 +275,8 @@ def _identity(
     """Identifies what the results of an inspection depend on."""
     options = detector.config_.with_options(device="auto").as_dict()
     limits = None if threshold is None else asdict(threshold)
-    files = [_file_state(path) for path in new]
-    return _hash([options, digest(detector.images_), limits, scale.tint, files, DEFECT_FRACTION])
-
-
-def _hash(parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _file_state(path: Path) -> tuple[str, int, int]:
-    state = path.stat()
-    return str(path.resolve()), state.st_size, state.st_mtime_ns
+    files = [file_state(path) for path in new]
+    return hash_of([options, digest(detector.images_), limits, scale.tint, files, DEFECT_FRACTION])
 
 
 # --- The results so far -------------------------------------------------------------------------
@@ -342,7 +299,7 @@ class Results:
         self.out, self.folder = out, out / self.FOLDER
         self.path = self.folder / "results.jsonl"
         self.rows: dict[str, dict[str, Any]] = {}
-        first, kept = {"identity": identity}, list(_json_lines(self.path))
+        first, kept = {"identity": identity}, list(json_lines(self.path))
         if kept[:1] == [first]:
             self.rows = {r["name"]: r for r in kept[1:] if self.overlay(r["name"]).is_file()}
         else:
@@ -381,15 +338,6 @@ class Results:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file up to the first broken one: the last of a killed program may be."""
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
-
-
 # --- Inspecting ---------------------------------------------------------------------------------
 
 
@@ -410,17 +358,20 @@ def inspect_images(
     Returns:
         The files that cannot be read, and why; they are also named on standard error.
     """
+    white = detector.config_.white_level
     to_do = [path for path, name in files.items() if name not in results.rows]
-    images, unreadable = ImagesOrGrey(to_do), dict[Path, str]()
+    images, unreadable = ImagesOrGrey(to_do, white_level=white), dict[Path, str]()
     predictions: Iterable[Prediction] = ()
     if to_do:
-        predictions = detector.predictions(images, DEFECT_FRACTION, True, progress=True)
+        predictions = detector.predictions(
+            images, DEFECT_FRACTION, True, progress=True, map_size=LARGEST_OVERLAY
+        )
     for i, (path, prediction) in enumerate(zip(to_do, predictions, strict=True)):
         if i in images.problems:
             unreadable[path] = images.problems[i]
             continue
         try:
-            small, overlay = pictures(path, prediction, scale)
+            small, overlay = pictures(path, prediction, scale, white)
             write_bytes(results.thumbnail(files[path]), small)
             write_bytes(results.overlay(files[path]), overlay)
             results.add(_row(files[path], prediction, scale.line))
@@ -430,9 +381,12 @@ def inspect_images(
     return unreadable
 
 
-def pictures(path: Path, prediction: Prediction, scale: ColourScale) -> tuple[bytes, bytes]:
+def pictures(
+    path: Path, prediction: Prediction, scale: ColourScale, white_level: int
+) -> tuple[bytes, bytes]:
     """The thumbnail of an image, a JPEG file, and its overlay, a PNG file."""
-    image, anomaly_map = to_uint8(load_image(path)[None])[0], prediction.anomaly_map
+    image = to_uint8(load_image(path, None, white_level)[None])[0]
+    anomaly_map = prediction.anomaly_map
     assert anomaly_map is not None
     overlay = png_bytes(overlay_picture(image, anomaly_map, scale))
     return thumbnail(image, anomaly_map, scale), overlay
@@ -461,8 +415,8 @@ class Report:
     Attributes:
         good: folder of the good images.
         new: folder of the inspected ones.
-        n_train: good images that trained.
-        n_held_out: good images that the threshold comes from.
+        n_good: how many good images there are.
+        division: which of them train, and which are held out.
         threshold: of scores and pixels, or None.
         scale: the colours of the pictures.
         files: the inspected image files, and what their pictures are called.
@@ -471,8 +425,8 @@ class Report:
 
     good: Path
     new: Path
-    n_train: int
-    n_held_out: int
+    n_good: int
+    division: Division
     threshold: Threshold | None
     scale: ColourScale
     files: Mapping[Path, str]
@@ -546,8 +500,8 @@ def _summary(report: Report, images: Iterable[InspectedImage]) -> str:
 
 def _facts(report: Report, images: Collection[InspectedImage]) -> list[str]:
     """Sentences on where the verdicts come from; the first one on the threshold."""
-    total = report.n_train + report.n_held_out
-    share = f"all {total}" if not report.n_held_out else f"{report.n_train} of the {total}"
+    n_train, n_held_out = len(report.division.train), len(report.division.held_out)
+    share = f"{n_train} of the {report.n_good}" if n_held_out else f"all {report.n_good}"
     trained_on = printable(f"The model was made of {share} good images in {report.good}")
     if report.threshold is None:
         return [
@@ -557,10 +511,12 @@ def _facts(report: Report, images: Collection[InspectedImage]) -> list[str]:
         ]
     facts = [
         f"Threshold {report.threshold}.",
-        f"{trained_on}, the threshold of the other {report.n_held_out}."
+        f"{trained_on}, the threshold of {n_held_out} others."
         if report.threshold.count
         else f"{trained_on}.",
     ]
+    if report.division.why:
+        facts.append(report.division.why)
     if spread(report.threshold):
         facts.append(printable(spread(report.threshold)))
     if 2 * sum(image.verdict == ANOMALOUS for image in images) > len(images):
