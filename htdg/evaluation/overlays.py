@@ -115,8 +115,8 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, scale: ColourScale) -> n
         seen on any image, and lie outside the regions, which they leave as they are.
     """
     strength = np.clip((anomaly_map - scale.low) / (scale.high - scale.low), 0, 1)[..., None]
-    tint = np.array(to_rgb(scale.tint)) * 255
-    blended = image + (tint - image) * (STRENGTH * strength)
+    tint = np.array(to_rgb(scale.tint), np.float32) * 255
+    blended = image + (tint - image) * (STRENGTH * strength.astype(np.float32))
     drawn = np.rint(blended).astype(np.uint8)
     if scale.line is not None and (above := anomaly_map > scale.line).any():
         width = max(1, max(above.shape) // 250)

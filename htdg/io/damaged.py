@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from htdg.io.images import load_image
+from htdg.io.images import load_image, read_image
 from htdg.io.problems import ImageError
 
 #: Side of the grey square that stands for an image that cannot be read, pixels.
@@ -21,7 +22,7 @@ def grey_square() -> torch.Tensor:
     return torch.full((3, GREY_SIDE, GREY_SIDE), 0.5)
 
 
-class ImagesOrGrey(Sequence[torch.Tensor]):
+class ImagesOrGrey(Sequence[np.ndarray | torch.Tensor]):
     """Image files, read when their turn comes; a grey square stands for one that cannot be read.
 
     Attributes:
@@ -38,9 +39,13 @@ class ImagesOrGrey(Sequence[torch.Tensor]):
         return len(self.paths)
 
     def __getitem__(self, i: Any) -> Any:  # noqa: ANN401 - a slice is never asked for
-        """Image i, (3, H, W) in [0, 1]. ImageError if it cannot be read, and ``strict``."""
+        """Image i, as ``load_image`` takes it. ImageError if it cannot be read, and ``strict``."""
+        path = self.paths[i]
         try:
-            return (load_image(self.paths[i], None, self.white_level) + 1) / 2
+            array = read_image(path)
+            if array.dtype == np.uint8:  # which cannot be wrong, and is small
+                return array
+            return (load_image(array, str(path), self.white_level) + 1) / 2
         except ImageError as error:
             if self.strict:
                 raise

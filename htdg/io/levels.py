@@ -20,7 +20,7 @@ ROUNDING = 1e-6
 
 
 def in_unit_range(array: np.ndarray, name: str, white_level: int = 0) -> np.ndarray:
-    """Any supported type as float32 in [0, 1].
+    """Any supported type as float32 in [0, 1], in an array of its own.
 
     Args:
         array: of any shape; bool, integers, or floats in [0, 1].
@@ -36,7 +36,7 @@ def in_unit_range(array: np.ndarray, name: str, white_level: int = 0) -> np.ndar
     if array.dtype == np.bool_:
         return array.astype(np.float32)
     if array.dtype == np.uint8:
-        return array.astype(np.float32) / 255
+        return _divided(array, 255)
     if np.issubdtype(array.dtype, np.floating):
         return _checked(array, name)
     if not np.issubdtype(array.dtype, np.integer):
@@ -55,7 +55,14 @@ def in_unit_range(array: np.ndarray, name: str, white_level: int = 0) -> np.ndar
             ImageWarning,
             stacklevel=2,
         )
-    return (array / np.float32(white)).clip(0, 1).astype(np.float32)
+    return _divided(array, white)
+
+
+def _divided(array: np.ndarray, white: int) -> np.ndarray:
+    """Integers as float32, 1 where they are white or more."""
+    unit = array.astype(np.float32)
+    unit /= white
+    return np.minimum(unit, 1, out=unit)
 
 
 def _checked(array: np.ndarray, name: str) -> np.ndarray:
@@ -67,7 +74,7 @@ def _checked(array: np.ndarray, name: str) -> np.ndarray:
             f"{name} has float values from {array.min():g} to {array.max():g}, but floats must "
             "lie in [0, 1]: divide by the largest possible value."
         )
-    return array.clip(0, 1).astype(np.float32)
+    return array.clip(0, 1).astype(np.float32, copy=False)
 
 
 def _of_type(kind: np.dtype, most: int) -> int:
