@@ -222,7 +222,7 @@ def test_how_the_held_out_images_scored_is_said(model, brick, tmp_path, monkeypa
     scores = model.anomaly_score([f"{n}.png" for n in range(4)])
     assert main(["calibrate", "model", "0.png", "1.png", "2.png", "3.png"]) == 0
     least, middle, greatest = (digits(f(scores)) for f in (np.min, np.median, np.max))
-    sentence = f"They score {least} to {greatest}, {middle} in the middle; "
+    sentence = f"The images it comes from score {least} to {greatest}, {middle} in the middle; "
     sentence += f"{int(scores.argmax())}.png sets the threshold."
     assert sentence in capsys.readouterr().out
     assert main(["info", "model"]) == 0

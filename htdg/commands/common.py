@@ -189,7 +189,7 @@ def spread(threshold: Threshold) -> str:
         return ""
     values = (threshold.least, threshold.median, threshold.greatest)
     least, median, greatest = map(digits, values)
-    sentence = f"They score {least} to {greatest}, {median} in the middle"
+    sentence = f"The images it comes from score {least} to {greatest}, {median} in the middle"
     return sentence + (f"; {threshold.limit} sets the threshold." if threshold.limit else ".")
 
 
