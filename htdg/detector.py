@@ -23,8 +23,9 @@ from htdg.config import ConfigError, HTDGConfig
 from htdg.evidence import Evidence
 from htdg.fast.backend import FastBackend
 from htdg.fitting import fit_model
+from htdg.io.checkpoint import remove_checkpoint
 from htdg.io.images import ImageLike, Images, image_name, is_file, load_image, load_images
-from htdg.io.model_directory import change_threshold, load_model, save_model
+from htdg.io.model_directory import ModelError, change_threshold, load_model, save_model
 from htdg.io.problems import ImageError
 from htdg.pyramid import Size
 from htdg.runtime.device import one_thread_if_forked, resolve_device, resolve_precision
@@ -53,6 +54,31 @@ def choose_backend(
     config = config.with_options(precision=resolve_precision(config.precision, device))
     kind = FastBackend if config.fast else PlainBackend
     return kind(config, transformations, device)
+
+
+def fit_or_go_on(
+    config: HTDGConfig, images: Images, checkpoint: Path, replace_other: bool, **options: Any
+) -> HTDGDetector:
+    """A detector trained on images, from where an earlier training to ``checkpoint`` stopped.
+
+    Args:
+        config: the options.
+        images: K normal ones.
+        checkpoint: where the state of the training is kept.
+        replace_other: delete a checkpoint of another training, or a damaged one.
+        options: of ``fit``.
+
+    Raises:
+        ModelError: the checkpoint is one of these, and not to be replaced; besides those of
+            ``fit``.
+    """
+    try:
+        return HTDGDetector(config).fit(images, checkpoint=checkpoint, **options)
+    except ModelError:
+        if not replace_other:
+            raise
+        remove_checkpoint(checkpoint)
+        return HTDGDetector(config).fit(images, checkpoint=checkpoint, **options)
 
 
 class HTDGDetector(OutlierMixin, BaseEstimator):

@@ -20,6 +20,7 @@ from htdg.ablations.nearest_image import NearestVoter
 from htdg.backend import Backend, Voter
 from htdg.evidence import Evidence, as_score, combined, highest_mean, resized
 from htdg.io.images import Images, read_ahead
+from htdg.io.model_directory import ModelError
 from htdg.localisation import anomaly_map, pixel_votes
 from htdg.numbers import whole_number
 from htdg.pyramid import build_pyramid, resize
@@ -105,6 +106,7 @@ class Scorer:
 
         Raises:
             ConfigError: a fraction, the batch size or the map size is out of range.
+            ModelError: a score is not finite.
             ImageError: an image cannot be read (when its turn comes).
         """
         fractions = as_fractions(defect_fractions)
@@ -131,8 +133,14 @@ class Scorer:
             for batch in self._batches(images, batch_size, map_size):
                 scored = self._squares_scored(batch, batch_size, voters, fractions, maps)
                 for image in batch:
+                    prediction = image.prediction(list(islice(scored, len(image.squares))))
+                    if not np.isfinite(prediction.scores).all():
+                        raise ModelError(
+                            "A score is not finite, so the weights of the model are damaged: train "
+                            "it again."
+                        )
                     bar.advance(1)
-                    yield image.prediction(list(islice(scored, len(image.squares))))
+                    yield prediction
 
     def _batch_size(self, voters: Sequence[Voter]) -> int:
         """As many images at a time as fit a modest amount of memory."""

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import os
 import platform
 import shutil
 import struct
@@ -20,9 +21,16 @@ from htdg import ConfigError, HTDGConfig, HTDGDetector, ModelError
 from htdg.commands.cli import main
 from htdg.fast import native
 from htdg.fast.native import compiled_or_not
-from htdg.io import model_directory
+from htdg.io import folders, model_directory
 from htdg.io.files import OutputError, check_writable, write_text
-from htdg.io.model_directory import digest, load_model, read_directory, save_model, scale_tensors
+from htdg.io.model_directory import (
+    description_text,
+    digest,
+    load_model,
+    read_directory,
+    save_model,
+    scale_tensors,
+)
 from htdg.runtime.device import machine
 from tests.models import QUIET, same_weights
 
@@ -96,9 +104,14 @@ def test_config_json_says_everything(tiny, saved):
     assert described.pop("tensors") == {name: digest(t) for name, t in tensors.items()}
     assert HTDGConfig(**described.pop("config")) == tiny.config_
     history = (saved / "history.json").read_bytes()
+    digest_of_all = described.pop("digest")
+    plain = json.loads((saved / "config.json").read_text())
+    del plain["digest"]
+    text = json.dumps(plain, sort_keys=True)
+    assert digest_of_all == hashlib.sha256(text.encode()).hexdigest()
     assert described.pop("history") == hashlib.sha256(history).hexdigest()
     assert described == {
-        "format": 3,
+        "format": 4,
         "htdg": htdg.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -141,6 +154,7 @@ def test_a_model_of_the_first_format_is_still_read(tiny, saved, brick):
         del described[name]
     for name in ("method", "images_at_once", "geom_samples", "geom_epochs"):
         del described["config"][name]
+    del described["digest"]
     (saved / "config.json").write_text(json.dumps(described | {"format": 1}))
     again = HTDGDetector.load(saved, device="cpu")
     assert again.threshold_ is None
@@ -182,32 +196,78 @@ def change_tensors(change):
     return damage
 
 
-def edit(**changes):
+def signed(change):
+    """A change of the description by somebody who knows how to sign it."""
+
     def damage(model):
         path = model / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        described = json.loads(path.read_text())
+        del described["digest"]
+        change(described)
+        path.write_text(description_text(described))
 
     return damage
+
+
+def unsigned(change):
+    """A change of the description by hand."""
+
+    def damage(model):
+        path = model / "config.json"
+        described = json.loads(path.read_text())
+        change(described)
+        path.write_text(json.dumps(described))
+
+    return damage
+
+
+def edit(**changes):
+    return signed(lambda described: described.update(changes))
 
 
 def set_option(**options):
-    def damage(model):
-        path = model / "config.json"
-        described = json.loads(path.read_text())
-        described["config"] |= options
-        path.write_text(json.dumps(described))
-
-    return damage
+    return signed(lambda described: described["config"].update(options))
 
 
 def forget(key):
+    return signed(lambda described: described.pop(key))
+
+
+def set_tensors(change):
+    """A change of the weights by somebody who knows how to sign them."""
+
     def damage(model):
-        path = model / "config.json"
-        described = json.loads(path.read_text())
-        del described[key]
-        path.write_text(json.dumps(described))
+        change_tensors(change)(model)
+        tensors = safetensors.torch.load_file(model / "weights.safetensors")
+        digests = {name: digest(tensor) for name, tensor in tensors.items()}
+        edit(tensors=digests)(model)
 
     return damage
+
+
+def set_history(history):
+    def damage(model):
+        text = json.dumps(history)
+        (model / "history.json").write_text(text)
+        edit(history=hashlib.sha256(text.encode()).hexdigest())(model)
+
+    return damage
+
+
+def pipe(name):
+    def damage(model):
+        (model / name).unlink()
+        os.mkfifo(model / name)
+
+    return damage
+
+
+def one_value(name, value):
+    return lambda tensors: tensors[name].view(-1)[:1].fill_(value)
+
+
+VARIANCE = "scale0.discriminator.blocks.0.norm.running_var"
+BIAS = "scale0.discriminator.blocks.0.norm.bias"
 
 
 def replace_by_a_file(model):
@@ -228,8 +288,8 @@ DAMAGE = [
     (lambda m: (m / "weights.safetensors").unlink(), "has no weights.safetensors: copy the model"),
     (lambda m: (m / "config.json").unlink(), "has no config.json: it is no htdg model directory."),
     (shutil.rmtree, "has no config.json: it is no htdg model directory."),
-    (edit(format=4), "has model format 4, but this htdg reads up to 3: update htdg."),
-    (edit(format=10**30), "but this htdg reads up to 3: update htdg."),
+    (edit(format=5), "has model format 5, but this htdg reads up to 4: update htdg."),
+    (edit(format=10**30), "but this htdg reads up to 4: update htdg."),
     (edit(format="1"), "has no format number: it is no htdg model."),
     (lambda m: (m / "config.json").write_text("[1]"), "has no format number"),
     (lambda m: (m / "config.json").write_text('{"format": 1'), "config.json cannot be read ("),
@@ -259,6 +319,29 @@ DAMAGE = [
     (edit(transformations=[[0, 0, 0, 0, 9]]), "Transformation k is 9"),
     (edit(tensors=[]), "htdg model"),
     (edit(format=0), "format"),
+    # Altered by hand: the model would give other scores.
+    (unsigned(lambda d: d["transformations"].reverse()), "config.json is not the one that was sav"),
+    (unsigned(lambda d: d["config"].update(image_size=24)), "config.json is not the one that was"),
+    (unsigned(lambda d: d.update(threshold=None, sides=[])), "config.json is not the one that was"),
+    (unsigned(lambda d: d.pop("digest")), "config.json is not the one that was saved"),
+    # Signed, and yet no model.
+    (set_option(image_size=24), "its training images have shape (1, 3, 20, 20)."),
+    (set_tensors(one_value(VARIANCE, np.nan)), f"tensor {VARIANCE} holds values that are not"),
+    (set_tensors(one_value(VARIANCE, np.inf)), f"tensor {VARIANCE} holds values that are not"),
+    (set_tensors(one_value(VARIANCE, -1)), f"tensor {VARIANCE} holds negative variances."),
+    (set_tensors(one_value("images", np.nan)), "tensor images holds values that are not finite."),
+    (set_tensors(one_value("images", 3)), "its training images are no floats in [-1, 1]."),
+    (set_tensors(lambda t: t.update({BIAS: t[BIAS].bfloat16()})), "has type torch.bfloat16 inst"),
+    (
+        set_tensors(lambda t: t.update({BIAS: t[BIAS].to(torch.float8_e4m3fn)})),
+        "has type torch.float8_e4m3fn instead of float32.",
+    ),
+    (set_history([{"seconds": "x"}]), "its history has no seconds for a scale."),
+    (set_history([[]]), "its history has no seconds for a scale."),
+    (edit(images_at_once=float("inf")), "is no complete htdg model"),
+    (lambda m: (m / "config.json").write_text("[" * 100_000), "config.json is nested too deeply"),
+    (pipe("config.json"), "config.json cannot be read (it is no regular file)."),
+    (pipe("weights.safetensors"), "weights.safetensors is damaged (it is no regular file)."),
 ]
 
 
@@ -366,6 +449,7 @@ def fail_to_rename(number):
     """The ``number``-th rename goes wrong: 1 puts the old model aside, 2 the new one in place."""
 
     def fail(monkeypatch, error):
+        monkeypatch.setattr(folders, "exchange", lambda *_: False)  # as on other systems
         rename, calls = Path.rename, []
 
         def rename_or_fail(self, target):

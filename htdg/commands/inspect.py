@@ -41,7 +41,7 @@ from htdg.commands.held_out import SAME_IMAGES, without_copies
 from htdg.commands.kept import file_state, hash_of, json_lines
 from htdg.commands.score import add_tint, map_names, tint_of
 from htdg.config import HTDGConfig
-from htdg.detector import HTDGDetector
+from htdg.detector import HTDGDetector, fit_or_go_on
 from htdg.errors import UnreadableImages
 from htdg.evaluation.inspection_page import (
     ANOMALOUS,
@@ -61,6 +61,7 @@ from htdg.io.checkpoint import remove_checkpoint
 from htdg.io.damaged import ImagesOrGrey
 from htdg.io.files import OutputError, printable, write_bytes, write_text
 from htdg.io.images import load_image, to_uint8
+from htdg.io.locks import only_one
 from htdg.io.model_directory import ModelError, check_replaceable, digest
 from htdg.io.problems import ImageError
 from htdg.runtime.device import resolve_device
@@ -128,6 +129,19 @@ def execute(options: argparse.Namespace) -> None:
         raise UsageError(f"None of the images in {options.good} can be read: give others.")
     count = number_that_train(len(good), options.shots)
     check_folder("--out", options.out)
+    with only_one(options.out), only_one(place):
+        _inspect(options, config, good, new, count, place)
+
+
+def _inspect(
+    options: argparse.Namespace,
+    config: HTDGConfig,
+    good: Sequence[Path],
+    new: Sequence[Path],
+    count: int,
+    place: Path,
+) -> None:
+    """Train on ``count`` of the good images, unless the model is in ``place``, and inspect."""
     division = divide(good, count, config, place, options.good)
     train, held_out = division.train, division.held_out
     say([sentence_on_division(len(good), len(train), len(held_out))])
@@ -202,6 +216,7 @@ def trained(config: HTDGConfig, train: Sequence[Path], place: Path, retrain: boo
         UsageError: the model there was made of other images or options, and not to ``retrain``.
         UserError: it is damaged, or images cannot be trained on.
     """
+    unfinished = place.resolve().with_name(f"{place.resolve().name}.unfinished")
     if (place / "config.json").exists():
         try:
             detector = HTDGDetector.load(place, device=config.device)
@@ -212,23 +227,17 @@ def trained(config: HTDGConfig, train: Sequence[Path], place: Path, retrain: boo
             difference = str(error)
         if not difference:
             print(f"htdg: {place} is taken as it is.", file=sys.stderr)
+            remove_checkpoint(unfinished)  # if it was stopped while it did
             return detector
         if not retrain:
             raise UsageError(
                 f"{place} was made of other {difference}: add --retrain to replace it, or choose "
                 "another folder."
             )
-    unfinished = place.resolve().with_name(f"{place.resolve().name}.unfinished")
     if unfinished.exists():
         print(f"htdg: going on with {unfinished}", file=sys.stderr)
     paths = list(train)
-    try:
-        detector = HTDGDetector(config).fit(paths, checkpoint=unfinished)
-    except ModelError:  # a checkpoint of another training
-        if not retrain:
-            raise
-        remove_checkpoint(unfinished)
-        detector = HTDGDetector(config).fit(paths, checkpoint=unfinished)
+    detector = fit_or_go_on(config, paths, unfinished, retrain)
     detector.save(place)
     remove_checkpoint(unfinished)
     return detector

@@ -14,9 +14,11 @@ from htdg.commands.common import (
     refuse_ignored,
     say_at_chance,
 )
-from htdg.detector import HTDGDetector
-from htdg.io.checkpoint import remove_checkpoint
+from htdg.config import HTDGConfig
+from htdg.detector import fit_or_go_on
+from htdg.io.checkpoint import is_finished, remove_checkpoint
 from htdg.io.files import check_writable
+from htdg.io.locks import only_one
 from htdg.io.model_directory import check_replaceable
 from htdg.runtime.progress import say
 
@@ -35,18 +37,27 @@ def execute(options: argparse.Namespace) -> None:
     """Carry the command out."""
     config = config_from(options)
     refuse_ignored(config, options)
+    out = options.out if options.out.name else options.out.resolve()
+    unfinished = out.with_name(f"{out.name}.unfinished")
     if options.out.exists() and not options.overwrite:
+        if unfinished.exists() and is_finished(unfinished, options.out):
+            remove_checkpoint(unfinished)
+            say([f"{options.out} is complete; what was left of its training is deleted."])
         raise UsageError(f"{options.out} is there already: choose another --out or --overwrite it.")
     check_writable(options.out)
     check_replaceable(options.out)
+    with only_one(out):
+        _train(options, config, unfinished)
+
+
+def _train(options: argparse.Namespace, config: HTDGConfig, unfinished: Path) -> None:
+    """Train while nobody else writes there."""
     images = list(collect_images(options.images))
     if any(path.is_dir() for path in options.images):
         say([f"{len(images)} images train; the time grows with their number."])
-    out = options.out if options.out.name else options.out.resolve()
-    unfinished = out.with_name(f"{out.name}.unfinished")
     if unfinished.exists():
         print(f"going on with {unfinished}", file=sys.stderr)
-    detector = HTDGDetector(config).fit(images, checkpoint=unfinished)
+    detector = fit_or_go_on(config, images, unfinished, options.overwrite)
     detector.save(options.out)
     remove_checkpoint(unfinished)
     if detector.config_.evidence != "distance" and detector.config_.method == "htdg":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import shutil
 import stat
 import tarfile
 import tempfile
@@ -16,6 +15,7 @@ from typing import IO
 
 from htdg.datasets.base import DatasetError
 from htdg.datasets.download import MegabyteBar
+from htdg.io.files import check_regular
 
 SUFFIXES = (".tar.xz", ".tar.gz", ".tgz", ".tar.bz2", ".tar", ".zip")
 _DAMAGE = (
@@ -27,6 +27,9 @@ _DAMAGE = (
     gzip.BadGzipFile,
     RuntimeError,  # a zip that is encrypted or compressed in an unusual way
 )
+#: An archive is refused if it holds more than so many times its size, and these bytes besides: one
+#: made to fill the disk holds a thousand times as much, and one of images about as much.
+LARGEST_RATIO, SPARE = 50, 2**27
 #: A member: its name, and its content, or None for a folder.
 Member = tuple[str, IO[bytes] | None]
 
@@ -39,7 +42,8 @@ def unpack(archive: Path, into: Path) -> None:
 
     Raises:
         DatasetError: the archive is missing or damaged, its files cannot be written, or it holds a
-            link, a device, or a name that leads out of the folder. Nothing is left behind then.
+            link, a device, a name that leads out of the folder, or far more than its size. Nothing
+            is left behind then.
     """
     try:
         into.mkdir(parents=True, exist_ok=True)
@@ -63,7 +67,9 @@ def unpack(archive: Path, into: Path) -> None:
 
 
 def _unpack_all(archive: Path, into: Path) -> None:
-    bar = MegabyteBar(f"unpacking {archive.name}", archive.stat().st_size)
+    check_regular(archive)
+    size = archive.stat().st_size
+    bar, left = MegabyteBar(f"unpacking {archive.name}", size), LARGEST_RATIO * size + SPARE
     with archive.open("rb") as raw:
         position = 0  # in the archive, up to which the bar has counted
         for name, content in _members(archive, raw):
@@ -75,7 +81,13 @@ def _unpack_all(archive: Path, into: Path) -> None:
             if target.exists():
                 raise _unsafe(archive, name, "comes twice")
             with content, target.open("xb") as out:
-                shutil.copyfileobj(content, out, 2**20)
+                while block := content.read(2**20):
+                    left -= len(block)
+                    if left < 0:
+                        raise _unsafe(
+                            archive, name, f"makes it more than {LARGEST_RATIO} times its size"
+                        )
+                    out.write(block)
             bar.update(max(0, raw.tell() - position))
             position = max(position, raw.tell())
     bar.close()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import sys
 import time
 from collections import Counter
@@ -23,7 +22,7 @@ import torch
 from htdg.ablations.variants import as_variant, variant_named
 from htdg.config import ConfigError, HTDGConfig
 from htdg.datasets import Dataset, DatasetError, SampleSequence, equalise, load_dataset
-from htdg.detector import HTDGDetector
+from htdg.detector import HTDGDetector, fit_or_go_on
 from htdg.errors import UserError
 from htdg.evaluation import plots
 from htdg.evaluation.metrics import image_metrics
@@ -33,7 +32,10 @@ from htdg.evidence import DEFECT_FRACTION
 from htdg.io.checkpoint import remove_checkpoint
 from htdg.io.damaged import grey_square
 from htdg.io.files import check_writable, printable, write_text
+from htdg.io.folders import remove
 from htdg.io.images import load_image, load_images, to_uint8
+from htdg.io.locks import only_one
+from htdg.io.model_directory import ModelError
 from htdg.runtime.progress import name_skipped, say
 from htdg.tiles import training_squares
 from htdg.version import __version__
@@ -170,7 +172,19 @@ def evaluate(
                 "A trained model cannot become a variant: leave out either it or variant."
             )
         config = as_variant(config, task.variant)
-    out = Path(out)
+    with only_one(Path(out)):
+        return _evaluated(task, Path(out), config, model, overwrite, progress)
+
+
+def _evaluated(
+    task: Task,
+    out: Path,
+    config: HTDGConfig,
+    model: str | Path | None,
+    overwrite: bool,
+    progress: bool,
+) -> dict[str, Any]:
+    """``evaluate``, while nobody else writes to ``out``."""
     has_results = _check_output(out, overwrite)
     dataset = load_dataset(task.dataset, task.data_root, **(task.options or {}))
     if model is None:
@@ -187,13 +201,13 @@ def evaluate(
         say(dataset.notes)
         _warn_of_undefined_metrics(samples)
     n_notes = len(dataset.notes)
-    if has_results:
-        _clear(out)
     if model is None:
         if task.equalise != "none" and dataset.colour:
             size = None if dataset.equalise_full_size else config.image_size
             images = [equalise(image, size, config.white_level) for image in images]
-        detector = _trained_detector(images, names, config, out, overwrite, progress)
+        # That of a complete run is as old as its results: it is replaced with them.
+        taken = None if has_results else out / "model"
+        detector = _trained_detector(images, names, config, out, taken, overwrite, progress)
     started = time.perf_counter()
     equalised = task.equalise == "both" and dataset.colour
     test_images = TestImages(samples, equalised, detector.config_.white_level)
@@ -215,6 +229,9 @@ def evaluate(
         "scoring_ms_per_image": round(1000 * seconds / n_read, 3),
         "peak_memory_mib": peak_memory(detector.device_),
     }
+    _clear(out)
+    if model is not None:
+        remove(out / "model")  # of an earlier run
     _write_results(out, metrics, test_images, scored, task.fractions, detector)
     return metrics
 
@@ -357,10 +374,9 @@ def _check_output(out: Path, overwrite: bool) -> bool:
 
 
 def _clear(out: Path) -> None:
-    """Remove the results of an earlier run, ``metrics.json`` first."""
+    """Remove the results of an earlier run but its model, ``metrics.json`` first."""
     for name in RESULTS:
         (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / "model", ignore_errors=True)
 
 
 def _warn_of_undefined_metrics(samples: SampleSequence) -> None:
@@ -380,28 +396,42 @@ def _trained_detector(
     names: list[str],
     config: HTDGConfig,
     out: Path,
+    taken: Path | None,
     overwrite: bool,
     progress: bool,
 ) -> HTDGDetector:
-    """A detector trained on these images, now or in an earlier run that was stopped."""
-    checkpoint, folder = out / "model.unfinished", out / "model"
-    if folder.is_dir():
-        detector = HTDGDetector.load(folder, device=config.device)
-        loaded = load_images(images, config.white_level)
-        square, labels = training_squares(loaded, names, config.image_size, config.tiles)
-        same_images = detector.image_names_ == labels and torch.equal(detector.images_, square)
-        if detector.config_ == config and same_images:
-            return detector
+    """A detector trained on these images, now or in an earlier run that was stopped: ``taken``."""
+    checkpoint = out / "model.unfinished"
+    if taken is not None and taken.is_dir():
+        try:
+            detector = HTDGDetector.load(taken, device=config.device)
+        except ModelError:
+            if not overwrite:
+                raise
+        else:
+            if _is_trained_so(detector, images, names, config):
+                remove_checkpoint(checkpoint)  # if it was stopped while it did
+                return detector
         if not overwrite:
             raise EvaluationError(
-                f"{folder} is a model of another run: choose another output folder or overwrite it."
+                f"{taken} is a model of another run: choose another output folder or overwrite it."
             )
     out.mkdir(parents=True, exist_ok=True)
-    detector = HTDGDetector(config)
-    detector.fit(images, names=names, progress=progress, checkpoint=checkpoint)
-    detector.save(folder)
+    detector = fit_or_go_on(config, images, checkpoint, overwrite, names=names, progress=progress)
+    _clear(out)  # the results of another run hold until now
+    detector.save(out / "model")
     remove_checkpoint(checkpoint)
     return detector
+
+
+def _is_trained_so(
+    detector: HTDGDetector, images: list[np.ndarray], names: list[str], config: HTDGConfig
+) -> bool:
+    """Whether a detector was trained on these images with these options."""
+    loaded = load_images(images, config.white_level)
+    square, labels = training_squares(loaded, names, config.image_size, config.tiles)
+    same_images = detector.image_names_ == labels and torch.equal(detector.images_, square)
+    return detector.config_ == config and same_images
 
 
 def _description(dataset: Dataset, task: Task, detector: HTDGDetector) -> dict[str, Any]:

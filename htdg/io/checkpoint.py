@@ -7,12 +7,12 @@ losses so far. Going on from it gives the same weights, bit for bit, as never ha
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from htdg.io.folders import recover, remove
 from htdg.io.model_directory import (
     ModelError,
     load_scale,
@@ -27,12 +27,24 @@ from htdg.training import ScaleTraining
 def remove_checkpoint(folder: Path) -> None:
     """Delete a checkpoint that is no longer needed, and the one of GEOM's classifier beside it."""
     for path in (folder, geom_checkpoint(folder)):
-        shutil.rmtree(path, ignore_errors=True)
+        remove(path)
 
 
 def geom_checkpoint(folder: Path) -> Path:
     """Where the classifier of the ablation "geom" keeps its own checkpoint."""
     return folder.with_name(f"{folder.name}.geom")
+
+
+def is_finished(checkpoint: Path, model: Path) -> bool:
+    """Whether a model is what the training of a checkpoint ended with: it has its scales."""
+    try:
+        of_each = [read_directory(folder)[1]["tensors"] for folder in (checkpoint, model)]
+    except ModelError:
+        return False
+    begun, whole = (
+        {name: d for name, d in digests.items() if name.startswith("scale")} for digests in of_each
+    )
+    return begun == whole
 
 
 class Checkpoint:
@@ -46,6 +58,7 @@ class Checkpoint:
         self.n_done, self.iteration, self.seconds = 0, 0, 0.0
         self.images_at_once = 0  # what the training was begun with, wherever it goes on
         self.history: list[dict[str, object]] = []
+        recover(folder)
         if folder.exists():
             self._read()
 

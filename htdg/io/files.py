@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from htdg.errors import UserError
@@ -26,6 +27,21 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"{path} cannot be written: {nearest} is no folder.")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise OutputError(f"{path} cannot be written: no permission for {nearest}.")
+
+
+def check_regular(path: Path, most: int | None = None) -> None:
+    """Check before reading that a file is one, and no larger than ``most`` bytes.
+
+    A named pipe or a device would be read for ever.
+
+    Raises:
+        OSError: it is something else (FileNotFoundError if it is not there), or larger.
+    """
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError("it is no regular file")
+    if most is not None and state.st_size > most:
+        raise OSError(f"it has {state.st_size:,} bytes, more than {most:,}")
 
 
 def printable(text: str) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from htdg.io.files import check_regular
 from htdg.io.levels import in_unit_range, warn_of_dark_colours
 from htdg.io.problems import ImageError, ImageWarning
 from htdg.runtime.parallel import run_ahead
@@ -32,6 +33,8 @@ ImageLike: TypeAlias = str | Path | BinaryIO | Image.Image | np.ndarray | torch.
 Images: TypeAlias = ImageLike | Iterable[ImageLike]
 #: Larger images are refused: they would be shrunk to a few dozen pixels anyway.
 MAX_PIXELS = 100_000_000
+#: Kinds of image files that are read, as PIL calls them. MPO is what some cameras write as JPEG.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "MPO")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
@@ -120,7 +123,9 @@ def read_image(file: str | Path | BinaryIO, name: str | None = None) -> np.ndarr
     if isinstance(file, TextIOBase):
         raise ImageError(f'{name} is open as text: open it with mode "rb".')
     try:
-        with Image.open(file) as image:
+        if isinstance(file, (str, Path)) and not Path(file).is_dir():
+            check_regular(Path(file))
+        with open_image(file) as image:
             _warn_of_pages(image, name)
             return _pil_array(image, name)
     except FileNotFoundError:
@@ -128,13 +133,24 @@ def read_image(file: str | Path | BinaryIO, name: str | None = None) -> np.ndarr
     except IsADirectoryError:
         raise ImageError(f"{name} is a folder: name an image file.") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is no image that can be read: give a PNG or JPEG file.") from None
+        raise ImageError(
+            f"{name} is no image that can be read: give a file of the kinds {', '.join(FORMATS)}."
+        ) from None
     except ImageError:
         raise
     except Image.DecompressionBombError:
         raise ImageError(_too_large(name)) from None
     except _IMAGE_ERRORS as error:
         raise ImageError(_damaged(name, error)) from None
+
+
+def open_image(file: str | Path | BinaryIO) -> Image.Image:
+    """An image file whose pixels have not been read, if it is of one of the ``FORMATS``.
+
+    PIL knows more, and starts Ghostscript for PostScript, whatever a file is called.
+    """
+    Image.init()
+    return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
 
 
 def _warn_of_pages(image: Image.Image, name: str) -> None:
@@ -297,7 +313,7 @@ def list_images(folder: str | Path, strict: bool = False) -> tuple[list[Path], l
     paths, circles = _files_below(folder)
     for path in paths:
         try:
-            with Image.open(path):
+            with open_image(path):
                 images.append(path)
         except _IMAGE_ERRORS:
             if strict:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -23,15 +23,21 @@ from torch import nn
 
 from htdg.config import ConfigError, HTDGConfig
 from htdg.errors import UserError
-from htdg.io.files import write_text
+from htdg.io.files import check_regular, write_text
+from htdg.io.folders import beside, put, recover
 from htdg.runtime.device import resolve_device
 from htdg.sampling import Scale, empty_scale, freeze
 from htdg.state import ModelState
 from htdg.thresholds import Threshold
 from htdg.transformations import Transformation, as_rows
 
-#: Raised by one whenever a model written now could not be read by the code before.
-FORMAT = 3
+#: Raised by one whenever a model written now could not be read by the code before, or when what is
+#: checked in older ones is not enough: from 4 on there is a digest of the description.
+FORMAT = 4
+#: Bytes of a description or a history at most: a thousand times what they have.
+LARGEST_JSON = 2**28
+#: What goes wrong where a description or a tensor is not as it should be.
+_WRONG = (KeyError, TypeError, AttributeError, ArithmeticError, ValueError, RuntimeError)
 
 
 #: Builds the classifier of the ablation "geom": (tensors, number of classes M, device).
@@ -84,7 +90,14 @@ def load_model(
         return _model(tensors, description, history, device, load_classifier)
     except ConfigError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         raise ModelError(f"{folder} is no complete htdg model: {error}.") from error
 
 
@@ -103,7 +116,8 @@ def _model(
     trained = () if config.evidence == "distance" else sides
     if any(name.startswith(f"scale{len(trained)}.") for name in tensors):
         raise ValueError("it has more scales than its pyramid plan has sides")
-    images, scales = tensors["images"], []
+    check_values(tensors)
+    images, scales = checked_images(tensors["images"], config.image_size), []
     for n, side in enumerate(trained):
         scale = empty_scale(config, n, side, len(transformations), len(images))
         load_scale(scale, n, tensors)
@@ -123,7 +137,7 @@ def _model(
         image_names=tuple(description["training_images"]),
         threshold=None if threshold is None else Threshold(**threshold),
         images_at_once=int(description.get("images_at_once", 0)),
-        history=tuple(history),
+        history=checked_history(history),
         trained_with={
             **{key: str(description[key]) for key in ("htdg", "torch", "python", "trained_on")},
             **{key: str(description[key]) for key in ("machine",) if key in description},
@@ -131,6 +145,28 @@ def _model(
         classifier=classifier,
         classifier_seconds=float(description.get("geom_seconds", 0.0)),
     )
+
+
+def check_values(tensors: Mapping[str, torch.Tensor]) -> None:
+    """ValueError if a weight is no finite float, or a variance is negative."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            continue
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"tensor {name} has type {tensor.dtype} instead of float32")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"tensor {name} holds values that are not finite")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise ValueError(f"tensor {name} holds negative variances")
+
+
+def checked_images(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Training images (K, 3, s, s) in [-1, 1]; ValueError if they are not."""
+    if images.ndim != 4 or len(images) < 1 or images.shape[1:] != (3, side, side):
+        raise ValueError(f"its training images have shape {tuple(images.shape)}")
+    if images.dtype != torch.float32 or images.abs().max() > 1.001:
+        raise ValueError("its training images are no floats in [-1, 1]")
+    return images
 
 
 def _checked_sides(sides: object, config: HTDGConfig) -> tuple[int, ...]:
@@ -141,6 +177,15 @@ def _checked_sides(sides: object, config: HTDGConfig) -> tuple[int, ...]:
     if too_small or sides != sorted(set(sides)) or (not sides and config.method != "mse"):
         raise ValueError(f"its pyramid plan is {sides!r}")
     return tuple(sides)
+
+
+def checked_history(history: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
+    """The history of a training, of each scale a dict with its seconds; ValueError if it is not."""
+    for scale in history:
+        seconds = scale.get("seconds") if isinstance(scale, dict) else None
+        if not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
+            raise ValueError("its history has no seconds for a scale")
+    return tuple(history)
 
 
 def scale_tensors(scales: Sequence[Scale]) -> dict[str, torch.Tensor]:
@@ -205,8 +250,7 @@ def write_directory(
     """
     check_replaceable(folder)
     folder = folder.resolve()
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    temporary = beside(folder, "tmp")
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     digests = {name: digest(t) for name, t in sorted(plain.items())}
     history_text = json.dumps(history) + "\n"
@@ -218,31 +262,39 @@ def write_directory(
     }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for path in folder.parent.iterdir():
-            if re.fullmatch(rf"\.{re.escape(folder.name)}\.\d+\.tmp", path.name):
-                shutil.rmtree(path, ignore_errors=True)  # left behind by a killed program
+        recover(folder)
         temporary.mkdir()
         safetensors.torch.save_file(plain, temporary / "weights.safetensors")
         (temporary / "history.json").write_text(history_text)
-        (temporary / "config.json").write_text(json.dumps(described, indent=1) + "\n")
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
+        (temporary / "config.json").write_text(description_text(described))
+        # safetensors lets nobody else read its file, whatever the umask.
+        shutil.copymode(temporary / "config.json", temporary / "weights.safetensors")
+        put(temporary, folder)
     except (OSError, SafetensorError) as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
         reason = getattr(error, "strerror", None) or error
         raise ModelError(f"{folder} cannot be written: {reason}.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def change_threshold(folder: Path, threshold: Threshold | None) -> None:
     """Change the threshold in a model's ``config.json``, and nothing else in its directory."""
     path = folder / "config.json"
     changed = {"threshold": None if threshold is None else asdict(threshold)}
-    write_text(path, json.dumps(_read_json(path, folder) | changed, indent=1) + "\n")
+    write_text(path, description_text(_read_json(path, folder) | changed))
+
+
+def description_text(described: Mapping[str, Any]) -> str:
+    """The text of ``config.json``: the description, with a digest of all of it."""
+    return json.dumps({**described, "digest": _digest_of(described)}, indent=1) + "\n"
+
+
+def _digest_of(described: Mapping[str, Any]) -> str:
+    """SHA-256 over a description, in which those of weights and history are."""
+    text = json.dumps(
+        {name: v for name, v in described.items() if name != "digest"}, sort_keys=True
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Any]:
@@ -251,6 +303,8 @@ def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
     Raises:
         ModelError: missing, of a newer format, damaged, or with a missing or altered tensor.
     """
+    if not folder.exists():
+        recover(folder)
     described = _read_json(folder / "config.json", folder)
     number = described.get("format") if isinstance(described, dict) else None
     if type(number) is not int or number < 1:
@@ -259,10 +313,19 @@ def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
         raise ModelError(
             f"{folder} has model format {number}, but this htdg reads up to {FORMAT}: update htdg."
         )
+    signed = number > 3 or "digest" in described
+    if signed and described.get("digest") != _digest_of(described):
+        raise ModelError(
+            f"{folder}/config.json is not the one that was saved: copy the model again "
+            "(thresholds are changed by htdg calibrate)."
+        )
     try:
+        check_regular(folder / "weights.safetensors")
         tensors = safetensors.torch.load_file(folder / "weights.safetensors")
     except FileNotFoundError:
         raise ModelError(f"{folder} has no weights.safetensors: copy the model again.") from None
+    except PermissionError:
+        raise ModelError(_no_permission(folder / "weights.safetensors")) from None
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{folder}/weights.safetensors is damaged ({error}).") from error
     digests = described.get("tensors", {})
@@ -295,15 +358,25 @@ def _read_history(folder: Path, described: Mapping[str, Any]) -> list[Any]:
 def digest(tensor: torch.Tensor) -> str:
     """SHA-256 over type, shape and bytes of a tensor."""
     header = f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
-    return hashlib.sha256(header + tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
+    content = tensor.cpu().contiguous().flatten().view(torch.uint8)  # of types without NumPy's, too
+    return hashlib.sha256(header + content.numpy().tobytes()).hexdigest()
 
 
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        check_regular(path, LARGEST_JSON)
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{folder} has no {path.name}: it is no htdg model directory.") from None
     except NotADirectoryError:
         raise ModelError(f"{folder} is a file, but a model is a directory.") from None
+    except PermissionError:
+        raise ModelError(_no_permission(path)) from None
+    except RecursionError:
+        raise ModelError(f"{path} is nested too deeply: it is no htdg model.") from None
     except (ValueError, OSError) as error:
         raise ModelError(f"{path} cannot be read ({error}).") from error
+
+
+def _no_permission(path: Path) -> str:
+    return f"You have no permission to read {path}: ask its owner for it (chmod)."

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,8 @@ def read_file(path: Path) -> object:
     """What a file holds, on the CPU, read without running code from it; ModelError if it cannot."""
     if not path.is_file():
         raise ModelError(f"{path} is not there: copy it too, or check the path.")
+    if zipfile.is_zipfile(path):
+        _check_unpacked_size(path)
     try:
         if path.suffix == ".json":
             return json.loads(path.read_text())
@@ -135,6 +138,23 @@ def read_file(path: Path) -> object:
             f"{path} is damaged, or holds objects that only running its code would restore, which "
             "is refused: save it again as tensors, numbers, lists and dictionaries only."
         ) from error
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """ModelError if the content of a PyTorch file, which is a ZIP archive, is far larger than it.
+
+    PyTorch packs nothing.
+    """
+    try:
+        with zipfile.ZipFile(path) as packed:
+            size = sum(info.file_size for info in packed.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return  # whoever reads it says so
+    if size > 2 * path.stat().st_size + 2**20:
+        raise ModelError(
+            f"{path} would have {size / 2**20:,.0f} MiB when unpacked, far more than a file of "
+            "PyTorch's: get it from its publisher."
+        )
 
 
 def entries_by_scale(folder: Path, count: int, whole: str, single: str) -> list[list[Entry]]:
