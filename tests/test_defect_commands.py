@@ -18,6 +18,7 @@ from htdg.evaluation.overlays import ColourScale, overlay
 from htdg.evaluation.pixel_metrics import PixelMetrics
 from htdg.evaluation.plots import plot_maps, plot_sample_grid
 from htdg.io.images import load_image, to_uint8
+from htdg.io.model_directory import description_text
 
 TINY = HTDGConfig.preset("tiny", niter=1)
 
@@ -177,6 +178,7 @@ def test_calibrating_changes_nothing_else_in_the_directory(place):
     after = json.loads((model / "config.json").read_text())
     assert after.pop("threshold") is not None
     assert before.pop("threshold") is None
+    assert after.pop("digest") != before.pop("digest")  # it is over the threshold, too
     assert after == before
     assert (model / "notes.txt").read_text() == "mine"
 
@@ -193,9 +195,10 @@ def test_calibrated_for_all_votes_is_calibrated_for_fraction_1(place, capsys):
 def test_a_damaged_threshold_is_refused(place, capsys, damage):
     path = place / "model" / "config.json"
     described = json.loads(path.read_text())
+    del described["digest"]
     good = {"score": 0.5, "pixel": 0.5, "false_positive_rate": 0.1, "count": 3}
     good |= {"source": "held-out images", "defect_fraction": None}
-    path.write_text(json.dumps(described | {"threshold": good | damage}))
+    path.write_text(description_text(described | {"threshold": good | damage}))
     assert main(["info", str(place / "model")]) == 2
     assert "no complete htdg model: its threshold" in capsys.readouterr().err
 
