@@ -352,14 +352,14 @@ def test_when_nothing_new_can_be_read_the_report_says_so(place):
 
 
 def test_a_file_that_vanishes_while_it_is_inspected(place, monkeypatch, capsys):
-    load = inspect.load_image
+    load = inspect.load_uint8
 
     def gone(path, *others):  # when its picture is made: it was scored before
         if path.name == "hole0.png":
             path.unlink(missing_ok=True)
         return load(path, *others)
 
-    monkeypatch.setattr(inspect, "load_image", gone)
+    monkeypatch.setattr(inspect, "load_uint8", gone)
     assert run() == 1
     assert "more/hole0.png is not there" in capsys.readouterr().err
     verdicts = [row["verdict"] for row in rows(place).values()]

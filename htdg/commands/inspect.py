@@ -60,7 +60,7 @@ from htdg.evidence import DEFECT_FRACTION
 from htdg.io.checkpoint import remove_checkpoint
 from htdg.io.damaged import ImagesOrGrey
 from htdg.io.files import OutputError, printable, write_bytes, write_text
-from htdg.io.images import load_image, to_uint8
+from htdg.io.images import load_image, load_uint8
 from htdg.io.locks import only_one
 from htdg.io.model_directory import ModelError, check_replaceable, digest
 from htdg.io.problems import ImageError
@@ -394,8 +394,7 @@ def pictures(
     path: Path, prediction: Prediction, scale: ColourScale, white_level: int
 ) -> tuple[bytes, bytes]:
     """The thumbnail of an image, a JPEG file, and its overlay, a PNG file."""
-    image = to_uint8(load_image(path, None, white_level)[None])[0]
-    anomaly_map = prediction.anomaly_map
+    image, anomaly_map = load_uint8(path, white_level), prediction.anomaly_map
     assert anomaly_map is not None
     overlay = png_bytes(overlay_picture(image, anomaly_map, scale))
     return thumbnail(image, anomaly_map, scale), overlay

@@ -37,7 +37,7 @@ from htdg.evaluation.plots import ANOMALOUS, png_bytes
 from htdg.evaluation.tables import score_table, unscored_row
 from htdg.io.damaged import ImagesOrGrey
 from htdg.io.files import check_writable, printable, write_bytes
-from htdg.io.images import load_image, read_image, to_uint8
+from htdg.io.images import load_uint8, read_image
 from htdg.io.problems import ImageError
 from htdg.scorer import Prediction
 from htdg.thresholds import Threshold
@@ -355,6 +355,6 @@ class MapWriter:
         self, name: str, path: Path, anomaly_map: np.ndarray, scale: ColourScale
     ) -> None:
         """``<name>_overlay.png``."""
-        image = to_uint8(load_image(path, None, self.white_level)[None])[0]
+        image = load_uint8(path, self.white_level)
         drawn = overlay(resized_picture(image, anomaly_map.shape), anomaly_map, scale)
         write_bytes(self._overlay(name), png_bytes(drawn))

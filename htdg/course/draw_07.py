@@ -24,7 +24,7 @@ from htdg.evaluation.plots import (
     png_bytes,
     show_image,
 )
-from htdg.io.images import list_images, load_image, to_uint8
+from htdg.io.images import list_images, load_uint8
 
 if TYPE_CHECKING:
     from IPython.display import HTML as Page
@@ -71,7 +71,7 @@ def findings(detector: HTDGDetector, folder: str | Path) -> list[Finding]:
         rows, anomaly_map = prediction.normality[0], prediction.anomaly_map
         assert anomaly_map is not None  # since maps were asked for
         score = float(prediction.scores[0])
-        image = to_uint8(load_image(path)[None])[0]
+        image = load_uint8(path)
         picture = overlay(image, anomaly_map, scale)
         name = path.relative_to(folder).as_posix()
         report.append(Finding(name, score, score > threshold.score, picture, rows))

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from htdg.datasets.base import DatasetError
-from htdg.io.images import ImageLike, load_image, to_uint8
+from htdg.io.images import ImageLike, load_uint8
 
 
 def equalise(image: ImageLike, size: int | None = None, white_level: int = 0) -> np.ndarray:
@@ -34,7 +34,7 @@ def equalise(image: ImageLike, size: int | None = None, white_level: int = 0) ->
         raise DatasetError(
             "Contrast equalisation needs OpenCV: pip install 'htdg[datasets]', or equalise none."
         ) from None
-    rgb = to_uint8(load_image(image, None, white_level)[None])[0]  # (H, W, 3)
+    rgb = load_uint8(image, white_level)  # (H, W, 3)
     if size is not None:
         square = Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC)
         rgb = np.asarray(square)

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from htdg.datasets.base import Dataset, DatasetError, Entry, register
-from htdg.io.images import load_image, read_image, to_uint8
+from htdg.io.images import load_uint8, read_image
 
 #: Photographs are made to fit a square of this side, pixels, keeping their shape.
 THUMBNAIL = 450
@@ -141,7 +141,7 @@ class Paris(Dataset):
 
 def _thumbnail(original: Path) -> bytes:
     """A small JPEG file; used also where nothing is cached, so that the image is the same."""
-    image = Image.fromarray(to_uint8(load_image(original)[None])[0])
+    image = Image.fromarray(load_uint8(original))
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     packed = io.BytesIO()
     image.save(packed, "JPEG", quality=95, subsampling=0)

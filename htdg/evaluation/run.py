@@ -33,7 +33,7 @@ from htdg.io.checkpoint import remove_checkpoint
 from htdg.io.damaged import grey_square
 from htdg.io.files import check_writable, printable, write_text
 from htdg.io.folders import remove
-from htdg.io.images import load_image, load_images, to_uint8
+from htdg.io.images import load_images, load_uint8, to_uint8
 from htdg.io.locks import only_one
 from htdg.io.model_directory import ModelError
 from htdg.runtime.progress import name_skipped, say
@@ -583,7 +583,7 @@ def gallery(
         chosen = np.flatnonzero(members)
         chosen = chosen[np.argsort(-np.abs(scores[chosen] - threshold), kind="stable")][:count]
         rows[f"{name}: {members.sum()}"] = [
-            (_as_uint8(samples[i].image, white), f"{samples.entries[i].kind}\n{scores[i]:.3f}")
+            (load_uint8(samples[i].image, white), f"{samples.entries[i].kind}\n{scores[i]:.3f}")
             for i in chosen
         ]
     return plots.plot_gallery(rows, count)
@@ -604,13 +604,8 @@ def maps_figure(detector: HTDGDetector, test_images: TestImages, count: int = 8)
     images = [test_images[i] for i in chosen]
     predictions = detector.predictions(images, maps=True)
     return plots.plot_maps(
-        [_as_uint8(image, detector.config_.white_level) for image in images],
+        [load_uint8(image, detector.config_.white_level) for image in images],
         [p.anomaly_map for p in predictions if p.anomaly_map is not None],
         [test_images.samples.mask(i) for i in chosen],
         [entries[i].kind for i in chosen],
     )
-
-
-def _as_uint8(image: np.ndarray, white_level: int) -> np.ndarray:
-    """An image of a data set as (H, W, 3) uint8."""
-    return to_uint8(load_image(image, None, white_level)[None])[0]

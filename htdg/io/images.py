@@ -96,7 +96,7 @@ def is_file(image: object) -> TypeGuard[BinaryIO]:
     return callable(getattr(image, "read", None))
 
 
-def _name_of(image: str | Path | BinaryIO, otherwise: str) -> str:
+def _name_of(image: object, otherwise: str) -> str:
     """What to call an image in a file: its path if it has one."""
     path = getattr(image, "name", None) if is_file(image) else image
     return str(path) if isinstance(path, (str, Path)) else otherwise
@@ -286,10 +286,7 @@ def _load_numbered(image: ImageLike, number: int, white_level: int) -> torch.Ten
 
 def image_name(image: object, number: int) -> str:
     """What to call an image of several: its path if it has one, or else ``image <number>``."""
-    otherwise = f"image {number}"
-    if isinstance(image, (str, Path)) or is_file(image):
-        return _name_of(image, otherwise)
-    return otherwise
+    return _name_of(image, f"image {number}")
 
 
 def list_images(folder: str | Path, strict: bool = False) -> tuple[list[Path], list[Path]]:
@@ -334,6 +331,11 @@ def _files_below(folder: Path) -> tuple[list[Path], list[Path]]:
         folders[:] = [path.name for path in inside if path not in circles]
         files += [here / name for name in names if not name.startswith(".")]
     return sorted(path for path in files if path.is_file()), circles
+
+
+def load_uint8(image: ImageLike, white_level: int = 0) -> np.ndarray:
+    """One image as uint8 (H, W, 3), to be drawn; arguments and errors are ``load_image``'s."""
+    return to_uint8(load_image(image, None, white_level)[None])[0]
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:
