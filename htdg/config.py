@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from htdg.numbers import ConfigError, as_int, real_number, refuse, whole_number
+from htdg.numbers import (
+    INTEGERS,
+    MOST_SCALES,
+    REALS,
+    WIDEST,
+    ConfigError,
+    as_int,
+    real_number,
+    refuse,
+    whole_number,
+)
 from htdg.presets import OPTIONS
 from htdg.pyramid import pyramid_sides
 from htdg.transformations import (
@@ -115,11 +124,11 @@ class HTDGConfig:
     def __post_init__(self) -> None:
         """Validate every option."""
         # The class is frozen; NumPy's numbers become Python's, which JSON knows.
-        for name, least in _INTEGERS.items():
-            number = whole_number(f"Option {name}", getattr(self, name), least)
+        for name, limits in INTEGERS.items():
+            number = whole_number(f"Option {name}", getattr(self, name), *limits)
             object.__setattr__(self, name, number)
-        for name, limits in _REALS.items():
-            object.__setattr__(self, name, real_number(name, getattr(self, name), *limits))
+        for name, bounds in REALS.items():
+            object.__setattr__(self, name, real_number(name, getattr(self, name), *bounds))
         self._check_sizes()
         self._check_words()
 
@@ -133,6 +142,11 @@ class HTDGConfig:
             refuse("min_size", self.min_size, rule)
         if self.evidence != "votes":
             self._check_distance_sizes()
+        compared = () if self.evidence == "votes" else self.distance_sides
+        if max(len(self.sides), len(compared)) > MOST_SCALES:
+            refuse("scale_factor", self.scale_factor, f"low enough for {MOST_SCALES} scales")
+        if self.width(len(self.sides) - 1) > WIDEST:
+            refuse("channels", self.channels, f"so few that no scale has more than {WIDEST}")
 
     def _check_distance_sizes(self) -> None:
         least = self.distance_min_size
@@ -216,40 +230,6 @@ class HTDGConfig:
     def as_dict(self) -> dict[str, Any]:
         """All options as plain JSON values; ``HTDGConfig(**d)`` turns them back."""
         return asdict(self)
-
-
-_INTEGERS = {
-    "image_size": 1,
-    "min_size": 1,
-    "max_size": 1,
-    "channels": 1,
-    "layers": 1,
-    "niter": 1,
-    "d_steps": 1,
-    "g_steps": 1,
-    "milestone_d": 1,
-    "milestone_g": 1,
-    "seed": 0,
-    "images_at_once": 0,
-    "distance_min_size": 1,
-    "distance_max_size": 1,
-    "patch_side": 1,
-    "geom_samples": 1,
-    "geom_epochs": 1,
-    "white_level": 0,
-}
-_REALS = {  # name: (low, high, low excluded, high excluded)
-    "scale_factor": (0.0, 1.0, True, True),
-    "lr_d": (0.0, math.inf, True, True),
-    "lr_g": (0.0, math.inf, True, True),
-    "beta1": (0.0, 1.0, False, True),
-    "beta2": (0.0, 1.0, False, True),
-    "gamma": (0.0, 1.0, True, False),
-    "alpha": (0.0, math.inf, False, True),
-    "noise_amplitude": (0.0, math.inf, False, True),
-    "patch_constant": (0.0, math.inf, False, True),
-    "search_radius": (0.0, 1.0, False, False),
-}
 
 
 def _as_catalogue(rows: object) -> tuple[tuple[int, int, int, int, int], ...]:

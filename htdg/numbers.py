@@ -10,6 +10,45 @@ from htdg.errors import UserError
 
 #: No option needs a larger number, and random seeds made from it still fit 64 bits.
 LARGEST = 2**32 - 1
+#: Scales at most, and channels of one at most: the networks of a scale then have up to 150 MB of
+#: weights, so that a model of a stranger fits into memory until it is refused.
+MOST_SCALES, WIDEST = 32, 512
+
+#: The whole numbers among the options: least, and most where that is not ``LARGEST``. Training
+#: images are kept at image_size, 50 MB each at the most; the finest scale is far smaller.
+INTEGERS = {
+    "image_size": (1, 2048),
+    "min_size": (1,),
+    "max_size": (1,),
+    "channels": (1, WIDEST),
+    "layers": (1, 10),
+    "niter": (1,),
+    "d_steps": (1,),
+    "g_steps": (1,),
+    "milestone_d": (1,),
+    "milestone_g": (1,),
+    "seed": (0,),
+    "images_at_once": (0,),
+    "distance_min_size": (1,),
+    "distance_max_size": (1,),
+    "patch_side": (1,),
+    "geom_samples": (1, 1_000_000),
+    "geom_epochs": (1,),
+    "white_level": (0,),
+}
+#: The others: (low, high, low excluded, high excluded).
+REALS = {
+    "scale_factor": (0.0, 1.0, True, True),
+    "lr_d": (0.0, math.inf, True, True),
+    "lr_g": (0.0, math.inf, True, True),
+    "beta1": (0.0, 1.0, False, True),
+    "beta2": (0.0, 1.0, False, True),
+    "gamma": (0.0, 1.0, True, False),
+    "alpha": (0.0, math.inf, False, True),
+    "noise_amplitude": (0.0, math.inf, False, True),
+    "patch_constant": (0.0, math.inf, False, True),
+    "search_radius": (0.0, 1.0, False, False),
+}
 
 
 class ConfigError(UserError):

@@ -11,11 +11,11 @@ NAN, INF = math.nan, math.inf
 
 # option: (values that are refused, words of the rule that the message must hold)
 NUMBERS = {
-    "image_size": ([0, -1, 24, 64.0, "64", None, True, NAN], ["at least"]),
+    "image_size": ([0, -1, 2049, 64.0, "64", None, True, NAN], ["from 1 to 2048"]),
     "min_size": ([0, -3, 25.0, "25", None, True], ["a whole number, at least 1"]),
     "max_size": ([0, 24, 64.0, "64", True, INF], ["at least"]),
-    "channels": ([0, -1, 32.0, "32", True], ["a whole number, at least 1"]),
-    "layers": ([0, -1, 5.0, "5", True], ["a whole number, at least 1"]),
+    "channels": ([0, -1, 513, 32.0, "32", True], ["a whole number, from 1 to 512"]),
+    "layers": ([0, -1, 11, 5.0, "5", True], ["a whole number, from 1 to 10"]),
     "niter": ([0, -1, 2.5, "9", True], ["a whole number, at least 1"]),
     "d_steps": ([0, -1, 3.0, True], ["a whole number, at least 1"]),
     "g_steps": ([0, -1, 3.0, True], ["a whole number, at least 1"]),
@@ -28,7 +28,7 @@ NUMBERS = {
     "patch_side": ([0, 7.0, "7", True], ["a whole number, at least 1"]),
     "patch_constant": ([-0.1, NAN, INF, True], ["a number, at least 0"]),
     "search_radius": ([-0.1, 1.1, NAN, "0", True], ["a number, at least 0 and at most 1"]),
-    "geom_samples": ([0, 1.0, "9", True], ["a whole number, at least 1"]),
+    "geom_samples": ([0, 1_000_001, 1.0, "9", True], ["a whole number, from 1 to 1000000"]),
     "geom_epochs": ([0, 1.0, "9", True], ["a whole number, at least 1"]),
     "white_level": ([-1, 4095.0, "4095", None, True], ["a whole number, at least 0"]),
     "scale_factor": ([0, 1, 0.0, 1.0, -0.5, 2.0, NAN, INF, "0.7", True], ["above 0 and below 1"]),
@@ -122,6 +122,8 @@ def test_values_at_the_bounds_are_allowed(option, value):
         ({"min_size": 15, "layers": 7}, "min_size", "receptive field of 7 layers, 15"),
         ({"min_size": 25, "max_size": 24}, "max_size", "at least min_size, which is 25"),
         ({"image_size": 29, "min_size": 30}, "image_size", "at least min_size, which is 30"),
+        ({"scale_factor": 0.999999999999}, "scale_factor", "low enough for 32 scales"),
+        ({"image_size": 2048, "channels": 512}, "channels", "no scale has more than 512"),
     ],
 )
 def test_sizes_that_do_not_go_together(options, option, rule):

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
 import os
+import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from htdg.commands.streams import prepare_streams, settle_output, stop_quietly
 from htdg.errors import UnreadableImages, UserError
 from htdg.io.files import printable
 from htdg.io.problems import ImageWarning
@@ -101,18 +102,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: all is well. 1: all is done, but for images that could not be read. 2: a mistake of the
     user's. As shells have it, 130 after Ctrl-C, and 141 when nobody reads the output to its end.
     """
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    options = build_parser(words[:1]).parse_args(words)
-    if arguments is None:  # a process of its own
-        set_allocator(words[0])
-        for stream in (sys.stdout, sys.stderr):  # whatever the names of files are
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
+    if arguments is not None:
+        return run(list(arguments))
+    # A process of our own.
+    if interruptible := signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, stop_quietly)  # while PyTorch is imported
+    prepare_streams()
+
+    def begin(command: str) -> None:
+        set_allocator(command)
+        if interruptible:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
     try:
+        return run(sys.argv[1:], begin)
+    finally:
+        settle_output()
+
+
+def run(words: Sequence[str], begin: Callable[[str], None] = lambda _: None) -> int:
+    """``main`` with the words of a command; ``begin`` is called with its name before it starts."""
+    try:
+        try:
+            options = build_parser(words[:1]).parse_args(words)
+        except SystemExit:  # after --help, or a mistake
+            sys.stdout.flush()
+            raise
+        begin(words[0])
         with warnings.catch_warnings():
             say_image_warnings()
             options.execute(options)
-        sys.stdout.flush()  # so that a broken pipe shows here
+        sys.stdout.flush()  # so that a broken pipe or a full disk shows here
     except UnreadableImages as error:
         print(f"htdg: {error}", file=sys.stderr)
         return 1
@@ -123,8 +143,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nhtdg: stopped; a training goes on when started again.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # as in ``htdg score ... | head -1``
-        # Python flushes once more when it ends; that must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # 1 is standard output
         return 141
     return 0
 

@@ -16,8 +16,9 @@ from htdg.commands.common import (
 )
 from htdg.config import HTDGConfig
 from htdg.detector import fit_or_go_on
-from htdg.io.checkpoint import is_finished, remove_checkpoint
+from htdg.io.checkpoint import is_finished, recover_checkpoint, remove_checkpoint
 from htdg.io.files import check_writable
+from htdg.io.folders import recover
 from htdg.io.locks import only_one
 from htdg.io.model_directory import check_replaceable
 from htdg.runtime.progress import say
@@ -39,15 +40,24 @@ def execute(options: argparse.Namespace) -> None:
     refuse_ignored(config, options)
     out = options.out if options.out.name else options.out.resolve()
     unfinished = out.with_name(f"{out.name}.unfinished")
-    if options.out.exists() and not options.overwrite:
-        if unfinished.exists() and is_finished(unfinished, options.out):
-            remove_checkpoint(unfinished)
-            say([f"{options.out} is complete; what was left of its training is deleted."])
-        raise UsageError(f"{options.out} is there already: choose another --out or --overwrite it.")
-    check_writable(options.out)
-    check_replaceable(options.out)
     with only_one(out):
+        if options.out.exists() and not options.overwrite:
+            _clean(options.out, unfinished)
+            raise UsageError(
+                f"{options.out} is there already: choose another --out or --overwrite it."
+            )
+        check_writable(options.out)
+        check_replaceable(options.out)
         _train(options, config, unfinished)
+
+
+def _clean(out: Path, unfinished: Path) -> None:
+    """Delete what is left of the training of a model, if that was stopped once it was done."""
+    recover(out.resolve())
+    recover_checkpoint(unfinished)
+    if unfinished.exists() and is_finished(unfinished, out):
+        remove_checkpoint(unfinished)
+        say([f"{out} is complete; what was left of its training is deleted."])
 
 
 def _train(options: argparse.Namespace, config: HTDGConfig, unfinished: Path) -> None:

@@ -26,8 +26,15 @@ from htdg.training import ScaleTraining
 
 def remove_checkpoint(folder: Path) -> None:
     """Delete a checkpoint that is no longer needed, and the one of GEOM's classifier beside it."""
+    recover_checkpoint(folder)
     for path in (folder, geom_checkpoint(folder)):
         remove(path)
+
+
+def recover_checkpoint(folder: Path) -> None:
+    """Put right what killed programs left beside a checkpoint (``htdg.io.folders.recover``)."""
+    for path in (folder, geom_checkpoint(folder)):
+        recover(path)
 
 
 def geom_checkpoint(folder: Path) -> Path:

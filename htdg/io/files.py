@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 from htdg.errors import UserError
+from htdg.io.folders import beside, is_running
 
 
 class OutputError(UserError):
@@ -16,12 +20,15 @@ class OutputError(UserError):
 def check_writable(path: Path) -> None:
     """Check, before any work is done, that a file or folder ``path`` can be made.
 
-    Nothing is made yet. Missing folders above ``path`` do no harm: they can be made where the
-    nearest folder that exists can be written to.
+    Nothing is made yet. A device or a named pipe is refused: writing would put a file in its place.
+    Missing folders above ``path`` do no harm: they can be made where the nearest folder that exists
+    can be written to.
 
     Raises:
         OutputError: it cannot be made.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OutputError(f"{path} cannot be written: it is no regular file. Name another.")
     nearest = next(p for p in path.absolute().parents if os.path.lexists(p))
     if not nearest.is_dir():
         raise OutputError(f"{path} cannot be written: {nearest} is no folder.")
@@ -45,8 +52,12 @@ def check_regular(path: Path, most: int | None = None) -> None:
 
 
 def printable(text: str) -> str:
-    """Text in which names of files that are no valid UTF-8 have ``\\xff`` for such a byte."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    """Text that can be written as UTF-8: names of files that are not have ``\\xff`` for a byte.
+
+    Half of a pair of surrogates, which JSON can hold, becomes ``\\ud800`` and the like.
+    """
+    whole = re.sub("[\ud800-\udc7f\udd00-\udfff]", lambda half: rf"\u{ord(half[0]):04x}", text)
+    return whole.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -63,12 +74,28 @@ def write_bytes(path: Path, content: bytes) -> None:
         OutputError: it cannot be written.
     """
     check_writable(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in _left_in(path.parent.resolve()).pop(path.name, ()):
+            left.unlink(missing_ok=True)
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}.") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@cache
+def _left_in(folder: Path) -> dict[str, list[Path]]:
+    """What killed programs were writing in a folder, by the name it was to get.
+
+    This is looked up once, since a folder may hold thousands of files that are written in turn.
+    """
+    left = defaultdict(list)
+    for path in folder.glob(".*.tmp"):
+        match = re.fullmatch(r"\.(.+)\.(\d+)\.tmp", path.name, re.DOTALL)
+        if match and path.is_file() and not is_running(int(match[2])):
+            left[match[1]].append(path)
+    return left

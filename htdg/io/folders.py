@@ -21,7 +21,11 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def beside(place: Path, kind: str) -> Path:
-    """A hidden name of this process beside ``place``; ``kind`` is ``tmp`` or ``old``."""
+    """A hidden name of this process beside ``place``.
+
+    ``kind`` is ``tmp`` for what is being written, ``old`` for what makes room for it and comes back
+    if it is not, and ``gone`` for what is being deleted.
+    """
     return place.with_name(f".{place.name}.{os.getpid()}.{kind}")
 
 
@@ -61,7 +65,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 def remove(place: Path) -> None:
     """Delete a folder, if it is there; it is gone from its place at once."""
-    aside = beside(place, "old")
+    aside = beside(place, "gone")
     try:
         place.rename(aside)
     except FileNotFoundError:
@@ -85,16 +89,16 @@ def recover(place: Path) -> None:
 
 def leftovers(place: Path) -> Iterator[Path]:
     """What killed programs left beside ``place``, those that were in its place first."""
-    name = re.compile(rf"\.{re.escape(place.name)}\.(\d+)\.(tmp|old)")
+    name = re.compile(rf"\.{re.escape(place.name)}\.(\d+)\.(tmp|old|gone)")
     if not place.parent.is_dir():
         return
     for path in sorted(place.parent.iterdir(), key=lambda path: path.suffix):
         match = name.fullmatch(path.name)
-        if match and not _runs(int(match[1])):
+        if match and not is_running(int(match[1])):
             yield path
 
 
-def _runs(number: int) -> bool:
+def is_running(number: int) -> bool:
     """Whether another process of this number runs. Where that cannot be asked, no."""
     if number == os.getpid() or os.name != "posix":
         return False
