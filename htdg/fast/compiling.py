@@ -20,6 +20,8 @@ from pathlib import Path
 
 import torch
 
+from htdg.fast.private import check_private, is_ours
+
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "winograd.c"))
 FLAGS = ("-O3", "-fopenmp", "-fPIC")
 #: OpenMP runtimes by the names under which PyTorch may have loaded one, whoever built it.
@@ -41,7 +43,7 @@ def compiled_helpers() -> Path:
     parts = [version, processor().encode(), *(flag.encode() for flag in flags)]
     parts += [source.read_bytes() for source in SOURCES]
     target = cache_folder() / f"kernels-{digest(parts)}.so"
-    if target.is_file():
+    if is_ours(target):
         return target
     _check_march(compiler, march)
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
@@ -56,6 +58,7 @@ def compiled_helpers() -> Path:
             [compiler, "-shared", *objects, "-o", str(linked)],
         ):
             subprocess.run(words, capture_output=True, check=True, timeout=120)
+        linked.chmod(0o700)  # whatever the umask: see is_ours
         linked.replace(target)
     return target
 
@@ -87,9 +90,7 @@ def cache_folder() -> Path:
         cache_home = Path.home() / ".cache"
     folder = cache_home / "htdg"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise OSError(f"others may write into {folder}")  # and what is loaded from it is run
+    check_private(folder)
     return folder
 
 

@@ -85,8 +85,11 @@ def _library() -> ctypes.CDLL | str:
         return ""
     try:
         share_openmp()
-        loaded = ctypes.CDLL(str(compiled_helpers()))
+        path = compiled_helpers()
+        loaded = ctypes.CDLL(str(path))
         _declare(loaded)
+    except AttributeError:
+        return f"{path} lacks functions (delete it, and it is built again)"
     except subprocess.SubprocessError:
         return "the C compiler fails"
     except (OSError, RuntimeError) as error:
