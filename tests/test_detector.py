@@ -404,7 +404,7 @@ def test_what_nothing_can_be_learnt_from(wrong, sentence, tmp_path, monkeypatch)
 
 
 def test_a_huge_image_is_refused_in_training_and_in_scoring(model, unseen, monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 96 * 96 - 1)
+    monkeypatch.setattr(images, "MEGAPIXELS", (96 * 96 - 1) / 1e6)
     with pytest.raises(ImageError, match="million pixels: make it smaller"):
         HTDGDetector("tiny").fit(unseen[0], **QUIET)
     with pytest.raises(ImageError, match="million pixels: make it smaller"):

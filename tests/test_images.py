@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from htdg import ConfigError
 from htdg.io import images
 from htdg.io.images import (
     ImageError,
@@ -383,12 +384,25 @@ def test_black_and_white_in_every_mode_of_pil(mode):
     ],
 )
 def test_the_limit_of_pixels_holds_for_every_form(form, grey, monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 256)
+    monkeypatch.setattr(images, "MEGAPIXELS", 256e-6)
     assert load_image(form(grey)).shape == (3, 16, 16)
-    monkeypatch.setattr(images, "MAX_PIXELS", 255)
+    monkeypatch.setattr(images, "MEGAPIXELS", 255e-6)
     with pytest.raises(ImageError, match=r"the thing has more than .* pixels") as caught:
         load_image(form(grey), name="the thing")
     assert is_one_sentence(str(caught.value))
+
+
+def test_the_limit_of_pixels_is_an_option(monkeypatch, tmp_path):
+    Image.new("L", (1200, 1000)).save(tmp_path / "a.png")
+    monkeypatch.setenv("HTDG_MAX_MEGAPIXELS", "1")
+    with pytest.raises(ImageError, match="more than 1 million pixels: make it smaller first, or"):
+        load_image(tmp_path / "a.png")
+    monkeypatch.setenv("HTDG_MAX_MEGAPIXELS", "2")
+    assert load_image(tmp_path / "a.png").shape == (3, 1000, 1200)
+    for wrong in ("0", "many", "-3", "179", "²"):
+        monkeypatch.setenv("HTDG_MAX_MEGAPIXELS", wrong)
+        with pytest.raises(ConfigError, match=f"HTDG_MAX_MEGAPIXELS is '{wrong}', but it must"):
+            load_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0, 3), (0, 4, 4)])

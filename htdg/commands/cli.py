@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from htdg.commands.streams import prepare_streams, settle_output, stop_quietly
-from htdg.errors import UnreadableImages, UserError
+from htdg.errors import UnreadableImages, UserError, is_out_of_memory
 from htdg.io.files import printable
 from htdg.io.problems import ImageWarning
 from htdg.version import __version__
@@ -86,6 +86,10 @@ COMMANDS = (
         "htdg course my_course",
     ),
 )
+NO_MEMORY = (
+    "There is not enough memory: close other programs, or give less at a time (smaller images, "
+    "fewer of them, a lower --batch-size, --images-at-once 1)."
+)
 #: Commands that train or score.
 COMPUTING = ("inspect", "train", "score", "calibrate", "sample", "export", "evaluate")
 #: What ``keep_freed_memory`` sets, as glibc reads it from the environment of a new process.
@@ -142,6 +146,11 @@ def run(words: Sequence[str], begin: Callable[[str], None] = lambda _: None) -> 
     except KeyboardInterrupt:
         print("\nhtdg: stopped; a training goes on when started again.", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"htdg: {NO_MEMORY}", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # as in ``htdg score ... | head -1``
         return 141
     return 0
@@ -159,6 +168,8 @@ def say_image_warnings() -> None:
 
     warnings.showwarning = show
     warnings.simplefilter("default", ImageWarning)
+    # PIL's, of images that are large but below the limit (``htdg.io.images.check_pixels``).
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit of .* pixels")
 
 
 def set_allocator(command: str) -> None:

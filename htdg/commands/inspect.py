@@ -6,7 +6,6 @@ import argparse
 import csv
 import io
 import json
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -60,6 +59,7 @@ from htdg.evidence import DEFECT_FRACTION
 from htdg.io.checkpoint import remove_checkpoint
 from htdg.io.damaged import ImagesOrGrey
 from htdg.io.files import OutputError, printable, write_bytes, write_text
+from htdg.io.folders import recover, remove
 from htdg.io.images import load_image, load_uint8
 from htdg.io.locks import only_one
 from htdg.io.model_directory import ModelError, check_replaceable, digest
@@ -217,6 +217,7 @@ def trained(config: HTDGConfig, train: Sequence[Path], place: Path, retrain: boo
         UserError: it is damaged, or images cannot be trained on.
     """
     unfinished = place.resolve().with_name(f"{place.resolve().name}.unfinished")
+    recover(place.resolve())
     if (place / "config.json").exists():
         try:
             detector = HTDGDetector.load(place, device=config.device)
@@ -335,7 +336,7 @@ class Results:
         new, place, old = self.folder / "overlays", self.out / "overlays", self.folder / "old"
         try:
             new.mkdir(exist_ok=True)
-            shutil.rmtree(old, ignore_errors=True)
+            remove(old)
             if place.exists():
                 place.rename(old)
             new.rename(place)
@@ -344,7 +345,8 @@ class Results:
 
     def remove(self) -> None:
         """Delete the folder, once everything in it is elsewhere or of no use."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        recover(self.folder)
+        remove(self.folder)
 
 
 # --- Inspecting ---------------------------------------------------------------------------------

@@ -60,9 +60,19 @@ def notebook_folder() -> Path:
     return course_folder() / "notebooks"
 
 
-def texture_folder() -> Path:
-    """The folder of the textures, one below it for each: ``brick``, ``grass`` and ``gravel``."""
-    return course_folder() / "data" / "textures"
+def texture_folder(texture: str = "") -> Path:
+    """The folder of a texture, ``brick``, ``grass`` or ``gravel``, or that of all.
+
+    Raises:
+        ValueError: there is no such texture.
+    """
+    folder = course_folder() / "data" / "textures"
+    if not texture:
+        return folder
+    textures = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if texture not in textures:
+        raise ValueError(f"There is no texture {texture!r}: choose from {', '.join(textures)}.")
+    return folder / texture
 
 
 def notebook_files(folder: Path | None = None) -> Iterator[tuple[Path, bytes]]:

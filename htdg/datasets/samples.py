@@ -75,7 +75,7 @@ def texture_set(
         seed: of places and defects.
 
     Raises:
-        ValueError: there is no such texture.
+        DatasetError: there is no such texture.
     """
     photo = texture_photo(texture)
     others = [_shrunk(texture_photo(name)) for name in TEXTURES if name != texture]
@@ -99,7 +99,7 @@ def texture_set(
 def texture_photo(texture: str) -> np.ndarray:
     """The photograph (512, 512) uint8 called ``brick``, ``grass`` or ``gravel``."""
     if texture not in TEXTURES:
-        raise ValueError(f"There is no texture {texture!r}: choose from {', '.join(TEXTURES)}.")
+        raise DatasetError(f"There is no texture {texture!r}: choose from {', '.join(TEXTURES)}.")
     return getattr(_photographs(), texture)()
 
 

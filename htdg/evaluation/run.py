@@ -32,7 +32,7 @@ from htdg.evidence import DEFECT_FRACTION
 from htdg.io.checkpoint import remove_checkpoint
 from htdg.io.damaged import grey_square
 from htdg.io.files import check_writable, printable, write_text
-from htdg.io.folders import remove
+from htdg.io.folders import recover, remove
 from htdg.io.images import load_images, load_uint8, to_uint8
 from htdg.io.locks import only_one
 from htdg.io.model_directory import ModelError
@@ -402,6 +402,7 @@ def _trained_detector(
 ) -> HTDGDetector:
     """A detector trained on these images, now or in an earlier run that was stopped: ``taken``."""
     checkpoint = out / "model.unfinished"
+    recover((out / "model").resolve())
     if taken is not None and taken.is_dir():
         try:
             detector = HTDGDetector.load(taken, device=config.device)

@@ -9,6 +9,7 @@ file, a PIL image, an array or a tensor becomes the same tensor.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -24,6 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from htdg.io.files import check_regular
 from htdg.io.levels import in_unit_range, warn_of_dark_colours
 from htdg.io.problems import ImageError, ImageWarning
+from htdg.numbers import ConfigError
 from htdg.runtime.parallel import run_ahead
 
 T = TypeVar("T")
@@ -31,8 +33,10 @@ T = TypeVar("T")
 ImageLike: TypeAlias = str | Path | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 #: One image, a batch of them in one array or tensor, or any iterable of images: ``load_images``.
 Images: TypeAlias = ImageLike | Iterable[ImageLike]
-#: Larger images are refused: they would be shrunk to a few dozen pixels anyway.
-MAX_PIXELS = 100_000_000
+#: Larger images are refused, in millions of pixels, unless ``HTDG_MAX_MEGAPIXELS`` says otherwise:
+#: one takes 40 bytes a pixel while it is read, and a file of 300 kB can hold as many. PIL refuses
+#: more than the second number by itself.
+MEGAPIXELS, PIL_MEGAPIXELS = 100, 178
 #: Kinds of image files that are read, as PIL calls them. MPO is what some cameras write as JPEG.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "MPO")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -139,7 +143,9 @@ def read_image(file: str | Path | BinaryIO, name: str | None = None) -> np.ndarr
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise ImageError(_too_large(name)) from None
+        raise ImageError(_too_large(name, PIL_MEGAPIXELS)) from None
+    except MemoryError:
+        raise ImageError(f"{name} does not fit into memory: make it smaller first.") from None
     except _IMAGE_ERRORS as error:
         raise ImageError(_damaged(name, error)) from None
 
@@ -346,8 +352,7 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
 
 def _pil_array(image: Image.Image, name: str) -> np.ndarray:
     """Pixels of a PIL image: see ``read_image``."""
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(_too_large(name))
+    check_pixels(image.width * image.height, name)
     sixteen = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
@@ -376,8 +381,7 @@ def _from_array(array: np.ndarray, name: str, white_level: int) -> torch.Tensor:
         )
     if array.size == 0:
         raise ImageError(f"{name} has no pixels (shape {array.shape}): give another image.")
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise ImageError(_too_large(name))
+    check_pixels(array.shape[0] * array.shape[1], name)
     # The axes change while values are small, and floats stay in place: of 12 million pixels each
     # copy takes 144 MB.
     planes = np.ascontiguousarray(array.transpose(2, 0, 1))  # (C, H, W)
@@ -393,5 +397,27 @@ def _damaged(name: str, error: Exception) -> str:
     return f"{name} is damaged or cannot be read ({reason}): get it again."
 
 
-def _too_large(name: str) -> str:
-    return f"{name} has more than {MAX_PIXELS // 10**6} million pixels: make it smaller first."
+def check_pixels(count: int, name: str) -> None:
+    """Check the pixels of an image before they are read.
+
+    Raises:
+        ImageError: there are too many.
+        ConfigError: ``HTDG_MAX_MEGAPIXELS`` is no number.
+    """
+    text, limit = os.environ.get("HTDG_MAX_MEGAPIXELS", ""), MEGAPIXELS
+    if text:
+        limit = int(text) if re.fullmatch("[0-9]{1,3}", text) else 0
+    if not 0 < limit <= PIL_MEGAPIXELS:
+        raise ConfigError(
+            f"HTDG_MAX_MEGAPIXELS is {text!r}, but it must be a whole number from 1 to "
+            f"{PIL_MEGAPIXELS}."
+        )
+    if count > limit * 10**6:
+        raise ImageError(_too_large(name, limit))
+
+
+def _too_large(name: str, megapixels: float) -> str:
+    return (
+        f"{name} has more than {megapixels:g} million pixels: make it smaller first, or set "
+        f"HTDG_MAX_MEGAPIXELS, at most {PIL_MEGAPIXELS}."
+    )

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from htdg.config import ConfigError, HTDGConfig
-from htdg.errors import UserError
+from htdg.errors import UserError, is_out_of_memory
 from htdg.io.files import check_regular, write_text
 from htdg.io.folders import beside, put, recover
 from htdg.runtime.device import resolve_device
@@ -90,14 +90,9 @@ def load_model(
         return _model(tensors, description, history, device, load_classifier)
     except ConfigError:
         raise
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        ValueError,
-        RuntimeError,
-    ) as error:
+    except _WRONG as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"{folder} is no complete htdg model: {error}.") from error
 
 
@@ -327,6 +322,8 @@ def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
     except PermissionError:
         raise ModelError(_no_permission(folder / "weights.safetensors")) from None
     except (SafetensorError, OSError) as error:
+        if is_out_of_memory(error):
+            raise MemoryError from error
         raise ModelError(f"{folder}/weights.safetensors is damaged ({error}).") from error
     digests = described.get("tensors", {})
     if not isinstance(digests, dict):

@@ -127,7 +127,11 @@ def read_file(path: Path) -> object:
             return json.loads(path.read_text())
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_stored(content, path)
+        return content
+    except (ModelError, MemoryError):
+        raise
     except Exception as error:  # a damaged file can raise nearly anything
         if str(error).startswith("Object arrays"):  # NumPy's words for an array of dtype object
             raise ModelError(
@@ -155,6 +159,22 @@ def _check_unpacked_size(path: Path) -> None:
             f"{path} would have {size / 2**20:,.0f} MiB when unpacked, far more than a file of "
             "PyTorch's: get it from its publisher."
         )
+
+
+def _check_stored(content: object, path: Path) -> None:
+    """ModelError if a tensor has more elements than the file has: one, repeated, fills no disk."""
+    if isinstance(content, torch.Tensor):
+        if content.numel() * content.element_size() > content.untyped_storage().nbytes():
+            raise ModelError(
+                f"{path} holds {described(content)}, of which it does not have all elements: save "
+                "it again as a contiguous tensor."
+            )
+    elif isinstance(content, Mapping):
+        for value in content.values():
+            _check_stored(value, path)
+    elif isinstance(content, (list, tuple)):
+        for value in content:
+            _check_stored(value, path)
 
 
 def entries_by_scale(folder: Path, count: int, whole: str, single: str) -> list[list[Entry]]:

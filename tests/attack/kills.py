@@ -143,8 +143,8 @@ class Outcome(NamedTuple):
 # each command. It never computes itself: threads do not survive a fork.
 
 
-def attack(name: str, every: int, first: int, twice: int, work: Path) -> Outcome:
-    """Kill a scenario at events ``first``, ``first + every`` ...; ``twice`` kill again as often."""
+def attack(name: str, plan: Plan, work: Path) -> Outcome:
+    """Kill a scenario as planned, in the folder ``work``."""
     scenario, started = SCENARIOS[name], time.monotonic()
     given, out, kept = work / "given", work / "out", work / "before"
     draw_images(given)
@@ -158,16 +158,16 @@ def attack(name: str, every: int, first: int, twice: int, work: Path) -> Outcome
     import_all(whole.modules)
     before, after = tree(kept), tree(out)
     faults, tried = [], 0
-    rng = random.Random(twice)
-    plans = [(at,) for at in range(first, whole.events + 1, every)]
-    plans += [(rng.randint(1, whole.events), rng.randint(1, whole.events)) for _ in range(twice)]
-    for plan in plans:
+    rng, last = random.Random(0), min(plan.last, whole.events)
+    kills = [(at,) for at in range(plan.first, last + 1, plan.every)]
+    kills += [tuple(rng.choices(range(1, last + 1), k=2)) for _ in range(plan.twice)]
+    for events in kills:
         shutil.rmtree(out)
         shutil.copytree(kept, out)
         problems, tried = [], tried + 1
-        for at in plan:
+        for i, at in enumerate(events):
             killed = run(words, out, at)
-            if killed.code != -signal.SIGKILL and at == plan[0]:
+            if killed.code != -signal.SIGKILL and i == 0:  # the second start has less to do
                 problems.append(f"was not killed, but ended with {killed.code}")
             problems += right_after(scenario, before, tree(out), after, out)
         again = run(words, out)
@@ -178,7 +178,7 @@ def attack(name: str, every: int, first: int, twice: int, work: Path) -> Outcome
         problems += [f"lost: {path}" for path in after if path not in now]
         problems += [f"left over: {path}" for path in now if path not in after]
         problems += [f"differs: {p}" for p in after if p in now and now[p] != after[p]]
-        where = " and ".join(str(at) for at in plan)
+        where = " and ".join(map(str, events))
         faults += [f"{name}, killed at event {where} of {whole.events}: {p}" for p in problems]
     return Outcome(whole.events, tried, faults, time.monotonic() - started)
 
@@ -187,7 +187,7 @@ def right_after(scenario: Scenario, before: Tree, now: Tree, after: Tree, out: P
     """What is wrong with the files that a killed command left."""
     problems = []
     for path in scenario.lasting:
-        if below(now, path) not in (below(before, path), below(after, path)):
+        if below(shown(now), path) not in (below(shown(before), path), below(shown(after), path)):
             problems.append(f"lost for a time: {path}")
     marker = scenario.marker
     if marker in now and shown(now) not in (shown(before), shown(after)):
@@ -195,9 +195,7 @@ def right_after(scenario: Scenario, before: Tree, now: Tree, after: Tree, out: P
     for path, content in shown(now).items():
         if path.startswith(scenario.models) or path in scenario.models:
             continue
-        if content not in (before.get(path, b""), after.get(path, b"")) or (
-            path not in before and path not in after
-        ):
+        if content not in (before.get(path), after.get(path)):
             problems.append(f"corrupt: {path}")
     for path in scenario.models:
         complete = f"{path}/config.json" in now or path in before
@@ -334,43 +332,92 @@ def draw_images(given: Path) -> None:
 # --- From outside -------------------------------------------------------------------------------
 
 
-def outcomes(
-    names: Sequence[str], every: int, first: int = 1, twice: int = 0
-) -> Iterator[tuple[str, Outcome]]:
-    """The outcome of each scenario, in a process that ``events.c`` is loaded into."""
+class Plan(NamedTuple):
+    """Which events to kill at: every ``every``-th from the ``first`` to the ``last``.
+
+    ``twice`` more times a command is killed at a random event, and so is its next start. ``plant``
+    names a fault to be planted (``FAULTS``), so that the attack has something to see.
+    """
+
+    every: int = 1
+    first: int = 1
+    last: int = sys.maxsize
+    twice: int = 0
+    plant: str = ""
+
+
+def outcomes(names: Sequence[str], plan: Plan) -> Iterator[tuple[str, Outcome]]:
+    """The outcome of each scenario, from a process that ``events.c`` is loaded into."""
     with tempfile.TemporaryDirectory(prefix="htdg-kills-") as folder:
         library = Path(folder) / "events.so"
         flags = ["-O1", "-shared", "-fPIC"]
         subprocess.run(["cc", *flags, SOURCE, "-o", library, "-ldl"], check=True)
         environment = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1"}
-        for i, name in enumerate(names):
-            work = Path(folder) / str(i)
-            work.mkdir()
-            words = [sys.executable, "-m", "tests.attack.kills", "--here", str(work), name]
-            words += ["--every", str(every), "--first", str(first), "--twice", str(twice)]
-            subprocess.run(words, cwd=REPOSITORY, env=environment, check=True)
-            yield name, Outcome(*json.loads((work / "outcome.json").read_text()))
-            shutil.rmtree(work)
+        words = [sys.executable, "-m", "tests.attack.kills", "--here", folder, *names]
+        for name, value in plan._asdict().items():
+            words += [f"--{name}", str(value)]
+        with subprocess.Popen(
+            words, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout is not None
+            for name, line in zip(names, child.stdout, strict=True):
+                yield name, Outcome(*json.loads(line))
+        assert child.returncode == 0
+
+
+def attack_here(names: Sequence[str], plan: Plan, folder: Path) -> None:
+    """Print the outcome of each scenario as a line of JSON: what ``outcomes`` starts."""
+    stop_clocks()
+    if plan.plant:
+        FAULTS[plan.plant]()
+    for i, name in enumerate(names):
+        work = folder / str(i)
+        work.mkdir()
+        print(json.dumps(attack(name, plan, work)), flush=True)
+        shutil.rmtree(work)
+
+
+def delete_before_rename() -> None:
+    """Have a folder deleted before another takes its place."""
+    from htdg.io import model_directory
+
+    def put(new: Path, place: Path) -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        new.rename(place)
+
+    model_directory.put = put
+
+
+def write_in_place() -> None:
+    """Have files written where they are read."""
+    from htdg.io import files, model_directory
+
+    files.write_bytes = lambda path, content: path.write_bytes(content)
+    model_directory.write_text = lambda path, text: path.write_text(text)
+
+
+FAULTS = {"put": delete_before_rename, "write": write_in_place}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.attack.kills", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *SCENARIOS], help="default: all")
+    parser.add_argument("names", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
     parser.add_argument("--every", type=int, default=1, help="kill at every N-th event only")
     parser.add_argument("--first", type=int, default=1, help="the first event to kill at")
+    parser.add_argument("--last", type=int, default=sys.maxsize, help="the last one")
     parser.add_argument("--twice", type=int, default=0, help="kill so often twice, at random")
+    parser.add_argument("--plant", default="", choices=["", *FAULTS], help="a fault to be found")
     parser.add_argument("--here", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if unknown := set(options.names) - SCENARIOS.keys():
+        parser.error(f"there is no {unknown.pop()!r}: choose from {', '.join(SCENARIOS)}")
+    names = options.names or list(SCENARIOS)
+    plan = Plan(**{name: getattr(options, name) for name in Plan._fields})
     if options.here is not None:
-        stop_clocks()
-        (name,) = options.names
-        outcome = attack(name, options.every, options.first, options.twice, options.here)
-        (options.here / "outcome.json").write_text(json.dumps(outcome))
+        attack_here(names, plan, options.here)
         return 0
     n_tried = n_faults = 0
-    for name, outcome in outcomes(
-        options.names or list(SCENARIOS), options.every, options.first, options.twice
-    ):
+    for name, outcome in outcomes(names, plan):
         n_tried, n_faults = n_tried + outcome.tried, n_faults + len(outcome.faults)
         print(
             f"{name:<22} {outcome.events:>5} events  {outcome.tried:>5} kills  "
