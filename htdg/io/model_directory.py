@@ -109,8 +109,9 @@ def _model(
     transformations = tuple(Transformation(*row) for row in description["transformations"])
     sides = _checked_sides(description["sides"], config)
     trained = () if config.evidence == "distance" else sides
-    if any(name.startswith(f"scale{len(trained)}.") for name in tensors):
-        raise ValueError("it has more scales than its pyramid plan has sides")
+    parts = {"images", "geom", *(f"scale{n}" for n in range(len(trained)))}
+    if strange := sorted(name for name in tensors if name.split(".")[0] not in parts):
+        raise ValueError(f"tensor {strange[0]} does not follow from its options")
     check_values(tensors)
     images, scales = checked_images(tensors["images"], config.image_size), []
     for n, side in enumerate(trained):

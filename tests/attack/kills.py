@@ -24,10 +24,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.attack.forked import in_fork
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCE = Path(__file__).with_name("events.c")
@@ -139,9 +140,6 @@ class Outcome(NamedTuple):
 
 # --- The process that forks ---------------------------------------------------------------------
 
-# Starting Python and importing PyTorch takes seconds, so a process that has done both is forked for
-# each command. It never computes itself: threads do not survive a fork.
-
 
 def attack(name: str, plan: Plan, work: Path) -> Outcome:
     """Kill a scenario as planned, in the folder ``work``."""
@@ -227,7 +225,7 @@ def tree(folder: Path) -> Tree:
     }
 
 
-class Ended(NamedTuple):
+class Run(NamedTuple):
     """How a command ended: its exit code, negative for a signal; its events; what it imported."""
 
     code: int
@@ -235,39 +233,19 @@ class Ended(NamedTuple):
     modules: list[str]
 
 
-def run(words: list[str], out: Path, at: int = 0) -> Ended:
+def run(words: list[str], out: Path, at: int = 0) -> Run:
     """Run a command in a fork of this process, killed before event ``at`` below ``out``."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        _in_child(words, out, at, writing)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        events, *modules = pipe.read().split() or ["0"]
-    status = os.waitpid(child, 0)[1]
-    return Ended(os.waitstatus_to_exitcode(status), int(events), modules)
 
+    def work() -> tuple[int, str]:
+        from htdg.commands.cli import main
 
-def _in_child(words: list[str], out: Path, at: int, writing: int) -> None:
-    from htdg.commands.cli import main
-
-    code = 70
-    try:
-        log = os.open(out.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
         events = ctypes.CDLL(None)
         events.watch(os.fsencode(out), ctypes.c_long(at))
-        code = main(words)
-        with os.fdopen(writing, "w") as pipe:
-            print(events.counted(), *sys.modules, file=pipe)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+        return main(words), f"{events.counted()} {' '.join(sys.modules)}"
+
+    ended = in_fork(work, out.parent / "log")
+    events, *modules = ended.answer.split() or ["0"]
+    return Run(ended.code, int(events), modules)
 
 
 def import_all(names: Sequence[str]) -> None:
