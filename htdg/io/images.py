@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from htdg.io.files import check_regular
+from htdg.io.files import check_regular, one_line
 from htdg.io.levels import in_unit_range, warn_of_dark_colours
 from htdg.io.problems import ImageError, ImageWarning
 from htdg.runtime.parallel import run_ahead
@@ -36,7 +36,7 @@ MAX_PIXELS = 100_000_000
 #: Kinds of image files that are read, as PIL calls them. MPO is what some cameras write as JPEG.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "MPO")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-_IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+_IMAGE_ERRORS = (Exception,)  # a damaged file can raise nearly anything
 
 
 def load_image(image: ImageLike, name: str | None = None, white_level: int = 0) -> torch.Tensor:
@@ -389,7 +389,7 @@ def _from_array(array: np.ndarray, name: str, white_level: int) -> torch.Tensor:
 
 
 def _damaged(name: str, error: Exception) -> str:
-    reason = str(error).strip().rstrip(".") or type(error).__name__
+    reason = one_line(str(error).strip().rstrip(".")) or type(error).__name__
     return f"{name} is damaged or cannot be read ({reason}): get it again."
 
 

@@ -161,7 +161,6 @@ def changed(document, changes, keep=()):
             value = document
             for key in other:
                 value = value[key]
-            value = copy.deepcopy(value)
         replace_at(document, path, value)
     return document
 
