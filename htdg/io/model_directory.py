@@ -331,7 +331,7 @@ def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
     Raises:
         ModelError: missing, of a newer format, damaged, or with a missing or altered tensor.
     """
-    if not folder.exists():
+    if not os.path.exists(folder):  # noqa: PTH110 - pathlib fails at names that are too long
         recover(folder)
     described = _read_json(folder / "config.json", folder)
     number = described.get("format") if isinstance(described, dict) else None
