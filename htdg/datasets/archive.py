@@ -9,7 +9,6 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -19,15 +18,6 @@ from htdg.datasets.download import MegabyteBar
 from htdg.io.files import check_regular, one_line
 
 SUFFIXES = (".tar.xz", ".tar.gz", ".tgz", ".tar.bz2", ".tar", ".zip")
-_DAMAGE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    gzip.BadGzipFile,
-    RuntimeError,  # a zip that is encrypted or compressed in an unusual way
-)
 #: An archive is refused if it holds more than so many times its size, and these bytes besides: one
 #: made to fill the disk holds a thousand times as much, and one of images about as much.
 LARGEST_RATIO, SPARE = 50, 2**27
@@ -63,16 +53,18 @@ def unpack(archive: Path, into: Path) -> None:
             for item in sorted(temporary.iterdir()):
                 if not (into / item.name).exists():
                     item.rename(into / item.name)
+    except DatasetError:
+        raise
     except FileNotFoundError:
         raise DatasetError(f"{archive} is not there: check the path.") from None
-    except _DAMAGE as error:
+    except Exception as error:  # a damaged archive can raise nearly anything
+        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+            raise DatasetError(
+                f"{archive} cannot be unpacked into {into} ({error.strerror or error})."
+            ) from None
         reason = f"{error}\n{type(error).__name__}".strip().splitlines()[0].rstrip(".:")
         raise DatasetError(
             f"{archive} is damaged or no archive ({one_line(reason)}): get it again."
-        ) from None
-    except OSError as error:
-        raise DatasetError(
-            f"{archive} cannot be unpacked into {into} ({error.strerror or error})."
         ) from None
 
 

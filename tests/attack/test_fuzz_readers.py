@@ -812,6 +812,15 @@ def test_names_of_members_are_shown_in_part(tmp_path, kind):
     assert "xxx' is a link or a device" in refusal(lambda: unpack(path, tmp_path / "into"))
 
 
+def test_names_of_members_that_are_no_text_are_refused(tmp_path):
+    path = tmp_path / "a.zip"
+    content = zip_bytes([("ä", "file", b"")])
+    path.write_bytes(content.replace("ä".encode(), b"\xc3\xc3", 1))
+    assert "a.zip is damaged or no archive ('utf-8' codec" in refusal(
+        lambda: unpack(path, tmp_path / "into")
+    )
+
+
 def change_official(official, tmp_path, name, change) -> Path:
     """A copy of an official model in which a file holds something else."""
     shutil.copytree(official, tmp_path / "model")
