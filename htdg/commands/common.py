@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -51,7 +52,7 @@ def name_or_list(text: str) -> object:
     """A list written as JSON, or else the text itself."""
     try:
         return json.loads(text) if text.startswith("[") else text
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -123,8 +124,8 @@ def collect_images(
     """
     paths: dict[Path, Path] = {}
     for place in places:
-        if not place.is_dir():
-            if not place.exists():
+        if not os.path.isdir(place):  # noqa: PTH112 - pathlib fails at names that are too long
+            if not os.path.exists(place):  # noqa: PTH110
                 raise UsageError(f"{place} is not there: check the path.")
             paths[place] = Path(place.name)
             continue

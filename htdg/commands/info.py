@@ -9,7 +9,7 @@ from pathlib import Path
 from htdg.commands.common import at_chance, spread
 from htdg.detector import HTDGDetector
 from htdg.fast.choice import describe_choices
-from htdg.io.files import printable
+from htdg.io.files import one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,16 +21,15 @@ def execute(options: argparse.Namespace) -> None:
     """Carry the command out."""
     detector = HTDGDetector.load(options.model, device="cpu")
     config = detector.config_
-    described = json.loads((options.model / "config.json").read_text())
+    described = json.loads((options.model / "config.json").read_text(encoding="utf-8"))
     seconds = sum(scale["seconds"] for scale in detector.history_)
+    trained_with = [described[name] for name in ("htdg", "torch", "trained_on")]
+    version, torch, place = map(_shown, trained_with)
     print(f"model            {options.model} (format {described['format']})")
-    print(f"trained on       {', '.join(dict.fromkeys(detector.image_names_))}")
-    print(
-        f"                 with htdg {described['htdg']}, torch {described['torch']}, on "
-        f"{described['trained_on']} in {seconds:.0f} s"
-    )
+    print(f"trained on       {', '.join(map(_shown, dict.fromkeys(detector.image_names_)))}")
+    print(f"                 with htdg {version}, torch {torch}, on {place} in {seconds:.0f} s")
     if "machine" in described:
-        print(f"                 {described['machine']}")
+        print(f"                 {_shown(described['machine'])}")
     print(f"scales           {' '.join(str(s) for s in detector.sides_)} pixels")
     print(f"transformations  {len(detector.transformations_)}, translation {config.translation}")
     print(f"computing here   {describe_choices()}")
@@ -39,7 +38,12 @@ def execute(options: argparse.Namespace) -> None:
     if threshold is not None:
         chance = at_chance(threshold.mean_vote, len(detector.transformations_))
         for sentence in filter(None, (spread(threshold), chance)):
-            print(f"                 {printable(sentence)}")
+            print(f"                 {_shown(sentence)}")
     for name, value in described["config"].items():
         if name not in ("transformations", "translation"):
             print(f"{name:<16} {value}")
+
+
+def _shown(value: object) -> str:
+    """What a stranger may have written into a model, as a terminal may have it."""
+    return one_line(str(value), most=1000)

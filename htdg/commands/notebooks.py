@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -15,7 +16,10 @@ from pathlib import Path
 
 from htdg.course.files import notebook_folder
 from htdg.errors import UserError
-from htdg.io.files import check_writable, write_text
+from htdg.io.files import check_writable, one_line, write_text
+
+#: What ``ast.literal_eval`` raises at a text that is no literal, or one that is nested too deeply.
+_NO_LITERAL = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
 
 
 class NotebookError(UserError):
@@ -38,8 +42,8 @@ def run_notebook(
         What the notebook wrote to ``result.json``, with ``total_seconds`` added.
 
     Raises:
-        NotebookError: a package is missing, there is no such notebook or parameter, a value has
-            the wrong type, a cell failed, or the kernel was killed.
+        NotebookError: a package is missing, there is no such notebook or parameter, it is damaged,
+            a value has the wrong type, a cell failed, or the kernel was killed.
         OutputError: the folder cannot be written to.
     """
     started = time.monotonic()
@@ -51,6 +55,7 @@ def run_notebook(
         raise NotebookError(f"{error.name} is missing: pip install 'htdg[notebooks]'.") from None
     path = find_notebook(notebook)
     values = check_parameters(path, parameters or {})
+    _check_text("--out", str(out))
     if "data_root" in values:  # as out is: seen from here, not from the notebook
         values["data_root"] = str(Path(str(values["data_root"])).resolve())
     check_writable(out / "result.json")
@@ -81,12 +86,23 @@ def run_notebook(
             f"{path.name} was ended from outside, perhaps for lack of memory: close other programs "
             "and try again."
         ) from None
+    except Exception as error:  # a damaged notebook can raise nearly anything
+        raise NotebookError(_damaged(path, error)) from error
     unfinished.replace(executed)
-    page, _ = HTMLExporter(embed_images=True).from_filename(str(executed))
+    try:
+        page, _ = HTMLExporter(embed_images=True).from_filename(str(executed))
+    except Exception as error:  # what runs need not be shown
+        raise NotebookError(_damaged(path, error)) from error
     write_text(executed.with_suffix(".html"), page)
     if not result.is_file():
         raise NotebookError(f"{path.name} ran but wrote no result.json into {out}.")
-    return {**json.loads(result.read_text()), "total_seconds": time.monotonic() - started}
+    try:
+        content = json.loads(result.read_text())
+    except (ValueError, OSError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise NotebookError(f"{path.name} ran but {result} holds no dictionary in JSON.")
+    return {**content, "total_seconds": time.monotonic() - started}
 
 
 def find_notebook(notebook: str | Path) -> Path:
@@ -97,7 +113,8 @@ def find_notebook(notebook: str | Path) -> Path:
     folder = notebook_folder()
     name = f"{notebook}.ipynb"
     for candidate in (Path(notebook), folder / name, folder / "runs" / name):
-        if candidate.suffix == ".ipynb" and candidate.is_file():
+        # pathlib fails at names that are too long.
+        if candidate.suffix == ".ipynb" and os.path.isfile(candidate):  # noqa: PTH113
             return candidate.resolve()
     paths = [p.relative_to(folder).with_suffix("") for p in sorted(folder.rglob("*.ipynb"))]
     names = ", ".join(p.as_posix() for p in paths if ".ipynb_checkpoints" not in p.parts)
@@ -108,18 +125,45 @@ def check_parameters(path: Path, parameters: Mapping[str, str]) -> dict[str, obj
     """The values of parameters given as text, in the types of the notebook's defaults.
 
     Raises:
-        NotebookError: the notebook has no such parameter, or the value is not of its type.
+        NotebookError: the notebook is damaged, or has no such parameter, or the value is not of its
+            type.
     """
     import papermill
 
-    defaults = papermill.inspect_notebook(str(path))
+    try:
+        defaults = papermill.inspect_notebook(str(path))
+    except Exception as error:  # a damaged notebook can raise nearly anything
+        raise NotebookError(_damaged(path, error)) from error
     values: dict[str, object] = {}
     for name, text in parameters.items():
         if name not in defaults or name == "out":
             names = ", ".join(n for n in defaults if n != "out") or "none"
             raise NotebookError(f"{path.name} has no parameter {name!r}: choose from {names}.")
-        values[name] = _as_type_of(ast.literal_eval(defaults[name]["default"]), text, name)
+        _check_text(f"Parameter {name}", text)
+        try:
+            default = ast.literal_eval(defaults[name]["default"])
+        except _NO_LITERAL:
+            raise NotebookError(
+                f"{path.name} computes the default of {name}, so its type is unknown: set it in "
+                "the notebook."
+            ) from None
+        values[name] = _as_type_of(default, text, name)
     return values
+
+
+def _check_text(what: str, text: str) -> None:
+    """NotebookError unless a text can be written into a notebook, as not all names of files can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise NotebookError(
+            f"{what} is {text!r}, which is no valid text: give it another name."
+        ) from None
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    reason = one_line(str(error).strip()) or type(error).__name__
+    return f"{path.name} is no notebook that can be used ({reason})."
 
 
 def _as_type_of(default: object, text: str, name: str) -> object:
@@ -128,7 +172,7 @@ def _as_type_of(default: object, text: str, name: str) -> object:
         return text
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except _NO_LITERAL:
         value = text
     required = type(default)
     if required is float and type(value) is int:

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 import stat
 import tarfile
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from htdg.datasets.base import DatasetError
 from htdg.datasets.download import MegabyteBar
-from htdg.io.files import check_regular
+from htdg.io.files import check_regular, one_line
 
 SUFFIXES = (".tar.xz", ".tar.gz", ".tgz", ".tar.bz2", ".tar", ".zip")
-_DAMAGE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    gzip.BadGzipFile,
-    RuntimeError,  # a zip that is encrypted or compressed in an unusual way
-)
 #: An archive is refused if it holds more than so many times its size, and these bytes besides: one
 #: made to fill the disk holds a thousand times as much, and one of images about as much.
 LARGEST_RATIO, SPARE = 50, 2**27
+#: What a file takes on a disk, be it empty; and how much of an archive tarfile may read at once,
+#: which it does with names, of whatever length they are.
+BLOCK, STEP = 4096, 2**20
+#: How a compressed archive begins, and what unpacks it.
+_OPENERS: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
 #: A member: its name, and its content, or None for a folder.
 Member = tuple[str, IO[bytes] | None]
 
@@ -53,16 +53,18 @@ def unpack(archive: Path, into: Path) -> None:
             for item in sorted(temporary.iterdir()):
                 if not (into / item.name).exists():
                     item.rename(into / item.name)
+    except DatasetError:
+        raise
     except FileNotFoundError:
         raise DatasetError(f"{archive} is not there: check the path.") from None
-    except _DAMAGE as error:
+    except Exception as error:  # a damaged archive can raise nearly anything
+        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+            raise DatasetError(
+                f"{archive} cannot be unpacked into {into} ({error.strerror or error})."
+            ) from None
         reason = f"{error}\n{type(error).__name__}".strip().splitlines()[0].rstrip(".:")
         raise DatasetError(
-            f"{archive} is damaged or no archive ({reason}): get it again."
-        ) from None
-    except OSError as error:
-        raise DatasetError(
-            f"{archive} cannot be unpacked into {into} ({error.strerror or error})."
+            f"{archive} is damaged or no archive ({one_line(reason)}): get it again."
         ) from None
 
 
@@ -73,6 +75,9 @@ def _unpack_all(archive: Path, into: Path) -> None:
     with archive.open("rb") as raw:
         position = 0  # in the archive, up to which the bar has counted
         for name, content in _members(archive, raw):
+            left -= BLOCK
+            if left < 0:
+                raise _too_much(archive, name)
             target = into / _safe_path(name, archive)
             if content is None:
                 target.mkdir(parents=True, exist_ok=True)
@@ -81,12 +86,10 @@ def _unpack_all(archive: Path, into: Path) -> None:
             if target.exists():
                 raise _unsafe(archive, name, "comes twice")
             with content, target.open("xb") as out:
-                while block := content.read(2**20):
+                while block := content.read(STEP):
                     left -= len(block)
                     if left < 0:
-                        raise _unsafe(
-                            archive, name, f"makes it more than {LARGEST_RATIO} times its size"
-                        )
+                        raise _too_much(archive, name)
                     out.write(block)
             bar.update(max(0, raw.tell() - position))
             position = max(position, raw.tell())
@@ -104,20 +107,45 @@ def _members(archive: Path, raw: IO[bytes]) -> Iterator[Member]:
                 yield info.filename, None if info.is_dir() else packed.open(info)
         return
     raw.seek(0)
-    with tarfile.open(fileobj=raw) as tar:
+    begin = raw.read(6)
+    raw.seek(0)
+    unpacked = next((_OPENERS[magic](raw) for magic in _OPENERS if begin.startswith(magic)), raw)
+    with tarfile.open(fileobj=_InSteps(unpacked), mode="r:") as tar:  # type: ignore[call-overload]
         for member in tar:
             if not (member.isfile() or member.isdir()):
                 raise _unsafe(archive, member.name, "is a link or a device")
             yield member.name, None if member.isdir() else tar.extractfile(member)
-        _check_end(tar, raw)
+        if unpacked is raw:
+            _check_end(tar, raw)
+        else:
+            _read_to_end(unpacked, LARGEST_RATIO * archive.stat().st_size + SPARE)
+
+
+class _InSteps:
+    """A file of which nobody reads more than ``STEP`` bytes at once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """What tarfile needs of ``file``."""
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """So many bytes; ReadError if they are too many."""
+        if not 0 <= size <= STEP:
+            raise tarfile.ReadError("a name in it is too long")
+        return self._file.read(size)
+
+
+def _read_to_end(unpacked: IO[bytes], most: int) -> None:
+    """Read a compressed archive to its end, where its checksum is; tarfile stops before."""
+    while block := unpacked.read(STEP):
+        most -= len(block)
+        if most < 0:
+            raise tarfile.ReadError("too much comes after its end")
 
 
 def _check_end(tar: tarfile.TarFile, raw: IO[bytes]) -> None:
-    """Read the archive to its end, which shows whether it is whole; tarfile stops before."""
-    if tar.fileobj is not None and tar.fileobj is not raw:  # compressed: its checksum comes last
-        while tar.fileobj.read(2**20):
-            pass
-        return
+    """Check that an archive that is not compressed has its end; tarfile does not."""
     raw.seek(tar.offset)
     if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # zeros end an archive
         raise tarfile.ReadError("its end is missing")
@@ -131,7 +159,12 @@ def _safe_path(name: str, archive: Path) -> PurePosixPath:
     return path
 
 
+def _too_much(archive: Path, name: str) -> DatasetError:
+    return _unsafe(archive, name, f"makes it more than {LARGEST_RATIO} times its size")
+
+
 def _unsafe(archive: Path, name: str, problem: str) -> DatasetError:
     return DatasetError(
-        f"{archive} is refused because its member {name!r} {problem}: get it from its publisher."
+        f"{archive} is refused because its member {name[:200]!r} {problem}: get it from its "
+        "publisher."
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -14,8 +12,11 @@ from htdg.datasets.archive import unpack
 from htdg.datasets.array_set import ArraySet, Split
 from htdg.datasets.base import DatasetError, register
 from htdg.datasets.download import download
+from htdg.io.files import check_regular, one_line
 
 ARCHIVE = "cifar-10-binary.tar.gz"
+#: Bytes that a file with a part of the set may have when it is unpacked; the whole set has 184 MB.
+LARGEST_SUBSET = 2**28
 _FILES = {
     "train": [f"data_batch_{i}.bin" for i in range(1, 6)],
     "test": ["test_batch.bin"],
@@ -94,11 +95,15 @@ class Cifar10(ArraySet):
     def _from_subset(self, part: str) -> Split:
         try:
             with np.load(self.subset, allow_pickle=False) as arrays:
+                if sum(info.file_size for info in arrays.zip.infolist()) > LARGEST_SUBSET:
+                    raise ValueError("it is far too large when unpacked")
                 images, labels = arrays[f"{part}_x"], arrays[f"{part}_y"]
-                classes = [self.resolve_class(str(name)) for name in arrays["classes"]]
-        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DatasetError(f"{self.subset} cannot be read ({error}): get it again.") from None
+                classes = [self.resolve_class(str(name)) for name in arrays["classes"].ravel()]
+        except Exception as error:  # a damaged file can raise nearly anything
+            reason = one_line(str(error)) or type(error).__name__
+            raise DatasetError(f"{self.subset} cannot be read ({reason}): get it again.") from None
         fits = images.shape[1:] == (32, 32, 3) and images.dtype == np.uint8
+        fits = fits and labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
         if not fits or classes != list(self.classes):
             raise DatasetError(f"{self.subset} is not laid out as a part of CIFAR10: get it again.")
         return images, labels
@@ -111,6 +116,7 @@ def read_binary(path: Path) -> Split:
         DatasetError: the file is missing, cut short or damaged.
     """
     try:
+        check_regular(path)
         content = np.fromfile(path, np.uint8)
     except OSError:
         raise DatasetError(

@@ -14,7 +14,10 @@ import numpy as np
 from htdg.datasets.array_set import ArraySet, Split
 from htdg.datasets.base import DatasetError, register
 from htdg.datasets.download import download
+from htdg.io.files import check_regular
 
+#: Bytes of a file at most when it is unpacked: the largest has 47 million.
+LARGEST = 2**26
 _PREFIX = {"train": "train", "test": "t10k"}
 _FILES = {
     "train-images": "train-images-idx3-ubyte",
@@ -113,12 +116,14 @@ def read_idx(path: Path) -> np.ndarray:
     """
     opener = gzip.open if path.suffix == ".gz" else open
     try:
+        check_regular(path)
         with opener(path, "rb") as file:
-            content = file.read()
+            content = file.read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{path} cannot be read ({error}): delete it and try again.") from None
     start = 4 + 4 * content[3] if len(content) > 3 else 4
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
-    if content[:3] != b"\0\0\x08" or len(content) != start + math.prod(shape):
+    fits = content[:3] == b"\0\0\x08" and len(content) == start + math.prod(shape) <= LARGEST
+    if not fits or len(shape) > 3 or 0 in shape:
         raise DatasetError(f"{path} is damaged or of another format: delete it and try again.")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from htdg.datasets.base import Dataset, DatasetError, Entry, register
+from htdg.io.files import check_regular
 from htdg.io.images import load_uint8, read_image
 
 #: Photographs are made to fit a square of this side, pixels, keeping their shape.
@@ -123,7 +124,12 @@ class Paris(Dataset):
     def read(self, name: str) -> np.ndarray:
         """The small copy, (H, W, 3) uint8, at most 450 pixels high and wide."""
         original, copy = self.files[name], self.cache / f"{name}.jpg"
-        changed = original.stat().st_mtime_ns
+        try:
+            changed = original.stat().st_mtime_ns
+        except OSError as error:
+            raise DatasetError(
+                f"{original} cannot be read ({error.strerror}): get it again."
+            ) from None
         if copy.is_file() and copy.stat().st_mtime_ns == changed:
             return read_image(copy)
         content = _thumbnail(original)
@@ -153,6 +159,7 @@ def _read_lists(folder: Path, landmark: str) -> list[str]:
     for number in range(1, LISTS + 1):
         path = folder / f"{landmark}_{number}_ok.txt"
         try:
+            check_regular(path)
             lines = path.read_text().split()
         except (OSError, ValueError):
             raise DatasetError(

@@ -60,6 +60,16 @@ def printable(text: str) -> str:
     return whole.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def one_line(text: str, most: int = 300) -> str:
+    """Text from a stranger's file as it may be shown: one line, no longer than ``most``.
+
+    Characters that a terminal would obey are written as escapes, as ``\\x1b``.
+    """
+    text = text if len(text) <= most else f"{text[:most]}..."
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, as ``write_bytes`` does."""
     write_bytes(path, text.encode())

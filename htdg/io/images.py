@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from htdg.io.files import check_regular
+from htdg.io.files import check_regular, one_line
 from htdg.io.levels import in_unit_range, warn_of_dark_colours
 from htdg.io.problems import ImageError, ImageWarning
 from htdg.numbers import ConfigError
@@ -40,7 +40,7 @@ MEGAPIXELS, PIL_MEGAPIXELS = 100, 178
 #: Kinds of image files that are read, as PIL calls them. MPO is what some cameras write as JPEG.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "MPO")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-_IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+_IMAGE_ERRORS = (Exception,)  # a damaged file can raise nearly anything
 
 
 def load_image(image: ImageLike, name: str | None = None, white_level: int = 0) -> torch.Tensor:
@@ -77,16 +77,23 @@ def load_image(image: ImageLike, name: str | None = None, white_level: int = 0) 
         except _IMAGE_ERRORS as error:  # PIL reads a file's pixels only now
             raise ImageError(_damaged(name, error)) from None
     if isinstance(image, torch.Tensor):
-        array = image.detach().cpu()
-        array = array.float() if array.dtype in (torch.bfloat16, torch.float16) else array
+        try:
+            plain = image.detach().cpu()
+            plain = plain.float() if plain.dtype in (torch.bfloat16, torch.float16) else plain
+            array = plain.numpy()
+        except (TypeError, RuntimeError):
+            raise ImageError(
+                f"{name} is a tensor of type {image.dtype} and layout {image.layout} on "
+                f"{image.device}, which NumPy cannot have: give dense integers or floats."
+            ) from None
         if array.ndim == 3:
             if array.shape[0] not in (1, 3, 4):
                 raise ImageError(
                     f"{name} is a tensor of shape {tuple(image.shape)}, but one image is (H, W), "
                     "(1, H, W), (3, H, W) or (4, H, W), and a batch of grey images (B, 1, H, W)."
                 )
-            array = array.permute(1, 2, 0)
-        return _from_array(array.numpy(), name, white_level)
+            array = array.transpose(1, 2, 0)
+        return _from_array(array, name, white_level)
     if isinstance(image, np.ndarray):
         return _from_array(image, name, white_level)
     raise ImageError(
@@ -363,6 +370,8 @@ def _pil_array(image: Image.Image, name: str) -> np.ndarray:
         return np.asarray(image)
     if image.mode == "L" and "transparency" not in image.info:
         return np.asarray(image)
+    if image.mode == "La":  # which PIL converts to nothing else
+        image = image.convert("LA")
     transparent = image.mode in _WITH_ALPHA or "transparency" in image.info
     array = np.asarray(image.convert("RGBA" if transparent else "RGB"))
     if sixteen:  # PIL keeps the upper 8 bits alone
@@ -393,7 +402,7 @@ def _from_array(array: np.ndarray, name: str, white_level: int) -> torch.Tensor:
 
 
 def _damaged(name: str, error: Exception) -> str:
-    reason = str(error).strip().rstrip(".") or type(error).__name__
+    reason = one_line(str(error).strip().rstrip(".")) or type(error).__name__
     return f"{name} is damaged or cannot be read ({reason}): get it again."
 
 

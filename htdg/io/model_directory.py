@@ -23,7 +23,7 @@ from torch import nn
 
 from htdg.config import ConfigError, HTDGConfig
 from htdg.errors import UserError, is_out_of_memory
-from htdg.io.files import check_regular, write_text
+from htdg.io.files import check_regular, one_line, write_text
 from htdg.io.folders import beside, put, recover
 from htdg.runtime.device import resolve_device
 from htdg.sampling import Scale, empty_scale, freeze
@@ -34,8 +34,9 @@ from htdg.transformations import Transformation, as_rows
 #: Raised by one whenever a model written now could not be read by the code before, or when what is
 #: checked in older ones is not enough: from 4 on there is a digest of the description.
 FORMAT = 4
-#: Bytes of a description or a history at most: a thousand times what they have.
-LARGEST_JSON = 2**28
+#: Bytes of a description and of a history at most, many times what they have: in memory JSON takes
+#: up to 25 times as much.
+LARGEST_DESCRIPTION, LARGEST_HISTORY = 2**24, 2**26
 #: What goes wrong where a description or a tensor is not as it should be.
 _WRONG = (KeyError, TypeError, AttributeError, ArithmeticError, ValueError, RuntimeError)
 
@@ -88,12 +89,13 @@ def load_model(
     tensors, description, history = read_directory(folder)
     try:
         return _model(tensors, description, history, device, load_classifier)
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        raise ConfigError(one_line(str(error))) from error
     except _WRONG as error:
         if is_out_of_memory(error):
             raise
-        raise ModelError(f"{folder} is no complete htdg model: {error}.") from error
+        reason = one_line(str(error))
+        raise ModelError(f"{folder} is no complete htdg model: {reason}.") from error
 
 
 def _model(
@@ -106,7 +108,7 @@ def _model(
     """The model that these describe; KeyError, TypeError or ValueError if they do not fit."""
     config = HTDGConfig(**description["config"]).with_options(device=device)
     place = resolve_device(device)
-    transformations = tuple(Transformation(*row) for row in description["transformations"])
+    transformations = _checked_transformations(description["transformations"])
     sides = _checked_sides(description["sides"], config)
     trained = () if config.evidence == "distance" else sides
     parts = {"images", "geom", *(f"scale{n}" for n in range(len(trained)))}
@@ -123,15 +125,14 @@ def _model(
         if load_classifier is None:
             raise ValueError("its classifier cannot be read without load_classifier")
         classifier = load_classifier(tensors, len(transformations), place)
-    threshold = description.get("threshold")
     return ModelState(
         config=config,
         sides=sides,
         transformations=transformations,
         scales=tuple(scales),
         images=images,
-        image_names=tuple(description["training_images"]),
-        threshold=None if threshold is None else Threshold(**threshold),
+        image_names=_checked_names(description["training_images"]),
+        threshold=_checked_threshold(description.get("threshold")),
         images_at_once=int(description.get("images_at_once", 0)),
         history=checked_history(history),
         trained_with={
@@ -144,9 +145,12 @@ def _model(
 
 
 def check_values(tensors: Mapping[str, torch.Tensor]) -> None:
-    """ValueError if a weight is no finite float, or a variance is negative."""
+    """ValueError if a weight is no finite float, or a variance is negative.
+
+    What is counted (of batch normalisation) is in 64-bit integers.
+    """
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
+        if tensor.dtype == torch.int64:
             continue
         if tensor.dtype != torch.float32:
             raise ValueError(f"tensor {name} has type {tensor.dtype} instead of float32")
@@ -173,6 +177,37 @@ def _checked_sides(sides: object, config: HTDGConfig) -> tuple[int, ...]:
     if too_small or sides != sorted(set(sides)) or (not sides and config.method != "mse"):
         raise ValueError(f"its pyramid plan is {sides!r}")
     return tuple(sides)
+
+
+def _checked_transformations(rows: Any) -> tuple[Transformation, ...]:  # noqa: ANN401
+    """T_1 .. T_M from rows of whole numbers; ValueError or TypeError if they are none."""
+    if any(type(value) is not int for row in rows for value in row):  # 2.0 and True equal one
+        raise ValueError("its transformations are no whole numbers")
+    transformations = tuple(Transformation(*row) for row in rows)
+    if not transformations or len(set(transformations)) < len(transformations):
+        raise ValueError("its list of transformations is empty, or has one of them twice")
+    return transformations
+
+
+def _checked_names(names: object) -> tuple[str, ...]:
+    """What the training images were called; ValueError if it is no list of texts."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("the names of its training images are no list of texts")
+    return tuple(names)
+
+
+def _checked_threshold(stored: Any) -> Threshold | None:  # noqa: ANN401 - whatever the file has
+    """The threshold, if there is one; ValueError if something about it is no number in [0, 1]."""
+    if stored is None:
+        return None
+    threshold = Threshold(**stored)
+    for name in ("false_positive_rate", "least", "median", "greatest", "mean_vote"):
+        value = getattr(threshold, name)
+        if value is not None and (not isinstance(value, (int, float)) or not 0 <= value <= 1):
+            raise ValueError(f"its threshold has {name} {value!r}, which is not in [0, 1]")
+    if not isinstance(threshold.limit, str) or isinstance(threshold.defect_fraction, list):
+        raise ValueError("its threshold has no name of an image, or several defect fractions")
+    return threshold
 
 
 def checked_history(history: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
@@ -299,7 +334,7 @@ def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
     Raises:
         ModelError: missing, of a newer format, damaged, or with a missing or altered tensor.
     """
-    if not folder.exists():
+    if not os.path.exists(folder):  # noqa: PTH110 - pathlib fails at names that are too long
         recover(folder)
     described = _read_json(folder / "config.json", folder)
     number = described.get("format") if isinstance(described, dict) else None
@@ -330,6 +365,8 @@ def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
     if not isinstance(digests, dict):
         raise ModelError(f"{folder}/config.json has no list of tensors: it is no htdg model.")
     for name in sorted(digests.keys() | tensors.keys()):
+        if not name.isprintable() or len(name) > 300:
+            raise ModelError(f"{folder} has a tensor called {one_line(name)}: it is no htdg model.")
         if name not in tensors:
             raise ModelError(f"{folder}/weights.safetensors has no tensor {name}: copy it again.")
         if digests.get(name) != digest(tensors[name]):
@@ -345,7 +382,7 @@ def _read_history(folder: Path, described: Mapping[str, Any]) -> list[Any]:
     path = folder / "history.json"
     if not path.is_file():
         return []
-    history = _read_json(path, folder)
+    history = _read_json(path, folder, LARGEST_HISTORY)
     if described.get("history") != hashlib.sha256(path.read_bytes()).hexdigest():
         raise ModelError(f"{path} is not the one that was saved: copy the model again.")
     if not isinstance(history, list):
@@ -360,9 +397,9 @@ def digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(header + content.numpy().tobytes()).hexdigest()
 
 
-def _read_json(path: Path, folder: Path) -> dict[str, Any]:
+def _read_json(path: Path, folder: Path, most: int = LARGEST_DESCRIPTION) -> dict[str, Any]:
     try:
-        check_regular(path, LARGEST_JSON)
+        check_regular(path, most)
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{folder} has no {path.name}: it is no htdg model directory.") from None

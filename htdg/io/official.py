@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from htdg.config import HTDGConfig
+from htdg.io.files import one_line
 from htdg.io.model_directory import ModelError
 from htdg.io.official_files import (
     Entry,
@@ -227,10 +228,14 @@ def _amplitude(entry: Entry) -> torch.Tensor:
     """sigma of one training image, (1,), or of all, (1,) or (K,)."""
     try:
         sigma = torch.as_tensor(entry.value).detach().float()
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         sigma = torch.empty(0)
     in_a_row = sigma.numel() == max(sigma.shape, default=1) > 0
-    if not in_a_row or not sigma.isfinite().all() or (entry.image is not None and len(sigma) > 1):
+    if (
+        not in_a_row
+        or not sigma.isfinite().all()
+        or (entry.image is not None and sigma.numel() > 1)
+    ):
         images = "each training image" if entry.image is None else f"training image {entry.image}"
         raise ModelError(
             f"{entry.place} is {described(entry.value)}, but must be a finite amplitude of the "
@@ -272,8 +277,8 @@ def _row(path: Path, number: int, row: object) -> Row:
         Transformation(grey, flip, tx, ty, k)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ModelError(
-            f"{path} has {row!r} as transformation {number}, but must have (grey, flip, tx, ty, "
-            "k), grey and flip 0 or 1, tx and ty -1, 0 or 1, k 0 to 3."
+            f"{path} has {one_line(repr(row))} as transformation {number}, but must have (grey, "
+            "flip, tx, ty, k), grey and flip 0 or 1, tx and ty -1, 0 or 1, k 0 to 3."
         ) from None
     return grey, flip, tx, ty, k
 

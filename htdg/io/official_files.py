@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from htdg.io.files import one_line
 from htdg.io.model_directory import ModelError
 
 #: How the name of a folder with one training begins.
@@ -128,9 +129,7 @@ def read_file(path: Path) -> object:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False)
         content = torch.load(path, map_location="cpu", weights_only=True)
-        _check_stored(content, path)
-        return content
-    except (ModelError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything
         if str(error).startswith("Object arrays"):  # NumPy's words for an array of dtype object
@@ -142,6 +141,37 @@ def read_file(path: Path) -> object:
             f"{path} is damaged, or holds objects that only running its code would restore, which "
             "is refused: save it again as tensors, numbers, lists and dictionaries only."
         ) from error
+    _check_tensors(path, content)
+    return content
+
+
+def _check_tensors(path: Path, content: object) -> None:
+    """ModelError unless all tensors in a file's content are plain ones that lie in the file.
+
+    A tensor may be stored as one value that is repeated a million times a million times.
+    """
+    most, waiting, seen = 16 * path.stat().st_size + 2**20, [content], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:  # as of a list that lies in itself
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            waiting += value
+        elif isinstance(value, torch.Tensor):
+            plain = value.layout == torch.strided and value.device.type == "cpu"
+            if not plain or value.is_quantized or value.is_complex():
+                raise ModelError(
+                    f"{path} has a tensor of a kind that the official code does not write: save it "
+                    "again as dense real numbers."
+                )
+            if value.numel() * value.element_size() > most:
+                raise ModelError(
+                    f"{path} has a tensor of shape {tuple(value.shape)}, far larger than the file: "
+                    "get it from its publisher."
+                )
 
 
 def _check_unpacked_size(path: Path) -> None:
@@ -159,22 +189,6 @@ def _check_unpacked_size(path: Path) -> None:
             f"{path} would have {size / 2**20:,.0f} MiB when unpacked, far more than a file of "
             "PyTorch's: get it from its publisher."
         )
-
-
-def _check_stored(content: object, path: Path) -> None:
-    """ModelError if a tensor has more elements than the file has: one, repeated, fills no disk."""
-    if isinstance(content, torch.Tensor):
-        if content.numel() * content.element_size() > content.untyped_storage().nbytes():
-            raise ModelError(
-                f"{path} holds {described(content)}, of which it does not have all elements: save "
-                "it again as a contiguous tensor."
-            )
-    elif isinstance(content, Mapping):
-        for value in content.values():
-            _check_stored(value, path)
-    elif isinstance(content, (list, tuple)):
-        for value in content:
-            _check_stored(value, path)
 
 
 def entries_by_scale(folder: Path, count: int, whole: str, single: str) -> list[list[Entry]]:
@@ -223,8 +237,8 @@ def lists_by_image(content: object, path: Path) -> dict[int | None, object]:
     if not consecutive:
         keys = ", ".join(repr(key) for key in content) or "none"
         raise ModelError(
-            f"{path} is a dictionary with the keys {keys}, but these must be the numbers of the "
-            "training images, 0, 1, ...: copy the official code's file again."
+            f"{path} is a dictionary with the keys {one_line(keys)}, but these must be the numbers "
+            "of the training images, 0, 1, ...: copy the official code's file again."
         )
     return {number: content[number] for number in numbers}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from htdg.io.files import one_line
 from htdg.io.model_directory import ModelError
 from htdg.io.official_files import read_file
 
@@ -71,7 +72,7 @@ class OfficialNetwork:
         try:
             state = from_official_state(content)
         except ValueError as error:
-            raise ModelError(f"{path} cannot be used: {error}") from None
+            raise ModelError(f"{path} cannot be used: {one_line(str(error))}") from None
         for key in ("blocks.0.conv.weight", "tail.bias"):
             if key not in state or state[key].ndim == 0:
                 raise ModelError(
@@ -97,7 +98,7 @@ class OfficialNetwork:
         """Give our ``network`` these weights; ModelError if they are not of its shapes."""
         expected = network.state_dict()
         for key in sorted(expected.keys() | self.state.keys()):
-            name = _official_key(key)
+            name = one_line(_official_key(key))
             if key not in expected:
                 raise ModelError(f"{self.path} has {name}, which is no part of it: check the file.")
             if key not in self.state:
@@ -108,8 +109,10 @@ class OfficialNetwork:
                     f"{self.path} has {name} of shape {tuple(value.shape)}, but it must be "
                     f"{shape}: check that this is the right network of the right scale."
                 )
-            if not value.isfinite().all():
+            if not value.float().isfinite().all():
                 raise ModelError(
                     f"{self.path} has values that are not finite in {name}: that training diverged."
                 )
+            if key.endswith("running_var") and (value < 0).any():
+                raise ModelError(f"{self.path} has negative variances in {name}: copy it again.")
         network.load_state_dict(self.state)
