@@ -302,7 +302,10 @@ DAMAGE = [
     (forget("sides"), "is no complete htdg model"),
     (forget("transformations"), "is no complete htdg model"),
     (edit(config=[]), "is no complete htdg model"),
-    (edit(sides=[14, 16, 18]), "tensor scale3.discriminator.blocks.0.conv.bias does not follow from its options."),
+    (
+        edit(sides=[14, 16, 18]),
+        "tensor scale3.discriminator.blocks.0.conv.bias does not follow from its options.",
+    ),
     (edit(sides=[14, 16, 18, 21]), "scale3.z_star does not follow from its options."),
     (edit(sides=[16, 14, 18, 20]), "its pyramid plan is [16, 14, 18, 20]."),
     (edit(sides=[9, 16, 18, 20]), "its pyramid plan is [9, 16, 18, 20]."),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import shutil
 import stat
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -16,6 +16,7 @@ from typing import IO, Any
 from htdg.datasets.base import DatasetError
 from htdg.datasets.download import MegabyteBar
 from htdg.io.files import check_regular, one_line
+from htdg.io.folders import beside, recover
 
 SUFFIXES = (".tar.xz", ".tar.gz", ".tgz", ".tar.bz2", ".tar", ".zip")
 #: An archive is refused if it holds more than so many times its size, and these bytes besides: one
@@ -30,8 +31,8 @@ _OPENERS: dict[bytes, Callable[[IO[bytes]], Any]] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lzma.open,
 }
-#: A member: its name, and its content, or None for a folder.
-Member = tuple[str, IO[bytes] | None]
+#: A member: its name, what size it is said to have, and its content, or None for a folder.
+Member = tuple[str, int, IO[bytes] | None]
 
 
 def unpack(archive: Path, into: Path) -> None:
@@ -47,12 +48,16 @@ def unpack(archive: Path, into: Path) -> None:
     """
     try:
         into.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unpack-", dir=into) as name:
-            temporary = Path(name)
+        recover(into / "unpacked")  # what a killed program left
+        temporary = beside(into / "unpacked", "tmp")
+        try:
+            temporary.mkdir()
             _unpack_all(archive, temporary)
             for item in sorted(temporary.iterdir()):
                 if not (into / item.name).exists():
                     item.rename(into / item.name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     except DatasetError:
         raise
     except FileNotFoundError:
@@ -74,9 +79,9 @@ def _unpack_all(archive: Path, into: Path) -> None:
     bar, left = MegabyteBar(f"unpacking {archive.name}", size), LARGEST_RATIO * size + SPARE
     with archive.open("rb") as raw:
         position = 0  # in the archive, up to which the bar has counted
-        for name, content in _members(archive, raw):
+        for name, said, content in _members(archive, raw):
             left -= BLOCK
-            if left < 0:
+            if said > left:
                 raise _too_much(archive, name)
             target = into / _safe_path(name, archive)
             if content is None:
@@ -104,7 +109,8 @@ def _members(archive: Path, raw: IO[bytes]) -> Iterator[Member]:
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise _unsafe(archive, info.filename, "is a link or a device")
-                yield info.filename, None if info.is_dir() else packed.open(info)
+                content = None if info.is_dir() else packed.open(info)
+                yield info.filename, info.file_size, content
         return
     raw.seek(0)
     begin = raw.read(6)
@@ -114,7 +120,8 @@ def _members(archive: Path, raw: IO[bytes]) -> Iterator[Member]:
         for member in tar:
             if not (member.isfile() or member.isdir()):
                 raise _unsafe(archive, member.name, "is a link or a device")
-            yield member.name, None if member.isdir() else tar.extractfile(member)
+            content = None if member.isdir() else tar.extractfile(member)
+            yield member.name, member.size, content
         if unpacked is raw:
             _check_end(tar, raw)
         else:

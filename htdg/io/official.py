@@ -40,6 +40,8 @@ from htdg.version import __version__
 PADDING = 5
 #: A transformation as (grey, flip, tx, ty, k).
 Row = tuple[int, int, int, int, int]
+#: Grey or not, mirrored or not, 3 x 3 translations, 4 turns.
+MOST_TRANSFORMATIONS = 2 * 2 * 3 * 3 * 4
 
 
 def import_official(
@@ -250,12 +252,15 @@ def _amplitude(entry: Entry) -> torch.Tensor:
 def _read_transformations(path: Path) -> tuple[Row, ...]:
     """The rows (grey, flip, tx, ty, k) in the order of D's classes."""
     content = read_file(path)
+    if isinstance(content, (torch.Tensor, np.ndarray)) and content.ndim:
+        _check_number_of_rows(path, len(content))
     listed = content.tolist() if isinstance(content, (torch.Tensor, np.ndarray)) else content
     if not isinstance(listed, (list, tuple)) or not listed:
         raise ModelError(
             f"{path} holds {described(content)}, but must be a list of rows "
             "(grey, flip, tx, ty, k)."
         )
+    _check_number_of_rows(path, len(listed))
     rows = tuple(_row(path, i, row) for i, row in enumerate(listed, start=1))
     row, times = Counter(rows).most_common(1)[0]
     if times > 1:
@@ -264,6 +269,14 @@ def _read_transformations(path: Path) -> tuple[Row, ...]:
             "give the list of this training."
         )
     return rows
+
+
+def _check_number_of_rows(path: Path, count: int) -> None:
+    if count > MOST_TRANSFORMATIONS:
+        raise ModelError(
+            f"{path} has {count} rows, but there are only {MOST_TRANSFORMATIONS} different "
+            "transformations: give the list of this training."
+        )
 
 
 def _row(path: Path, number: int, row: object) -> Row:

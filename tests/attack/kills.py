@@ -22,6 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -77,6 +78,13 @@ def evaluate(seed: int, *more: str) -> Words:
     ]
 
 
+def evaluate_archive() -> Words:
+    return lambda given, out: [
+        *("evaluate", "--dataset", "mvtec", "--category", "bottle", "--data-root", f"{out}/data"),
+        *("--archive", f"{given}/bottle.tar", "--out", f"{out}/run", *SMALL),
+    ]
+
+
 def score(*more: str) -> Words:
     return lambda given, out: ["score", f"{out}/model", f"{given}/new", *more, "--device", "cpu"]
 
@@ -116,6 +124,7 @@ SCENARIOS = {
     "evaluate --overwrite": Scenario(
         evaluate(0, "--overwrite"), (evaluate(1),), ("run/model",), "run/metrics.json"
     ),
+    "evaluate an archive": Scenario(evaluate_archive(), (), ("run/model",), "run/metrics.json"),
     "score": Scenario(score_to_files("0.5"), (train(0),), ("model", "scores.csv")),
     "score again": Scenario(
         score_to_files("0.5"), (train(0), score_to_files("1.0")), ("model", "scores.csv")
@@ -305,6 +314,8 @@ def draw_images(given: Path) -> None:
         mask[10:20, 10:20] = 255
         (given / "set" / "ground_truth" / "bad").mkdir(parents=True, exist_ok=True)
         Image.fromarray(mask).save(given / "set" / "ground_truth" / "bad" / f"{i + 1}_mask.png")
+    with tarfile.open(given / "bottle.tar", "w") as archive:
+        archive.add(given / "set", "bottle")
 
 
 # --- From outside -------------------------------------------------------------------------------
