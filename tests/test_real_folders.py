@@ -268,3 +268,7 @@ def test_names_of_maps():
     # Files of several folders that were named may have the very same path.
     assert names("a.png", "a.png", "a.png") == ["a.png", "a.png_2", "a.png_3"]
     assert names("x", "x_2", "x") == ["x", "x_2", "x_3"]
+    # A name may have 255 bytes, without room for an ending.
+    assert names(f"b/{'x' * 251}.png") == [f"b/{'x' * 200}"]
+    assert names(f"{'x' * 250}1.png", f"{'x' * 250}2.png") == ["x" * 200, f"{'x' * 200}_2"]
+    assert names("x" + "漢" * 80) == ["x" + "漢" * 66]  # of 3 bytes each

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,9 @@ from htdg.io.images import load_uint8, read_image
 from htdg.io.problems import ImageError
 from htdg.scorer import Prediction
 from htdg.thresholds import Threshold
+
+#: Bytes of a name, where systems allow 255 with its ending and that of a temporary file.
+LONGEST_NAME = 200
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -252,12 +256,16 @@ def map_names(paths: Sequence[Path]) -> list[str]:
     """What to call the maps of images, by their paths below the folders that were named.
 
     Like the image, in folders like its own; with its ending if another one differs in that alone,
-    and with a number if a file of another folder has the very same path.
+    and with a number if a file of another folder has the very same path. What is too long for the
+    endings of maps is cut.
     """
     count = Counter(path.with_suffix("") for path in paths)
     names: dict[str, None] = {}
     for path in paths:
         plain = path.with_suffix("") if count[path.with_suffix("")] == 1 else path
+        if len(os.fsencode(plain.name)) > LONGEST_NAME:
+            cut = os.fsencode(plain.name)[:LONGEST_NAME]
+            plain = plain.with_name(cut.decode("utf-8", "ignore"))
         candidates = (f"{plain.as_posix()}{f'_{n}' if n > 1 else ''}" for n in itertools.count(1))
         names[next(name for name in candidates if name not in names)] = None
     return list(names)

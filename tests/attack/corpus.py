@@ -20,13 +20,13 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.attack.cases import Case
 from tests.attack.forked import Ended, in_fork, output_beside
-from tests.attack.kills import SMALL, draw_images, tree
+from tests.attack.kills import REPOSITORY, SMALL, draw_images, tree
 
 #: What no command here may do: start a program, or connect to anything (names of audit events).
 FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pty.spawn")
@@ -171,17 +171,28 @@ def run(words: list[str], log: Path, limit: int = 600) -> Ended:
 # --- From outside --------------------------------------------------------------------------------
 
 
-def outcome(kind: str, every: int, limits: Limits) -> Outcome:
-    """The outcome of a kind, from a process of its own."""
-
+def outcomes(
+    kinds: Sequence[str], every: Mapping[str, int], limits: Limits
+) -> Iterator[tuple[str, Outcome]]:
+    """The outcome of each kind, of which every so many-th case is tried, from another process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HTDG_KERNELS": "0"}
-    words = [sys.executable, "-m", "tests.attack.corpus", kind, "--every", str(every), "--json"]
+    words = [sys.executable, "-m", "tests.attack.corpus", "--here", json.dumps(every), *kinds]
     words += ["--seconds", str(limits.seconds), "--megabytes", str(limits.megabytes)]
-    repository = Path(__file__).parents[2]
-    ended = subprocess.run(
-        words, cwd=repository, env=environment, stdout=subprocess.PIPE, check=True
-    )
-    return Outcome(*json.loads(ended.stdout))
+    with subprocess.Popen(
+        words, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        for kind, line in zip(kinds, child.stdout, strict=True):
+            yield kind, Outcome(*json.loads(line))
+    assert child.returncode == 0
+
+
+def attack_here(kinds: Sequence[str], every: Mapping[str, int], limits: Limits) -> None:
+    """Print the outcome of each kind as a line of JSON: what ``outcomes`` starts."""
+    import_everything()
+    for kind in kinds:
+        with tempfile.TemporaryDirectory(prefix="htdg-corpus-") as folder:
+            print(json.dumps(attack(kind, every[kind], limits, Path(folder))), flush=True)
 
 
 def import_everything() -> None:
@@ -200,17 +211,16 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="try every N-th case only")
     parser.add_argument("--seconds", type=float, default=Limits().seconds)
     parser.add_argument("--megabytes", type=float, default=Limits().megabytes)
-    parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--here", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    limits = Limits(options.seconds, options.megabytes)
-    if options.json:
-        import_everything()
-        with tempfile.TemporaryDirectory(prefix="htdg-corpus-") as folder:
-            print(json.dumps(attack(options.kinds[0], options.every, limits, Path(folder))))
+    if unknown := set(options.kinds) - set(KINDS):
+        parser.error(f"there is no {unknown.pop()!r}: choose from {', '.join(KINDS)}")
+    kinds, limits = options.kinds or KINDS, Limits(options.seconds, options.megabytes)
+    if options.here is not None:
+        attack_here(kinds, options.here, limits)
         return 0
     faults = 0
-    for kind in options.kinds or KINDS:
-        came = outcome(kind, options.every, limits)
+    for kind, came in outcomes(kinds, dict.fromkeys(KINDS, options.every), limits):
         faults += len(came.faults)
         print(
             f"{kind:<10} {came.tried:>5} tried  {came.refused:>5} refused  "

@@ -142,7 +142,8 @@ def tensors(model: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             ("one axis more", value[None]),
             ("flat", value.flatten()),
         ):
-            yield f"{name} {what}", {**whole, name: changed.contiguous()}
+            if changed.dtype != value.dtype or not torch.equal(changed, value):
+                yield f"{name} {what}", {**whole, name: changed.contiguous()}
         yield f"without {name}", {key: v for key, v in whole.items() if key != name}
     yield "a tensor too many", {**whole, "extra": whole["images"].clone()}
     yield "a scale too many", {**whole, "scale9.z_star": whole["images"].clone()}
