@@ -3,8 +3,8 @@
 # With CPU=1 the one that makes the environment takes PyTorch without CUDA: 4 GB less, no GPU used.
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+BIN = $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The index that PyTorch documents for its CPU wheels. Not tried: it could not be reached from where
 # this was written.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
@@ -12,7 +12,8 @@ STAMP := $(VENV)/.installed
 BROWSER_STAMP := $(VENV)/.installed-browser
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-code test-notebooks test-browser lab lint bench notebooks clean
+.PHONY: help setup quickstart test test-code test-notebooks test-browser test-oldest test-newest \
+  audit lab lint bench notebooks clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -50,6 +51,30 @@ $(BROWSER_STAMP): $(STAMP)
 	@$(PIP_INSTALL) -e '.[browser]'
 	@touch $@
 
+# Each of these has an environment of its own, which is made anew when PYTHON is another.
+test-oldest: VENV := .venv-oldest
+test-newest: VENV := .venv-newest
+audit: AUDIT := .venv-audit/bin
+OWN_VENV = test "$$($(BIN)/python -V 2>&1)" = "$$($(PYTHON) -V)" || $(PYTHON) -m venv --clear $(VENV)
+
+test-oldest: ## test the code with the lower bounds in pyproject.toml, in .venv-oldest (7 GB)
+	@$(OWN_VENV)
+	@$(BIN)/python tests/oldest.py > $(VENV)/oldest.txt
+	@$(PIP_INSTALL) --constraint $(VENV)/oldest.txt -e '.[notebooks,tests]'
+	$(BIN)/python -m pytest
+
+test-newest: ## test the code with the newest versions there are, in .venv-newest (7 GB)
+	@$(OWN_VENV)
+	@$(PIP_INSTALL) --upgrade --upgrade-strategy eager -e '.[notebooks,tests]'
+	$(BIN)/python -m pytest
+
+# Strict, since pip-audit passes over what its service does not know, and calls that a success.
+audit: $(STAMP) ## look up published vulnerabilities of what is installed in .venv
+	@test -x $(AUDIT)/pip-audit || { $(PYTHON) -m venv .venv-audit && \
+	  $(AUDIT)/python -m pip install --quiet --disable-pip-version-check pip-audit; }
+	@$(BIN)/python -m pip list --format=freeze --exclude-editable | sed 's/+.*//' > .venv-audit/installed.txt
+	$(AUDIT)/pip-audit --strict --disable-pip --no-deps -r .venv-audit/installed.txt
+
 lint: $(STAMP) ## style with ruff, types with mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,6 +90,6 @@ notebooks: $(STAMP) ## make the exercises from the solutions, execute all and sa
 bench: $(STAMP) ## measure speed (a few minutes)
 	$(BIN)/python -m benchmarks.speed
 
-clean: ## remove what the targets above made, except the environment
+clean: ## remove what the targets above made, except the environments
 	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

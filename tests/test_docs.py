@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [
     ROOT / "README.md",
+    ROOT / "SECURITY.md",
     *DOCS,
     *(ROOT / folder / "README.md" for folder in ("notebooks", "data", "benchmarks")),
 ]

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from htdg import __version__
+from tests.oldest import constraints
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_" not in str(p))
@@ -27,6 +28,20 @@ def test_environment_yml_installs_what_pyproject_asks_for():
     assert "htdg[datasets]" in extras["notebooks"]
     assert "htdg[datasets,export]" in extras["tests"]
     assert python.removeprefix("python=") == project["requires-python"].removeprefix(">=")
+
+
+def test_oldest_versions_are_the_lower_bounds():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    written = {
+        line
+        for lines in (project["dependencies"], *project["optional-dependencies"].values())
+        for line in lines
+        if not line.startswith("htdg[")
+    }
+    assert {line.replace("==", ">=") for line in constraints(project)} == written
+    for line in ("numpy", "numpy<2", "numpy>=1.26,<2"):
+        with pytest.raises(ValueError, match=f"'{line}' has no lower bound"):
+            constraints({**project, "dependencies": [line]})
 
 
 #: Packages that are imported by another name than they are installed by.

@@ -226,7 +226,8 @@ def draw_ways(images: Mapping[str, torch.Tensor], zoom: float = 0.375) -> Figure
         show_image(axes[1, number], pixels[:part, :part], "", "black")
         if len(pixels) > 200:  # more than the figure has: it must not alias either
             for ax in axes[:, number]:
-                ax.images[0].set_interpolation("auto")
+                # Matplotlib's own choice, which 3.9 calls "antialiased" and later ones "auto".
+                ax.images[0].set_interpolation(None)
     return figure
 
 

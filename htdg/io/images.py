@@ -360,7 +360,8 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
 def _pil_array(image: Image.Image, name: str) -> np.ndarray:
     """Pixels of a PIL image: see ``read_image``."""
     check_pixels(image.width * image.height, name)
-    sixteen = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+    # The last of the four is how pixels are stored. Older versions of pillow have no name for it.
+    sixteen = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         return np.asarray(image, dtype=np.uint16)
