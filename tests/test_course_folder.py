@@ -108,6 +108,13 @@ def test_the_courses_files_are_the_packages_own_where_it_has_them(tmp_path, monk
     assert texture_folder() == tmp_path / "course" / "material" / "data" / "textures"
 
 
+def test_a_texture_that_is_not_there_is_named_with_those_that_are():
+    assert texture_folder("grass") == texture_folder() / "grass"
+    for name in ("wood", "../..", "."):
+        with pytest.raises(ValueError, match=r"There is no texture .*: choose from brick, grass, "):
+            texture_folder(name)
+
+
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """A home in which htdg is installed as a wheel."""

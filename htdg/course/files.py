@@ -51,7 +51,8 @@ def data_folder() -> Path:
     # The compiled helpers are kept there too, and refused where others may write. If it cannot be
     # made, that matters only to a data set that is downloaded, which then says so.
     with suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for place in (*reversed(folder.parents), folder):
+            place.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from htdg.fast.private import check_private, is_ours
+from htdg.fast.private import check_private, is_ours, make_private
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "winograd.c"))
 FLAGS = ("-O3", "-fopenmp", "-fPIC")
@@ -89,7 +89,7 @@ def cache_folder() -> Path:
     if not cache_home.is_absolute():
         cache_home = Path.home() / ".cache"
     folder = cache_home / "htdg"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder)
     check_private(folder)
     return folder
 

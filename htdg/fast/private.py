@@ -10,6 +10,12 @@ import stat
 from pathlib import Path
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder, if it is missing, and those above it, for this user alone."""
+    for place in (*reversed(folder.parents), folder):
+        place.mkdir(mode=0o700, exist_ok=True)
+
+
 def check_private(folder: Path) -> None:
     """Check that nobody but this user and root can change what is in a folder, or put it elsewhere.
 

@@ -61,6 +61,16 @@ def test_an_archive_made_to_fill_the_disk_is_refused(tmp_path, kind, monkeypatch
     assert list((tmp_path / "into").iterdir()) == []
 
 
+def test_an_archive_that_says_how_much_it_holds_is_not_unpacked_first(tmp_path):
+    info = tarfile.TarInfo("zeros")
+    info.size = 10**12  # of which it has nothing
+    with (tmp_path / "bomb.tar").open("wb") as file:
+        file.write(info.tobuf() + bytes(1024))
+    with pytest.raises(DatasetError, match="'zeros' makes it more than 50 times its size"):
+        unpack(tmp_path / "bomb.tar", tmp_path / "into")
+    assert list((tmp_path / "into").iterdir()) == []
+
+
 def test_a_packed_file_of_weights_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "Zs.pth", "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("archive/data/0", bytes(16 * 2**20))
