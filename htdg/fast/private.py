@@ -13,7 +13,8 @@ from pathlib import Path
 def make_private(folder: Path) -> None:
     """Make a folder, if it is missing, and those above it, for this user alone."""
     for place in (*reversed(folder.parents), folder):
-        place.mkdir(mode=0o700, exist_ok=True)
+        if not place.exists():
+            place.mkdir(mode=0o700, exist_ok=True)  # another program may make it meanwhile
 
 
 def check_private(folder: Path) -> None:
