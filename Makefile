@@ -13,7 +13,7 @@ BROWSER_STAMP := $(VENV)/.installed-browser
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-code test-notebooks test-browser test-oldest test-newest \
-  audit lab lint bench notebooks clean
+  attack audit lab lint bench notebooks clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,14 @@ test-browser: $(BROWSER_STAMP) ## run notebooks in a real browser, not part of t
 $(BROWSER_STAMP): $(STAMP)
 	@$(PIP_INSTALL) -e '.[browser]'
 	@touch $@
+
+attack: $(STAMP) ## kill every command at every event, try every hostile file, fuzz (hours)
+	@failed=0; \
+	$(BIN)/python -m tests.attack.kills --twice 20 || failed=1; \
+	$(BIN)/python -m tests.attack.corpus || failed=1; \
+	HTDG_ATTACK=long $(BIN)/python -m pytest tests/attack/test_fuzz_*.py tests/attack/test_image_modes.py \
+	  || failed=1; \
+	exit $$failed
 
 # Each of these has an environment of its own, which is made anew when PYTHON is another.
 test-oldest: VENV := .venv-oldest
