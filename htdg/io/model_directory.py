@@ -355,7 +355,8 @@ def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
     except PermissionError:
         raise ModelError(_no_permission(folder / "weights.safetensors")) from None
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{folder}/weights.safetensors is damaged ({error}).") from error
+        reason = one_line(str(error))
+        raise ModelError(f"{folder}/weights.safetensors is damaged ({reason}).") from error
     digests = described.get("tensors", {})
     if not isinstance(digests, dict):
         raise ModelError(f"{folder}/config.json has no list of tensors: it is no htdg model.")
