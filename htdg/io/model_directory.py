@@ -360,7 +360,8 @@ def read_directory(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
     except (SafetensorError, OSError) as error:
         if is_out_of_memory(error):
             raise MemoryError from error
-        raise ModelError(f"{folder}/weights.safetensors is damaged ({error}).") from error
+        reason = one_line(str(error))
+        raise ModelError(f"{folder}/weights.safetensors is damaged ({reason}).") from error
     digests = described.get("tensors", {})
     if not isinstance(digests, dict):
         raise ModelError(f"{folder}/config.json has no list of tensors: it is no htdg model.")

@@ -123,6 +123,8 @@ def _nested(depth: int) -> object:
     return value
 
 
+#: Which of many, as a share of them, with no preference for the first or the last.
+SHARES = st.integers(0, 999).map(lambda number: number / 1000)
 #: Values that nobody expects where JSON has another.
 HOSTILE = (
     st.sampled_from(

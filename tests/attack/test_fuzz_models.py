@@ -26,6 +26,7 @@ from htdg.io.model_directory import description_text, digest
 from tests.attack.profile import (
     EDITS,
     HOSTILE,
+    SHARES,
     accepted_or_refused,
     check_refusal,
     edited,
@@ -144,7 +145,7 @@ def test_bytes_are_changed(models, kind, file, edits, begin):
 @st.composite
 def json_changes(draw):
     """Changes of values of a JSON document: shares of all its places, and what comes there."""
-    change = st.tuples(st.floats(0, 1), HOSTILE | st.just(...) | st.just(copy))
+    change = st.tuples(SHARES, HOSTILE | st.just(...) | st.just(copy))
     return draw(st.lists(change, min_size=1, max_size=3))
 
 
@@ -155,7 +156,10 @@ def changed(document, changes, keep=()):
         paths = [path for path in places(document) if path[0] not in keep]
         if not paths:
             return document
-        path = paths[min(int(share * len(paths)), len(paths) - 1)]
+        heads = list(dict.fromkeys(path[0] for path in paths))  # of which one has most places
+        head, share = divmod(share * len(heads), 1)
+        paths = [path for path in paths if path[0] == heads[int(head)]]
+        path = paths[int(share * len(paths))]
         if value is copy:  # of another place
             other = paths[(7 * int(share * len(paths)) + 3) % len(paths)]
             value = document
@@ -165,8 +169,12 @@ def changed(document, changes, keep=()):
     return document
 
 
-@tries(120)
-@given(kind=st.sampled_from(KINDS), changes=json_changes(), sign=st.booleans() | st.just(True))
+@tries(160)
+@given(
+    kind=st.sampled_from(("votes", "both", *KINDS)),
+    changes=json_changes(),
+    sign=st.booleans() | st.just(True),
+)
 def test_values_of_the_description_are_changed(models, kind, changes, sign):
     files = models[kind]
     described = changed(json.loads(files["config.json"]), changes, keep=("tensors", "digest"))
@@ -174,6 +182,14 @@ def test_values_of_the_description_are_changed(models, kind, changes, sign):
         check(signed(files, described))
     else:
         check(files | {"config.json": json.dumps(described).encode()})
+
+
+@tries(60)
+@given(kind=st.sampled_from(["votes", "both"]), changes=json_changes())
+def test_values_of_the_threshold_are_changed(models, kind, changes):
+    described = json.loads(models[kind]["config.json"])
+    threshold = changed({"threshold": described["threshold"]}, changes)
+    check(signed(models[kind], described | threshold))
 
 
 @tries(40)
@@ -196,7 +212,7 @@ DTYPES = [
 ]
 TENSOR_CHANGES = st.lists(
     st.tuples(
-        st.floats(0, 1),
+        SHARES,
         st.sampled_from(["type", "shape", "flat", "scalar", "empty", "drop", "name", "add", "fill"])
         | st.just("fill"),
         st.sampled_from(DTYPES),
@@ -286,6 +302,13 @@ def with_tensor(name, tensor):
     return change
 
 
+def with_header(header):
+    return lambda files: (
+        files
+        | {"weights.safetensors": len(header).to_bytes(8, "little") + header.encode() + bytes(8)}
+    )
+
+
 def with_size(file, size):
     return lambda files: files | {file: b"[" + b"[]," * (size // 3) + b"0]"}
 
@@ -317,6 +340,7 @@ CASES = [
     (with_tensor("a" * 100_000, torch.zeros(1)), "aaa...: it is no htdg model."),
     (with_tensor(VARIANCE, torch.ones(8).cfloat()), "has type torch.complex64 instead of float32"),
     (with_tensor(VARIANCE, torch.ones(8).bool()), "has type torch.bool instead of float32"),
+    (with_header('{"a": "' + "x" * 5000 + '"}'), "weights.safetensors is damaged (Error while"),
     (with_size("config.json", 2**24), "bytes, more than 16,777,216)"),
     (with_size("history.json", 2**26), "bytes, more than 67,108,864)"),
 ]

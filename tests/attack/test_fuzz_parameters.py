@@ -191,9 +191,13 @@ def notebook(tmp_path_factory):
     return written(tmp_path_factory.mktemp("notebook"), "\n".join([*lines, 'out = ""']))
 
 
-@tries(60)
-@given(parameters=st.dictionaries(st.sampled_from(sorted(DEFAULTS)) | WORDS, WORDS, max_size=3))
-def test_parameters_are_read_or_refused(notebook, parameters):
+@tries(100)
+@given(
+    parameters=st.dictionaries(st.sampled_from(sorted(DEFAULTS)), WORDS, max_size=3),
+    others=st.dictionaries(WORDS, WORDS, max_size=1) | st.just({}),
+)
+def test_parameters_are_read_or_refused(notebook, parameters, others):
+    parameters = parameters | others
     with accepted_or_refused(repeats=True) as refusals:
         values = check_parameters(notebook, parameters)
     if not refusals:
