@@ -16,7 +16,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -25,8 +24,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.attack.cases import Case
-from tests.attack.forked import Ended, in_fork, output_beside
-from tests.attack.kills import REPOSITORY, SMALL, draw_images, tree
+from tests.attack.forked import Ended, answers, in_fork, output_beside
+from tests.attack.kills import SMALL, draw_images, tree
 
 #: What no command here may do: start a program, or connect to anything (names of audit events).
 FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pty.spawn")
@@ -178,13 +177,8 @@ def outcomes(
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HTDG_KERNELS": "0"}
     words = [sys.executable, "-m", "tests.attack.corpus", "--here", json.dumps(every), *kinds]
     words += ["--seconds", str(limits.seconds), "--megabytes", str(limits.megabytes)]
-    with subprocess.Popen(
-        words, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdout is not None
-        for kind, line in zip(kinds, child.stdout, strict=True):
-            yield kind, Outcome(*json.loads(line))
-    assert child.returncode == 0
+    for kind, answer in zip(kinds, answers(words, environment), strict=True):
+        yield kind, Outcome(*answer)
 
 
 def attack_here(kinds: Sequence[str], every: Mapping[str, int], limits: Limits) -> None:

@@ -6,14 +6,18 @@ The process that forks must not compute itself, since threads do not survive a f
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 class Ended(NamedTuple):
@@ -74,3 +78,13 @@ def _work_and_end(work: Callable[[], tuple[int, str]], log: Path, limit: int, wr
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def answers(words: Sequence[str], environment: dict[str, str]) -> Iterator[list]:
+    """The lists that another process, which forks, prints as lines of JSON, as they come."""
+    with subprocess.Popen(
+        words, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        yield from map(json.loads, child.stdout)
+    assert child.returncode == 0

@@ -29,9 +29,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.attack.forked import in_fork
+from tests.attack.forked import answers, in_fork
 
-REPOSITORY = Path(__file__).parents[2]
 SOURCE = Path(__file__).with_name("events.c")
 #: What is still in work ends like one of these, or begins with a dot.
 IN_WORK = (".unfinished", ".partial")
@@ -345,13 +344,8 @@ def outcomes(names: Sequence[str], plan: Plan) -> Iterator[tuple[str, Outcome]]:
         words = [sys.executable, "-m", "tests.attack.kills", "--here", folder, *names]
         for name, value in plan._asdict().items():
             words += [f"--{name}", str(value)]
-        with subprocess.Popen(
-            words, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
-        ) as child:
-            assert child.stdout is not None
-            for name, line in zip(names, child.stdout, strict=True):
-                yield name, Outcome(*json.loads(line))
-        assert child.returncode == 0
+        for name, answer in zip(names, answers(words, environment), strict=True):
+            yield name, Outcome(*answer)
 
 
 def attack_here(names: Sequence[str], plan: Plan, folder: Path) -> None:
