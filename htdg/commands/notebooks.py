@@ -148,6 +148,7 @@ def check_parameters(path: Path, parameters: Mapping[str, str]) -> dict[str, obj
                 "the notebook."
             ) from None
         values[name] = _as_type_of(default, text, name)
+        _check_text(f"Parameter {name}", str(values[name]))
     return values
 
 
@@ -175,7 +176,7 @@ def _as_type_of(default: object, text: str, name: str) -> object:
     except _NO_LITERAL:
         value = text
     required = type(default)
-    if required is float and type(value) is int:
+    if required is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if default is not None and type(value) is not required:
         raise NotebookError(

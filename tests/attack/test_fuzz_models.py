@@ -169,7 +169,7 @@ def changed(document, changes, keep=()):
     return document
 
 
-@tries(160)
+@tries(100)
 @given(
     kind=st.sampled_from(("votes", "both", *KINDS)),
     changes=json_changes(),
@@ -184,7 +184,7 @@ def test_values_of_the_description_are_changed(models, kind, changes, sign):
         check(files | {"config.json": json.dumps(described).encode()})
 
 
-@tries(60)
+@tries(40)
 @given(kind=st.sampled_from(["votes", "both"]), changes=json_changes())
 def test_values_of_the_threshold_are_changed(models, kind, changes):
     described = json.loads(models[kind]["config.json"])
@@ -223,7 +223,7 @@ TENSOR_CHANGES = st.lists(
 )
 
 
-@tries(80)
+@tries(50)
 @given(kind=st.sampled_from(KINDS), changes=TENSOR_CHANGES)
 def test_tensors_are_changed(models, kind, changes):
     tensors = safetensors.torch.load(models[kind]["weights.safetensors"])

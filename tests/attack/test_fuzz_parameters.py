@@ -246,6 +246,36 @@ def test_defaults_of_any_kind_are_read_or_refused(source, text):
             check_parameters(path, {"x": text})
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("nothing", '"\\ud800"', "Parameter nothing is '\\ud800', which is no valid text"),
+        ("word", "\udcff", "Parameter word is '\\udcff', which is no valid text"),
+        ("share", "1" + "0" * 400, "must be of type float"),
+        ("count", "{[]: 1}", "must be of type int"),
+        ("count", "(" * 10_000, "must be of type int"),
+        ("\udcff", "1", "has no parameter '\\udcff'"),
+    ],
+)
+def test_odd_parameters_are_refused(notebook, name, text, sentence):
+    with accepted_or_refused(repeats=True) as refusals:
+        check_parameters(notebook, {name: text})
+    assert sentence in str(refusals[0])
+
+
+def test_what_a_notebook_leaves_must_be_a_result(tmp_path, monkeypatch):
+    path = written(tmp_path, 'out = ""')
+
+    def execute(path, executed, parameters, **_):
+        executed.write_bytes(path.read_bytes())
+        Path(parameters["out"], "result.json").write_text("[1]")
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    with accepted_or_refused(20) as refusals:
+        run_notebook(path, tmp_path / "out")
+    assert "holds no dictionary in JSON." in str(refusals[0])
+
+
 # --- Notebooks ----------------------------------------------------------------------------------
 
 

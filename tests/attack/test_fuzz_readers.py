@@ -161,7 +161,7 @@ def test_the_images_that_are_changed_are_good_ones():
         check_image(content)
 
 
-@tries(400)
+@tries(300)
 @given(kind=st.sampled_from(sorted(IMAGES)), edits=EDITS, begin=st.booleans())
 def test_bytes_of_an_image_are_changed(kind, edits, begin):
     check_image(edited(IMAGES[kind], edits, 120 if begin else None))
@@ -394,7 +394,7 @@ def category(tmp_path_factory):
     return make_category(tmp_path_factory.mktemp("mvtec"), "bottle")
 
 
-@tries(80)
+@tries(40)
 @given(tree=TREES, kind=st.sampled_from(["folder", "mvtec", "strict"]))
 def test_things_are_put_into_a_folder_of_images(category, tree, kind):
     with temporary() as root:
@@ -442,7 +442,7 @@ LISTED = st.sampled_from(
 )
 
 
-@tries(40)
+@tries(20)
 @given(
     tree=st.lists(st.tuples(PARIS_NAMES, THINGS), max_size=3),
     lines=st.lists(LISTED, max_size=3),
@@ -542,7 +542,7 @@ def everything_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-@tries(150)
+@tries(60)
 @given(
     kind=st.sampled_from(["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"]),
     members=MEMBERS,
@@ -621,7 +621,7 @@ def parts_of(content: object, at: tuple = ()) -> Iterator[tuple]:
         yield from parts_of(value, (*at, key))
 
 
-@tries(150)
+@tries(35)
 @given(data=st.data())
 def test_files_of_an_official_model_are_changed(official, data):
     with temporary() as folder:
@@ -671,7 +671,7 @@ def check_official(folder: Path) -> None:
         assert 0 <= loaded.anomaly_score(PIXELS)[0] <= 1
 
 
-@tries(40)
+@tries(30)
 @given(rows=HOSTILE, share=st.floats(0, 1), text=st.booleans())
 def test_lists_of_transformations_are_changed(official, rows, share, text):
     with temporary() as folder:
