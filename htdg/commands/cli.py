@@ -1,5 +1,6 @@
 """The command line: ``htdg inspect``, ``train``, ``score``, ``calibrate``, ``sample``, ``info``,
-``export``, ``evaluate``, ``import-official``, ``run`` and ``course``.
+``export``, ``evaluate``, ``sweep``, ``tables``,
+``import-official``, ``run`` and ``course``.
 """
 
 from __future__ import annotations
@@ -71,6 +72,16 @@ COMMANDS = (
         "      --limit 1000 --out runs/sneaker",
     ),
     Command(
+        "sweep",
+        "Do all the evaluations of a grid, on several processes or machines, and go on with them.",
+        "htdg sweep notebooks/runs/grids/smoke.yaml --out runs/smoke",
+    ),
+    Command(
+        "tables",
+        "Tables of what sweeps and evaluations found, beside the paper's.",
+        "htdg tables runs/smoke --csv smoke.csv --figure smoke.png",
+    ),
+    Command(
         "import-official",
         "Make a model of one that was trained with the official code.",
         "htdg import-official TrainedModels/car runs/car --image-size 128",
@@ -91,7 +102,7 @@ NO_MEMORY = (
     "fewer of them, a lower --batch-size, --images-at-once 1)."
 )
 #: Commands that train or score.
-COMPUTING = ("inspect", "train", "score", "calibrate", "sample", "export", "evaluate")
+COMPUTING = ("inspect", "train", "score", "calibrate", "sample", "export", "evaluate", "sweep")
 #: What ``keep_freed_memory`` sets, as glibc reads it from the environment of a new process.
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",

@@ -329,6 +329,11 @@ def dataset_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def dataset_classes(name: str) -> Sequence[str]:
+    """The classes of the data set of that name; none if there is no such data set."""
+    return _REGISTRY[name].classes if name in _REGISTRY else ()
+
+
 def load_dataset(name: str, root: str | Path = "data", **options: object) -> Dataset:
     """The data set of that name, which lies below ``root`` or is downloaded there.
 
