@@ -56,11 +56,15 @@ ROOMS = {
         ("evaluation",),
         ("method", "runtime", "io", "ablations", "detector", "datasets"),
     ),
+    "sweeps": (
+        ("sweeps",),
+        ("method", "runtime", "io", "ablations", "detector", "datasets", "evaluation"),
+    ),
     "commands": (
         ("commands", "__main__"),
         (
             *("method", "fast", "runtime", "io", "ablations", "detector", "export"),
-            *("datasets", "evaluation"),
+            *("datasets", "evaluation", "sweeps"),
         ),
     ),
     "course": (

@@ -23,10 +23,10 @@ def test_environment_yml_installs_what_pyproject_asks_for():
     python, pip = environment["dependencies"][0], environment["dependencies"][-1]
     assert pip == {"pip": ["-e .[notebooks,tests]"]}
     extras = project["optional-dependencies"]
-    assert set(extras) == {"browser", "datasets", "export", "notebooks", "tests"}
+    assert set(extras) == {"browser", "datasets", "export", "notebooks", "sweep", "tests"}
     # Neither lacks what another one brings.
     assert "htdg[datasets]" in extras["notebooks"]
-    assert "htdg[datasets,export]" in extras["tests"]
+    assert "htdg[datasets,export,sweep]" in extras["tests"]
     assert python.removeprefix("python=") == project["requires-python"].removeprefix(">=")
 
 
@@ -49,6 +49,8 @@ DISTRIBUTIONS = {
     "IPython": "ipykernel",
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
+    "dask": "distributed",
+    "dask_jobqueue": "dask-jobqueue",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
 }
@@ -69,7 +71,11 @@ def test_dependencies_are_what_is_imported():
         {re.match(r"[\w-]+", line)[0] for line in lines}
         for lines in (
             project["dependencies"],
-            [*extras["datasets"], *extras["export"], *extras["notebooks"]],
+            [
+                line
+                for name in ("datasets", "export", "notebooks", "sweep")
+                for line in extras[name]
+            ],
         )
     )
     everywhere = set()

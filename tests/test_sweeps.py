@@ -195,10 +195,9 @@ def test_jobs_of_slurm_have_the_options_that_were_given():
     ],
 )
 def test_what_is_refused_of_clusters(tmp_path, words, message, capsys, monkeypatch):
-    connect = cluster._library("distributed").Client
-    monkeypatch.setattr(
-        cluster._library("distributed"), "Client", lambda at, timeout: connect(at, timeout=1)
-    )
+    distributed = pytest.importorskip("distributed")
+    connect = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda at, timeout: connect(at, timeout=1))
     path = grid(tmp_path / "g.yaml", f"runs: [{json.dumps(ONE)}]")
     assert main(["sweep", str(path), "--out", str(tmp_path / "out"), *words]) == 2
     assert message in capsys.readouterr().err

@@ -19,6 +19,7 @@ NOTEBOOK_PATTERNS = (
     "[0-9][0-9]_*.ipynb",
     "solutions/*.ipynb",
     "runs/*.ipynb",
+    "runs/grids/*.yaml",
     "figures/*.png",
 )
 _PACKAGE = Path(__file__).resolve().parents[1]

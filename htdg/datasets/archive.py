@@ -35,6 +35,11 @@ _OPENERS: dict[bytes, Callable[[IO[bytes]], Any]] = {
 Member = tuple[str, int, IO[bytes] | None]
 
 
+def clean_up(into: Path) -> None:
+    """Delete what a killed program left in a folder that it unpacked into."""
+    recover(into / "unpacked")
+
+
 def unpack(archive: Path, into: Path) -> None:
     """Unpack a tar (also .gz, .xz, .bz2) or zip archive into a folder.
 
@@ -48,7 +53,7 @@ def unpack(archive: Path, into: Path) -> None:
     """
     try:
         into.mkdir(parents=True, exist_ok=True)
-        recover(into / "unpacked")  # what a killed program left
+        clean_up(into)
         temporary = beside(into / "unpacked", "tmp")
         try:
             temporary.mkdir()

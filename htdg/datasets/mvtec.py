@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from htdg.datasets.archive import SUFFIXES, unpack
+from htdg.datasets.archive import SUFFIXES, clean_up, unpack
 from htdg.datasets.base import Dataset, DatasetError, Entry, register
 from htdg.datasets.folder import Folder
 from htdg.io.images import read_image
@@ -101,6 +101,8 @@ class Mvtec(Dataset):
         if category not in self._folders:
             place = self._find(category)
             archive = self.archive or self._find_archive(category)
+            if archive is not None:
+                clean_up(self.root / "mvtec")
             if place is None and archive is not None:
                 unpack(archive, self.root / "mvtec")
                 place = self._find(category)

@@ -72,7 +72,7 @@ def load_image(image: ImageLike, name: str | None = None, white_level: int = 0) 
     if isinstance(image, Image.Image):
         try:
             return _from_array(_pil_array(image, name), name, white_level)
-        except ImageError:
+        except (ImageError, ConfigError):
             raise
         except _IMAGE_ERRORS as error:  # PIL reads a file's pixels only now
             raise ImageError(_damaged(name, error)) from None
@@ -147,7 +147,7 @@ def read_image(file: str | Path | BinaryIO, name: str | None = None) -> np.ndarr
         raise ImageError(
             f"{name} is no image that can be read: give a file of the kinds {', '.join(FORMATS)}."
         ) from None
-    except ImageError:
+    except (ImageError, ConfigError):
         raise
     except Image.DecompressionBombError:
         raise ImageError(_too_large(name, PIL_MEGAPIXELS)) from None

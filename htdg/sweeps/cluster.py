@@ -7,7 +7,6 @@ and gives their tasks to others.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -60,7 +59,7 @@ def cores_here() -> int:
 @contextlib.contextmanager
 def local_cluster(places: Places) -> Iterator[Any]:
     """A client of processes of this machine, which end with it."""
-    distributed = _library("distributed")
+    distributed = _distributed()
     workers = {
         i: {
             "cls": distributed.Nanny,
@@ -93,7 +92,7 @@ def running_cluster(address: str) -> Iterator[Any]:
     Raises:
         ClusterError: nobody answers there.
     """
-    distributed = _library("distributed")
+    distributed = _distributed()
     try:
         client = distributed.Client(address, timeout=20)
     except (OSError, ValueError, TypeError) as error:
@@ -116,7 +115,7 @@ def slurm_cluster(jobs: int, options: Mapping[str, str | int]) -> Iterator[Any]:
     Raises:
         ClusterError: there is no Slurm here, or an option is wrong.
     """
-    distributed = _library("distributed")
+    distributed = _distributed()
     try:
         cluster = slurm_jobs(options)
         cluster.scale(jobs=jobs)
@@ -128,16 +127,20 @@ def slurm_cluster(jobs: int, options: Mapping[str, str | int]) -> Iterator[Any]:
 
 def slurm_jobs(options: Mapping[str, str | int]) -> Any:  # noqa: ANN401 - a library without types
     """Dask's description of a job that computes one run at a time."""
-    jobqueue = _library("dask_jobqueue")
+    try:
+        import dask_jobqueue
+    except ImportError as error:
+        raise ClusterError(_missing(error)) from None
     defaults: dict[str, Any] = {"cores": 1, "memory": "4GB"}
     one_at_a_time = {"processes": 1, "worker_extra_args": ["--nthreads", "1"]}
-    return jobqueue.SLURMCluster(**{**defaults, **options, **one_at_a_time})
+    return dask_jobqueue.SLURMCluster(**{**defaults, **options, **one_at_a_time})
 
 
-def _library(name: str) -> Any:  # noqa: ANN401 - libraries without types
-    """One of Dask's libraries, which is to be quiet: ``htdg sweep`` says what happens."""
+def _distributed() -> Any:  # noqa: ANN401 - a library without types
+    """Dask's library, which is to be quiet: ``htdg sweep`` says what happens."""
     try:
-        dask = importlib.import_module("dask")
+        import dask
+
         dask.config.set(
             {
                 "logging.distributed": "error",
@@ -145,6 +148,11 @@ def _library(name: str) -> Any:  # noqa: ANN401 - libraries without types
                 "distributed.scheduler.allowed-failures": DEATHS,
             }
         )
-        return importlib.import_module(name)
-    except ImportError:
-        raise ClusterError(f"{name} is missing: pip install 'htdg[sweep]'.") from None
+        import distributed
+    except ImportError as error:
+        raise ClusterError(_missing(error)) from None
+    return distributed
+
+
+def _missing(error: ImportError) -> str:
+    return f"{error.name} is missing: pip install 'htdg[sweep]'."

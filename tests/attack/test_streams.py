@@ -79,7 +79,13 @@ def test_ctrl_c_while_pytorch_is_imported_ends_quietly(tmp_path, seconds):
     words = [sys.executable, "-m", "htdg", "train", str(IMAGE), "--out", "model"]
     words += ["--preset", "tiny", "--niter", "1000000"]
     child = subprocess.Popen(
-        words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell may have started the tests in the background, where nobody hears Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     time.sleep(seconds)
     child.send_signal(signal.SIGINT)
