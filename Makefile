@@ -34,8 +34,9 @@ quickstart: $(STAMP) ## one normal image in, the odd ones out: results in runs/q
 
 test: lint test-code test-notebooks ## all tests
 
+# Two processes, however many cores there are: each needs 2 GB.
 test-code: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-notebooks: $(STAMP)
 	$(BIN)/python -m pytest -x --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
