@@ -225,7 +225,10 @@ def test_only_commands_that_compute_set_their_own_allocator(command, monkeypatch
     calls = []
     monkeypatch.setattr("htdg.runtime.device.keep_freed_memory", lambda: calls.append(command))
     monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(cli.sys, "platform", "linux")
     cli.set_allocator(command)
+    starts_others = command in ("run", "sweep")
+    assert os.environ == (cli.KEEP_FREED_MEMORY if starts_others else {})
     computing = ("inspect", "train", "score", "calibrate", "sample", "export", "evaluate")
     computes = command in computing
     assert calls == [command] * computes

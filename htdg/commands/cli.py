@@ -102,7 +102,7 @@ NO_MEMORY = (
     "fewer of them, a lower --batch-size, --images-at-once 1)."
 )
 #: Commands that train or score.
-COMPUTING = ("inspect", "train", "score", "calibrate", "sample", "export", "evaluate", "sweep")
+COMPUTING = ("inspect", "train", "score", "calibrate", "sample", "export", "evaluate")
 #: What ``keep_freed_memory`` sets, as glibc reads it from the environment of a new process.
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
@@ -184,7 +184,7 @@ def say_image_warnings() -> None:
 
 
 def set_allocator(command: str) -> None:
-    """Have glibc keep freed memory, in this process or in the kernel that ``htdg run`` starts.
+    """Have glibc keep freed memory, in this process or in those that ``run`` and ``sweep`` start.
 
     Training allocates the same tensors thousands of times, and without this the system would zero
     their pages each time. The setting is the whole process's, so the command line makes it and the
@@ -194,7 +194,7 @@ def set_allocator(command: str) -> None:
         from htdg.runtime.device import keep_freed_memory
 
         keep_freed_memory()
-    elif command == "run" and sys.platform.startswith("linux"):
+    elif command in ("run", "sweep") and sys.platform.startswith("linux"):
         for name, value in KEEP_FREED_MEMORY.items():
             os.environ.setdefault(name, value)
 
