@@ -221,6 +221,11 @@ def _planned_settings(run: Run, out: Path, results: Iterable[Setting]) -> list[S
 
 def _row(setting: Setting, runs: Sequence[Mapping[str, float]], planned: int) -> Row:
     figures = {name: [run[name] for run in runs if name in run] for name in FIGURES}
+    paper = _in_the_paper(setting, setting.normal_class)
+    return Row(setting, figures, len(runs), max(planned, len(runs)), paper)
+
+
+def _in_the_paper(setting: Setting, normal_class: str) -> Published | None:
     column = column_of(
         setting.dataset,
         setting.transformations,
@@ -228,8 +233,7 @@ def _row(setting: Setting, runs: Sequence[Mapping[str, float]], planned: int) ->
         setting.fraction,
         setting.shots,
     )
-    paper = published(setting.dataset, setting.normal_class, setting.shots, column)
-    return Row(setting, figures, len(runs), max(planned, len(runs)), paper)
+    return published(setting.dataset, normal_class, setting.shots, column)
 
 
 def _averages(rows: Sequence[Row]) -> list[Row]:
@@ -246,14 +250,7 @@ def _averages(rows: Sequence[Row]) -> list[Row]:
             continue
         if not complete or len({row.n_runs for row in members}) > 1 or len(members) != len(classes):
             continue
-        column = column_of(
-            setting.dataset,
-            setting.transformations,
-            setting.variant,
-            setting.fraction,
-            setting.shots,
-        )
-        paper = published(setting.dataset, "Avg", setting.shots, column)
+        paper = _in_the_paper(setting, "Avg")
         n_runs = members[0].n_runs
         figures = {name: [row.summary(name)[0] for row in members] for name in FIGURES}
         averages.append(Row(setting, figures, n_runs, n_runs, paper, tuple(members)))
