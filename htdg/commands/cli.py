@@ -1,6 +1,5 @@
 """The command line: ``htdg inspect``, ``train``, ``score``, ``calibrate``, ``sample``, ``info``,
-``export``, ``evaluate``, ``sweep``, ``tables``,
-``import-official``, ``run`` and ``course``.
+``export``, ``evaluate``, ``sweep``, ``tables``, ``import-official``, ``run`` and ``course``.
 """
 
 from __future__ import annotations

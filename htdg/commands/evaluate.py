@@ -15,7 +15,14 @@ from htdg.commands.common import (
 )
 from htdg.datasets import dataset_names
 from htdg.errors import UnreadableImages
-from htdg.evaluation.run import EQUALISE, Task, default_equalise, default_fraction, evaluate
+from htdg.evaluation.run import (
+    DATASET_OPTIONS,
+    EQUALISE,
+    Task,
+    default_equalise,
+    default_fraction,
+    evaluate,
+)
 from htdg.evidence import DEFECT_FRACTION
 
 
@@ -80,8 +87,8 @@ def execute(options: argparse.Namespace) -> None:
                     f"--{name.replace('_', '-')}."
                 )
     refuse_ignored(as_variant(config, options.variant) if options.variant else config, options)
-    single = ("train", "test", "masks", "good", "strict", "archive")
-    of_dataset = {n: getattr(options, n) for n in single if getattr(options, n) is not None}
+    given = {name: getattr(options, name) for name in DATASET_OPTIONS}
+    of_dataset = {name: value for name, value in given.items() if value is not None}
     task = Task(
         dataset=options.dataset,
         normal_class=options.normal_class,

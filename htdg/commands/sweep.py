@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,10 @@ def execute(options: argparse.Namespace) -> None:
     runs = read_grid(options.grid)
     n_tested = check_runs(runs)
     with only_one(options.out):
-        gpus = torch.cuda.device_count()
-        places = cluster.divide(
-            len(runs), cluster.cores_here(), gpus, options.workers, options.threads
-        )
-        sweep = Sweep(options.out, runs, options.threads or threads_of(options.out, places.threads))
+        cores, gpus = cluster.cores_here(), torch.cuda.device_count()
+        threads = options.threads or threads_of(options.out)
+        places = cluster.divide(len(runs), cores, gpus, options.workers, threads)
+        sweep = Sweep(options.out, runs, places.threads)
         to_do = sweep.to_do
         n_done = len(runs) - len(to_do)
         say([f"{len(runs)} runs, of which {n_done} are done; {sweep.threads} threads each"])
@@ -70,7 +70,7 @@ def execute(options: argparse.Namespace) -> None:
         if to_do:
             record(sweep)
             with _client(options, places) as client:
-                if client.dashboard_link:
+                if find_spec("bokeh") is not None:  # which draws it
                     say([f"dashboard: {client.dashboard_link}"])
                 failed = do_sweep(sweep, client, options.retries)
             if failed:

@@ -26,10 +26,11 @@ def execute(options: argparse.Namespace) -> None:
     for path in filter(None, (options.csv, options.markdown, options.figure)):
         check_writable(path)
     rows = gather(options.folders)
+    text = markdown_table(rows)
     if options.csv is not None:
         write_text(options.csv, csv_table(rows))
     if options.markdown is not None:
-        write_text(options.markdown, markdown_table(rows))
+        write_text(options.markdown, text)
     if options.figure is not None:
         save_figure(figure(rows), options.figure)
-    print(markdown_table(rows), end="")
+    print(text, end="")

@@ -42,6 +42,8 @@ from htdg.version import __version__
 from htdg.votes import Fractions, as_fractions
 
 EQUALISE = ("train", "both", "none")
+#: Options of single data sets that an evaluation can be given.
+DATASET_OPTIONS = ("train", "test", "masks", "good", "strict", "archive")
 #: What an evaluation leaves in its folder besides the model.
 RESULTS = (
     "metrics.json",

@@ -28,16 +28,14 @@ from typing import Any
 from htdg.config import HTDGConfig
 from htdg.datasets import dataset_classes
 from htdg.errors import UserError
-from htdg.evaluation.run import Task, default_equalise, default_fraction
+from htdg.evaluation.run import DATASET_OPTIONS, Task, default_equalise, default_fraction
 from htdg.io.files import check_regular, one_line
 
 #: Bytes of a grid, and runs in it, at most.
 LARGEST, MOST_RUNS = 2**20, 100_000
 _OF_TASK = tuple(f.name for f in fields(Task) if f.name != "options")
 _OF_CONFIG = tuple(f.name for f in fields(HTDGConfig))
-#: Parameters of single data sets, as in ``htdg evaluate``.
-_OF_DATASETS = ("train", "test", "masks", "good", "strict", "archive")
-PARAMETERS = ("preset", *_OF_TASK, *_OF_DATASETS, *_OF_CONFIG)
+PARAMETERS = ("preset", *_OF_TASK, *DATASET_OPTIONS, *_OF_CONFIG)
 
 
 class GridError(UserError):
@@ -67,7 +65,7 @@ class Run:
         """The experiment. UserError if a parameter of it is wrong."""
         preset = self.parameters.get("preset", "tutorial")
         given = {name: self.parameters[name] for name in _OF_TASK if name in self.parameters}
-        options = {n: self.parameters[n] for n in _OF_DATASETS if n in self.parameters}
+        options = {n: self.parameters[n] for n in DATASET_OPTIONS if n in self.parameters}
         defaults = {
             "equalise": default_equalise(preset, self.config()),
             "defect_fraction": default_fraction(preset),
@@ -83,7 +81,7 @@ class Run:
 def read_grid(path: Path) -> tuple[Run, ...]:
     """The runs of a grid, in order and without repetitions, each with its parameters checked.
 
-    Data sets are not opened: see ``htdg.sweeps.checks``.
+    Data sets are not opened: see ``htdg.sweeps.running.check_runs``.
 
     Raises:
         GridError: it cannot be read, or a parameter is unknown or has a wrong value.
@@ -168,8 +166,7 @@ def _checked(parameters: dict[str, Any], where: str) -> Run:
         raise GridError(f"{where} has a date or another value that no option has.") from None
     run = Run(parameters)
     try:
-        run.task()
-        run.config()
+        run.task()  # which checks the options of the method, too
     except (UserError, TypeError) as error:
         raise GridError(f"{where}: {one_line(str(error))}") from None
     return run

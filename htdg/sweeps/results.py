@@ -101,6 +101,7 @@ def gather(folders: Sequence[Path]) -> list[Row]:
     Raises:
         ResultsError: a folder has no results, or they are damaged.
     """
+    read: dict[Path, dict[Setting, dict[str, float]]] = {}
     results: dict[Setting, list[dict[str, float]]] = defaultdict(list)
     planned: dict[Setting, int] = defaultdict(int)
     for folder in folders:
@@ -109,12 +110,12 @@ def gather(folders: Sequence[Path]) -> list[Row]:
         if not paths and not records:
             raise ResultsError(f"{folder} holds no results: name a folder of evaluations.")
         for path in paths:
-            for setting, figures in read_result(path).items():
+            read[path] = read_result(path)
+            for setting, figures in read[path].items():
                 results[setting].append(figures)
         for record in records:
-            for settings in _planned(record, results):
-                for setting in settings:
-                    planned[setting] += 1
+            for setting in _planned(record, read, results):
+                planned[setting] += 1
     rows = [
         _row(setting, results.get(setting, []), planned.get(setting, 0))
         for setting in sorted({*results, *planned}, key=_order)
@@ -185,21 +186,24 @@ def _of_each_kind(path: Path, evidence: str) -> dict[str, float]:
         raise ResultsError(f"{path} cannot be read ({error}): evaluate again.") from None
 
 
-def _planned(record: Path, results: Iterable[Setting]) -> list[list[Setting]]:
-    """The settings of each run of a sweep."""
+def _planned(
+    record: Path, read: Mapping[Path, Iterable[Setting]], results: Iterable[Setting]
+) -> list[Setting]:
+    """The settings of all runs of a sweep: what those that are done are about, or will be."""
     try:
-        runs = [Run(parameters) for parameters in _json(record)["runs"].values()]
-        return [_planned_settings(run, record.parent, results) for run in runs]
+        settings: list[Setting] = []
+        for parameters in _json(record)["runs"].values():
+            run = Run(parameters)
+            path = record.parent / "runs" / run.name / "metrics.json"
+            settings += read[path] if path in read else _expected(run, results)
+        return settings
     except (KeyError, TypeError, AttributeError, UserError) as error:
         say([f"{record} does not say what was planned ({error})."])
         return []
 
 
-def _planned_settings(run: Run, out: Path, results: Iterable[Setting]) -> list[Setting]:
-    """What a run of a sweep is about, or will be once it is done."""
-    path = out / "runs" / run.name / "metrics.json"
-    if path.is_file():
-        return list(read_result(path))
+def _expected(run: Run, results: Iterable[Setting]) -> list[Setting]:
+    """What a run will be about once it is done."""
     task, config = run.task(), run.config()
     metrics = {
         "dataset": task.dataset,

@@ -46,11 +46,11 @@ class Sweep(NamedTuple):
         return [run for run in self.runs if not is_done(self.folder(run))]
 
 
-def threads_of(out: Path, threads: int) -> int:
-    """The threads that the sweep in a folder was begun with; ``threads`` if there is none yet."""
+def threads_of(out: Path) -> int | None:
+    """The threads that the sweep in a folder was begun with; None if there is none yet."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         return max(1, int(json.loads((out / RECORD).read_text(encoding="utf-8"))["threads"]))
-    return threads
+    return None
 
 
 def record(sweep: Sweep) -> None:

@@ -9,7 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from htdg.evaluation.plots import Figure
+from htdg.evaluation.plots import GREY, NORMAL, Figure
 from htdg.sweeps.results import FIGURES, Row, Setting
 
 #: What a cell without a value shows.
@@ -26,8 +26,6 @@ _ABOUT = (
     "options",
 )
 _TITLES = {"image_auroc": "AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
-#: Colours of the figure: ours and the paper's.
-_OURS, _PAPERS = "#0072B2", "#555555"
 
 
 def table_rows(rows: Sequence[Row]) -> list[dict[str, object]]:
@@ -144,11 +142,11 @@ def figure(rows: Sequence[Row]) -> Figure:
     for y, row in enumerate(drawn):
         values = row.figures["image_auroc"]
         mean, _ = row.summary("image_auroc")
-        ax.plot(values, [y] * len(values), ".", color=_OURS, alpha=0.5)
-        ax.plot([mean], [y], "|", color=_OURS, markersize=16, markeredgewidth=2.5)
+        ax.plot(values, [y] * len(values), ".", color=NORMAL, alpha=0.5)
+        ax.plot([mean], [y], "|", color=NORMAL, markersize=16, markeredgewidth=2.5)
         if row.paper is not None:
             deviation = 0.0 if math.isnan(row.paper.deviation) else row.paper.deviation
-            ax.errorbar([row.paper.auroc], [y + 0.25], xerr=[deviation], fmt="d", color=_PAPERS)
+            ax.errorbar([row.paper.auroc], [y + 0.25], xerr=[deviation], fmt="d", color=GREY)
     ax.set_yticks(range(len(drawn)), [_label(row, options[row.setting]) for row in drawn])
     ax.set_ylim(len(drawn) - 0.4, -0.6)
     ax.axvline(0.5, color="0.8", linewidth=1)

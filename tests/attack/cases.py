@@ -23,6 +23,9 @@ class Case(NamedTuple):
 
 
 EITHER = (0, 2)
+#: What a file does that gets its code run: it makes a file, beside the input.
+HARM = 'touch "$HTDG_HARM"'
+PICKLE = f"cposix\nsystem\n(S'{HARM}'\ntR.".encode()
 #: Values that no description holds, or few.
 HOSTILE: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf")),

@@ -79,6 +79,7 @@ class Outcome(NamedTuple):
 def attack(kind: str, every: int, limits: Limits, work: Path) -> Outcome:
     """Hand every ``every``-th case of a kind to its command."""
     given, out, log = work / "given", work / "out", work / "log"
+    os.environ["HTDG_HARM"] = str(work / "harm")
     draw_images(given)
     out.mkdir()
     train = ["train", f"{given}/good/1.png", "--out", f"{work}/model", *SMALL]
@@ -103,8 +104,10 @@ def attack(kind: str, every: int, limits: Limits, work: Path) -> Outcome:
                 problems.append(f"{seconds:.1f} s")
             if megabytes > limits.megabytes:
                 problems.append(f"{megabytes:.0f} MB")
-        if around(work) != before or Path("/tmp/htdg-pwned").exists():
+        if around(work) != before:
             problems.append("changed files outside its output")
+        if any("evil" in path for path in tree(out)):
+            problems.append("wrote what it was to refuse")
         faults += [f"{case.name}: {problem}" for problem in problems]
         if out.exists():
             shutil.rmtree(out)

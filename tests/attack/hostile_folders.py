@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.attack.cases import EITHER, NO_FILES, Case
+from tests.attack.cases import EITHER, HARM, NO_FILES, Case
 from tests.attack.kills import SMALL
 from tests.test_official import TRAINING, Official
 
@@ -35,8 +35,11 @@ def zip_of(*members: tuple[str, bytes]) -> bytes:
     return file.getvalue()
 
 
-def archives() -> Iterator[tuple[str, str, bytes]]:
-    """Archives: what is wrong, the ending of the name, and the content."""
+def archives(work: Path) -> Iterator[tuple[str, str, bytes]]:
+    """Archives: what is wrong, the ending of the name, and the content.
+
+    What would be written outside is called evil.
+    """
 
     def member(
         name: str, kind: bytes = tarfile.REGTYPE, target: str = ""
@@ -45,7 +48,7 @@ def archives() -> Iterator[tuple[str, str, bytes]]:
         info.type, info.linkname = kind, target
         return info, b"evil" if kind == tarfile.REGTYPE else b""
 
-    outside = ("../evil", "bottle/../../evil", "/tmp/htdg-evil", "..\\evil", "C:\\evil", "a\0b", "")
+    outside = ("../evil", "bottle/../../evil", f"{work}/evil", "..\\evil", "C:\\evil", "a\0b", "")
     for name in outside:
         yield f"tar with {name!r}", ".tar.gz", tar_of(member(name))
         if name and "\0" not in name:
@@ -106,7 +109,7 @@ def archive_cases(work: Path) -> Iterator[Case]:
         return Case(f"archive: {name}", words)
 
     i = 0
-    for name, ending, content in archives():
+    for name, ending, content in archives(work):
         path = place / f"{(i := i + 1)}{ending}"
         path.write_bytes(content)
         yield evaluate(name, path, i)
@@ -121,7 +124,7 @@ def official_cases(work: Path) -> Iterator[Case]:
 
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:
-            return os.system, ("touch /tmp/htdg-pwned",)
+            return os.system, (HARM,)
 
     whole = work / "official"
     Official(shots=1).write(whole)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.attack.cases import EITHER, NO_FILES, Case
+from tests.attack.cases import EITHER, NO_FILES, PICKLE, Case
 from tests.attack.kills import SMALL
 
 
@@ -68,7 +68,7 @@ def images() -> Iterator[tuple[str, bytes, tuple[int, ...]]]:
         *(("empty", b""), ("one byte", b"\x89"), ("zeros", bytes(5000)), ("text", b"hello\n" * 50)),
         ("PostScript", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"),
         ("an SVG", b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"),
-        ("a pickle", b"\x80\x04cposix\nsystem\n(S'touch /tmp/htdg-pwned'\ntR."),
+        ("a pickle", PICKLE),
         ("a FITS", b"SIMPLE  =                    T" + b" " * 2850),
         ("PNG of 2^31 x 2^31", png(2**31 - 1, 2**31 - 1, b"")),
         ("PNG of 0 x 0", png(0, 0, b"")),

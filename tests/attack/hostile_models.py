@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 from htdg.io.model_directory import description_text, write_directory
-from tests.attack.cases import EITHER, HOSTILE, NO_FILES, Case
+from tests.attack.cases import EITHER, HOSTILE, NO_FILES, PICKLE, Case
 
 
 def described(model: Path) -> dict[str, Any]:
@@ -70,17 +70,16 @@ def descriptions(model: Path) -> Iterator[tuple[str, bytes, tuple[int, ...]]]:
         yield f"nested {depth} deep in a dict", b'{"a":' * depth + b"1" + b"}" * depth, (2,)
     text = signed(whole)
     for name, content in (
-        *(("empty", b""), ("a list", b"[]"), ("null", b"null"), ("a number", b"1")),
-        *(
-            ("zeros", bytes(1000)),
-            ("bytes", bytes(range(256))),
-            ("UTF-16", text.decode().encode("utf-16")),
-        ),
-        *(
-            ("cut short", text[: len(text) // 2]),
-            ("twice", text * 2),
-            ("a huge number", b"1" * 10**6),
-        ),
+        ("empty", b""),
+        ("a list", b"[]"),
+        ("null", b"null"),
+        ("a number", b"1"),
+        ("a huge number", b"1" * 10**6),
+        ("zeros", bytes(1000)),
+        ("bytes", bytes(range(256))),
+        ("UTF-16", text.decode().encode("utf-16")),
+        ("cut short", text[: len(text) // 2]),
+        ("twice", text * 2),
         (
             "reversed transformations",
             json.dumps({**whole, "transformations": whole["transformations"][::-1]}).encode(),
@@ -107,7 +106,7 @@ def weights(model: Path) -> Iterator[tuple[str, bytes]]:
     yield "one byte more", whole + b"\0"
     yield "a flipped byte of data", whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:]
     yield "no tensors", built({}, b"")
-    yield "a pickle", b"\x80\x04cposix\nsystem\n(S'touch /tmp/htdg-pwned'\ntR."
+    yield "a pickle", PICKLE
     name = next(key for key in entries if key.endswith("conv.weight"))
     for kind in ("F64", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I8", "U8", "BOOL", "X"):
         yield f"{name} of type {kind}", built({**entries, name: {**entries[name], "dtype": kind}})
@@ -161,6 +160,12 @@ def model_cases(model: Path, given: Path, work: Path) -> Iterator[Case]:
     def score(name: str, folder: Path, expected: tuple[int, ...] = (2,)) -> Case:
         return Case(f"model: {name}", ["score", str(folder), image, "--device", "cpu"], expected)
 
+    def with_history(content: object) -> Path:
+        text = json.dumps(content).encode()
+        description = signed({**whole, "history": hashlib.sha256(text).hexdigest()})
+        return altered(model, place(), config=description, history=text)
+
+    whole, history = described(model), json.loads((model / "history.json").read_text())
     for name, content, expected in descriptions(model):
         folder = altered(model, place(), config=content)
         yield score(name, folder, expected)
@@ -168,22 +173,16 @@ def model_cases(model: Path, given: Path, work: Path) -> Iterator[Case]:
             yield Case(f"info: {name}", ["info", str(folder)], expected)
     for name, content in weights(model):
         yield score(f"weights: {name}", altered(model, place(), weights=content))
-    whole, history = described(model), json.loads((model / "history.json").read_text())
     for name, changed in tensors(model):
         folder = place()
         write_directory(folder, changed, whole, history)
         right = EITHER if "huge" in name or "negative" in name or "whole" in name else (2,)
         yield score(f"signed: {name}", folder, right)
     for value in HOSTILE:
-        folder = place()
-        content = signed({**whole, "history": _sha256(json.dumps(value).encode())})
-        altered(model, folder, config=content, history=json.dumps(value).encode())
+        folder = with_history(value)
         right = EITHER if value == [] else (2,)
         yield Case(f"info: history {str(value)[:20]!r}", ["info", str(folder)], right)
-        scales = [{**scale, "seconds": value} for scale in history]
-        text = json.dumps(scales).encode()
-        altered(model, place(), config=signed({**whole, "history": _sha256(text)}), history=text)
-        folder = work / f"model{count}"
+        folder = with_history([{**scale, "seconds": value} for scale in history])
         yield Case(f"info: seconds {str(value)[:20]!r}", ["info", str(folder)], EITHER)
     for file in ("config", "weights", "history"):
         right = EITHER if file == "history" else (2,)  # nothing depends on it
@@ -196,11 +195,3 @@ def model_cases(model: Path, given: Path, work: Path) -> Iterator[Case]:
     for kind, make in NO_FILES.items():
         make(folder := place())
         yield score(f"is {kind}", folder)
-
-
-def _sha256(content: bytes) -> str:
-    return (
-        hashlib.sha256(content + b"\n").hexdigest()
-        if False
-        else hashlib.sha256(content).hexdigest()
-    )
