@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,8 @@ from htdg.backend import Backend, PlainBackend
 from htdg.config import ConfigError, HTDGConfig
 from htdg.evidence import Evidence
 from htdg.fast.backend import FastBackend
+from htdg.fast.ranks import Ranks
+from htdg.fast.sharing import SharingBackend, check_shareable
 from htdg.fitting import fit_model
 from htdg.io.checkpoint import remove_checkpoint
 from htdg.io.images import ImageLike, Images, image_name, is_file, load_image, load_images
@@ -48,10 +51,18 @@ class NotFittedError(sklearn.exceptions.NotFittedError, RuntimeError):
 
 
 def choose_backend(
-    config: HTDGConfig, transformations: Sequence[Transformation], device: torch.device
+    config: HTDGConfig,
+    transformations: Sequence[Transformation],
+    device: torch.device,
+    ranks: Ranks | None = None,
 ) -> Backend:
-    """The backend of a model; this is the one place that asks whether it is to be fast."""
+    """The backend of a model; this is the one place that asks whether it is to be fast.
+
+    ``ranks`` are the processes that train it together, if there are several.
+    """
     config = config.with_options(precision=resolve_precision(config.precision, device))
+    if ranks is not None:
+        return SharingBackend(config, transformations, device, ranks)
     kind = FastBackend if config.fast else PlainBackend
     return kind(config, transformations, device)
 
@@ -216,6 +227,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         checkpoint: str | Path | None = None,
         checkpoint_seconds: float = 60.0,
         names: Sequence[str] | None = None,
+        ranks: Ranks | None = None,
     ) -> HTDGDetector:
         """Train on K normal images, K >= 1.
 
@@ -229,6 +241,8 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
                 the caller's to delete (``htdg.io.checkpoint.remove_checkpoint``).
             checkpoint_seconds: how often it is written within a scale, and after every scale.
             names: what to call the images, by default their paths or numbers.
+            ranks: the processes that train this model together, all of which call this with the
+                same (``htdg.fast.ranks.connected``).
 
         Returns:
             The detector itself.
@@ -238,9 +252,12 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
             ModelError: the checkpoint belongs to other options or images.
             ConfigError: an option is not allowed, this machine has no such device, or the
                 training diverged.
+            RanksError: several processes cannot train it, or one of them has ended.
         """
         config = self.resolved_config()
-        device = resolve_device(config.device)
+        device = resolve_device(config.device) if ranks is None else ranks.device
+        if ranks is not None:
+            check_shareable(config)
         one_thread_if_forked()
         loaded = load_images(X, config.white_level)
         labels = [str(name) for name in (_names(X, len(loaded)) if names is None else names)]
@@ -264,11 +281,12 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
             square,  # (K, 3, s, s), each tile an image
             labels,
             device,
-            choose_backend,
+            partial(choose_backend, ranks=ranks),
             training_bar(progress),
             callback,
             None if checkpoint is None else Path(checkpoint),
             checkpoint_seconds,
+            ranks,
         )
         return self._with(model, device)
 

@@ -23,6 +23,7 @@ from htdg.ablations.geom import train_geom
 from htdg.backend import Backend
 from htdg.config import ConfigError, HTDGConfig
 from htdg.fast.native import compiled_or_not
+from htdg.fast.ranks import Ranks
 from htdg.io.checkpoint import Checkpoint, geom_checkpoint
 from htdg.io.model_directory import digest, scale_tensors
 from htdg.pyramid import resize
@@ -55,6 +56,7 @@ def fit_model(
     callback: TrainingCallback | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
+    ranks: Ranks | None = None,
 ) -> ModelState:
     """Train a model on K images.
 
@@ -68,22 +70,28 @@ def fit_model(
         callback: called after every iteration.
         checkpoint: directory that keeps the state of the training, which goes on from it.
         checkpoint_seconds: how often it is written within a scale, and after every scale.
+        ranks: the processes that train this model together, the first of which writes checkpoints.
 
     Raises:
         ModelError: the checkpoint belongs to other options or images.
         ConfigError: the training diverged.
+        RanksError: one of the processes has ended, or they start from different states.
     """
     transformations = config.resolve_transformations(coloured=is_coloured(images))
     if config.method == "mse":  # looks at the image as it is
         transformations = (Transformation(0, 0, 0, 0, 0),)
     sides = config.sides if config.method != "mse" else ()  # which looks at whole images
     trained = () if config.evidence == "distance" else sides
-    saved = None
+    saved, identity = None, fingerprint(config, images, device)
+    if ranks is not None:
+        ranks.check_same(int(identity[:15], 16), "options or images")
     if checkpoint is not None:
-        saved = Checkpoint(checkpoint, fingerprint(config, images, device))
+        saved = _checkpoint(checkpoint, identity, ranks)
     backend = choose_backend(config, transformations, device)
     begun = saved.images_at_once if saved else 0
     at_once = begun or images_at_once(backend, trained, len(images), config.images_at_once, device)
+    if ranks is not None:
+        at_once = ranks.least(at_once)
     if saved:
         saved.images_at_once = at_once
     if bar.look != "silent" and at_once < len(images):
@@ -93,7 +101,8 @@ def fit_model(
         )
     if bar.look != "silent":
         backend.notice()
-    run = _Run(trained, saved, checkpoint_seconds, [bar.show, callback])
+    writes = ranks is None or ranks.first
+    run = _Run(trained, saved, checkpoint_seconds, [bar.show, callback], writes)
     in_chunks = config.with_options(images_at_once=at_once)
     with reproducible(), bar:
         on_device = images.to(device)
@@ -114,12 +123,27 @@ def fit_model(
                 "python": platform.python_version(),
                 "trained_on": device.type,
                 "machine": f"{machine(device)}, "
-                + compiled_or_not(device, config.fast and config.evidence != "distance"),
+                + compiled_or_not(device, config.fast and config.evidence != "distance")
+                + ("" if ranks is None else f", {ranks.size} processes"),
             },
         )
         if config.method == "geom":
             model = with_classifier(model, device, bar, checkpoint)
     return model
+
+
+def _checkpoint(folder: Path, identity: str, ranks: Ranks | None) -> Checkpoint:
+    """The checkpoint in a folder; several processes all read the same."""
+    if ranks is None:
+        return Checkpoint(folder, identity)
+    if not ranks.first:
+        ranks.wait()
+    saved = Checkpoint(folder, identity)  # the first process mends what killed ones left
+    if ranks.first:
+        ranks.wait()
+    ranks.check_same(saved.n_done, "the scales of the unfinished training")
+    ranks.check_same(saved.iteration, "the iteration of the unfinished training")
+    return saved
 
 
 class _Run:
@@ -131,8 +155,11 @@ class _Run:
         saved: Checkpoint | None,
         checkpoint_seconds: float,
         callbacks: Sequence[TrainingCallback | None],
+        writes: bool,
     ) -> None:
+        """Keep what ``fit_model`` is given; ``writes`` is False where another process does."""
         self.sides, self.saved, self.checkpoint_seconds = sides, saved, checkpoint_seconds
+        self.written = saved if writes else None
         self.callbacks = [callback for callback in callbacks if callback is not None]
         self.history: list[dict[str, Any]] = []
 
@@ -150,16 +177,16 @@ class _Run:
             progress = clock.progress()
             for callback in self.callbacks:
                 callback(progress)
-            if saved is not None and time.monotonic() - last_saved >= self.checkpoint_seconds:
+            if self.written and time.monotonic() - last_saved >= self.checkpoint_seconds:
                 seconds = seconds_before + progress.seconds
-                saved.write(training.coarser, self.history, training, seconds)
+                self.written.write(training.coarser, self.history, training, seconds)
                 last_saved = time.monotonic()
 
         train_scale(training, after_iteration)
         check_finite(training.scale)
         self.history.append(scale_history(training, seconds_before + clock.seconds))
-        if saved is not None:
-            saved.write([*training.coarser, training.scale], self.history)
+        if self.written:
+            self.written.write([*training.coarser, training.scale], self.history)
 
 
 def with_classifier(

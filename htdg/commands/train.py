@@ -16,11 +16,13 @@ from htdg.commands.common import (
 )
 from htdg.config import HTDGConfig
 from htdg.detector import fit_or_go_on
+from htdg.fast.ranks import connected, rank_here
 from htdg.io.checkpoint import is_finished, recover_checkpoint, remove_checkpoint
 from htdg.io.files import check_writable
 from htdg.io.folders import recover
 from htdg.io.locks import only_one
 from htdg.io.model_directory import check_replaceable
+from htdg.runtime.device import resolve_device
 from htdg.runtime.progress import say
 
 
@@ -40,6 +42,9 @@ def execute(options: argparse.Namespace) -> None:
     refuse_ignored(config, options)
     out = options.out if options.out.name else options.out.resolve()
     unfinished = out.with_name(f"{out.name}.unfinished")
+    if rank_here() > 0:  # the first process checks, and writes
+        _help(options, config, unfinished)
+        return
     with only_one(out):
         if options.out.exists() and not options.overwrite:
             _clean(options.out, unfinished)
@@ -60,6 +65,13 @@ def _clean(out: Path, unfinished: Path) -> None:
         say([f"{out} is complete; what was left of its training is deleted."])
 
 
+def _help(options: argparse.Namespace, config: HTDGConfig, unfinished: Path) -> None:
+    """Train along with the first of several processes (``torchrun``)."""
+    images = list(collect_images(options.images))
+    with connected(resolve_device(config.device)) as ranks:
+        fit_or_go_on(config, images, unfinished, False, ranks=ranks, progress=False)
+
+
 def _train(options: argparse.Namespace, config: HTDGConfig, unfinished: Path) -> None:
     """Train while nobody else writes there."""
     images = list(collect_images(options.images))
@@ -67,7 +79,8 @@ def _train(options: argparse.Namespace, config: HTDGConfig, unfinished: Path) ->
         say([f"{len(images)} images train; the time grows with their number."])
     if unfinished.exists():
         print(f"going on with {unfinished}", file=sys.stderr)
-    detector = fit_or_go_on(config, images, unfinished, options.overwrite)
+    with connected(resolve_device(config.device)) as ranks:
+        detector = fit_or_go_on(config, images, unfinished, options.overwrite, ranks=ranks)
     detector.save(options.out)
     remove_checkpoint(unfinished)
     if detector.config_.evidence != "distance" and detector.config_.method == "htdg":

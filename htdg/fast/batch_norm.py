@@ -8,8 +8,8 @@ helpers of ``htdg.fast.native`` are compiled it is theirs, and below it stands i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import reduce
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, reduce
 
 import torch
 from torch import nn
@@ -22,25 +22,39 @@ from htdg.fast.convolution import convolve, layers_of
 from htdg.networks import SLOPE, Generator, PatchNetwork
 
 aten = torch.ops.aten
+#: Adds up, in place, what each of the processes has that share the copies out.
+Total = Callable[[torch.Tensor], torch.Tensor]
+
+
+def alone(values: torch.Tensor) -> torch.Tensor:
+    """The ``Total`` of a single process."""
+    return values
 
 
 def normalise(
-    norm: nn.BatchNorm2d, xs: Sequence[torch.Tensor], plan: CanvasPlan, layer: int
+    norm: nn.BatchNorm2d,
+    xs: Sequence[torch.Tensor],
+    plan: CanvasPlan,
+    layer: int,
+    total: Total = alone,
 ) -> list[torch.Tensor]:
     """Batch normalisation of what the windows show, and LeakyReLU: (B * G, C, h, w) for each sheet.
 
-    ``norm`` is in training mode: its running statistics are updated as PyTorch does.
+    ``norm`` is in training mode: its running statistics are updated as PyTorch does. Where
+    processes share the copies out, ``total`` has the statistics be those of all copies.
     """
     weights = [sheet.coverage[layer] for sheet in plan.sheets]
     patches = plan.images(xs) * (plan.side - 2 * layer) ** 2
-    return _normalised(norm, xs, weights, [sheet.copies * patches for sheet in plan.sheets])
+    counts = [sheet.copies * patches for sheet in plan.sheets]
+    return _normalised(norm, xs, weights, counts, total, len(plan.transformations) * patches)
 
 
 def run_normalised(network: PatchNetwork, x: torch.Tensor) -> torch.Tensor:
     """``PatchNetwork.body`` in training mode, (B, in, H, W) -> (B, out, H - 2L, W - 2L)."""
     for convolution, norm in layers_of(network):
         x = convolve(convolution, x)
-        (x,) = _normalised(norm, [x], [None], [x[:, 0].numel()])
+        count = x[:, 0].numel()
+        (x,) = _normalised(norm, [x], [None], [count], alone, count)
     return convolve(network.tail, x)
 
 
@@ -64,6 +78,8 @@ def _normalised(
     xs: Sequence[torch.Tensor],
     weights: Sequence[torch.Tensor | None],
     counts: Sequence[int],
+    total: Total,
+    whole: int,
 ) -> list[torch.Tensor]:
     """The xs (B * G, C, h, w) of all sheets, normalised together and activated.
 
@@ -72,8 +88,11 @@ def _normalised(
         xs: the convolutions' outputs.
         weights: how many windows cover each position of a sheet, as in ``Sheet.coverage``.
         counts: what the weights of each sheet add up to, over all its images.
+        total: adds up over the processes.
+        whole: what all counts of all processes add up to.
     """
-    return list(_CoveredNorm.apply(norm.weight, norm.bias, norm, weights, counts, *xs))
+    options = (weights, counts, total, whole)
+    return list(_CoveredNorm.apply(norm.weight, norm.bias, norm, *options, *xs))
 
 
 def _update(norm: nn.BatchNorm2d, mean: torch.Tensor, var: torch.Tensor, count: int) -> None:
@@ -91,6 +110,8 @@ class _Context(FunctionCtx):
     eps: float
     weights: Sequence[torch.Tensor | None]
     counts: Sequence[int]
+    total: Total
+    whole: int
     shapes: list[torch.Size]
 
 
@@ -114,14 +135,20 @@ class _CoveredNorm(torch.autograd.Function):
         norm: nn.BatchNorm2d,
         weights: Sequence[torch.Tensor | None],
         counts: Sequence[int],
+        total: Total,
+        whole: int,
         *xs: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         rows = [rows_of(x.contiguous(memory_format=torch.channels_last)) for x in xs]
-        compute = native.normalise if native.usable(xs[0]) else _normalise
+        compute: Callable[..., tuple[torch.Tensor, list[torch.Tensor]]]
+        compute = partial(_normalise, total=total, whole=whole)
+        if total is alone and native.usable(xs[0]):
+            compute = native.normalise
         with torch.autocast(xs[0].device.type, enabled=False):  # statistics are in float32
             statistics, ys = compute(rows, weights, counts, gamma, beta, norm.eps, SLOPE)
-            _update(norm, statistics[0], statistics[1], sum(counts))
+            _update(norm, statistics[0], statistics[1], whole)
         ctx.eps, ctx.weights, ctx.counts = norm.eps, weights, counts
+        ctx.total, ctx.whole = total, whole
         ctx.shapes = [x.shape for x in xs]
         ctx.save_for_backward(statistics, *rows)
         return tuple(map(images_of, ys, ctx.shapes))
@@ -131,10 +158,13 @@ class _CoveredNorm(torch.autograd.Function):
     def backward(ctx: _Context, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         statistics, *rows = ctx.saved_tensors
         gs = [rows_of(g.contiguous(memory_format=torch.channels_last)) for g in gradients]
-        compute = native.normalise_backward if native.usable(rows[0]) else _normalise_backward
+        compute: Callable[..., tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]]
+        compute = partial(_normalise_backward, total=ctx.total, whole=ctx.whole)
+        if ctx.total is alone and native.usable(rows[0]):
+            compute = native.normalise_backward
         sheets = (ctx.weights, ctx.counts)
         d_gamma, d_beta, dxs = compute(gs, rows, *sheets, statistics, ctx.eps, SLOPE)
-        return d_gamma, d_beta, None, None, None, *map(images_of, dxs, ctx.shapes)
+        return d_gamma, d_beta, *[None] * 5, *map(images_of, dxs, ctx.shapes)
 
 
 def rows_of(x: torch.Tensor) -> torch.Tensor:
@@ -159,9 +189,11 @@ def _normalise(
     beta: torch.Tensor,
     eps: float,
     slope: float,
+    total: Total,
+    whole: int,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Mean, variance, scale and shift (4, C), and the normalised, activated xs."""
-    mean, var = _moments(xs, weights, counts)
+    mean, var = _moments(xs, weights, counts, total, whole)
     scale = gamma * (var + eps).rsqrt()
     shift = beta - scale * mean
     ys = [F.leaky_relu_(torch.addcmul(shift, x, scale), slope).to(x.dtype) for x in xs]
@@ -176,16 +208,19 @@ def _normalise_backward(
     statistics: torch.Tensor,
     eps: float,
     slope: float,
+    total: Total,
+    whole: int,
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """The gradients to gamma, beta and the xs."""
+    """The gradients to gamma and beta, from these xs, and to the xs, from all processes' losses."""
     mean, var, scale, shift = statistics
     inverse = (var + eps).rsqrt()
     hs = [_before_activation(g, x, scale, shift, slope) for g, x in zip(gs, xs, strict=True)]
     d_beta = _sum(h.sum(0) for h in hs)
     d_gamma = inverse * _sum((h * (x - mean)).sum(0) for h, x in zip(hs, xs, strict=True))
     # -s / N * (sum(h) + x^ * sum(h x^)) = p + q x
-    q = -scale / sum(counts) * inverse * d_gamma
-    p = -scale / sum(counts) * d_beta - q * mean
+    sum_hx, sum_h = total(torch.stack([d_gamma, d_beta]))
+    q = -scale / whole * inverse * sum_hx
+    p = -scale / whole * sum_h - q * mean
     dxs = []
     for h, x, w in zip(hs, xs, weights, strict=True):
         through = torch.addcmul(p, x, q)
@@ -196,9 +231,13 @@ def _normalise_backward(
 
 
 def _moments(
-    xs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor | None], counts: Sequence[int]
+    xs: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor | None],
+    counts: Sequence[int],
+    total: Total,
+    whole: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance (C,) of all sheets together, weighted by the coverage.
+    """Mean and variance (C,) of all sheets of all processes together, weighted by the coverage.
 
     Those of every sheet first, then put together (Chan, Golub and LeVeque, 1979): the mean of the
     squares less the square of the mean would lose digits.
@@ -207,9 +246,9 @@ def _moments(
     for x, w, count in zip(xs, weights, counts, strict=True):
         rows = x.to(precise(x.dtype))
         m = _covered_sum(rows, w) / count
-        parts.append((count / sum(counts), m, _covered_sum((rows - m).square_(), w) / count))
-    mean = _sum(share * m for share, m, _ in parts)
-    return mean, _sum(share * (v + (m - mean) ** 2) for share, m, v in parts)
+        parts.append((count / whole, m, _covered_sum((rows - m).square_(), w) / count))
+    mean = total(_sum(share * m for share, m, _ in parts))
+    return mean, total(_sum(share * (v + (m - mean) ** 2) for share, m, v in parts))
 
 
 def _sum(terms: Iterable[torch.Tensor]) -> torch.Tensor:

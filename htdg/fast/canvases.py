@@ -94,6 +94,20 @@ def canvases_of(
     return canvases
 
 
+def dealt_out(canvases: Sequence[Canvas], part: tuple[int, int]) -> list[Canvas]:
+    """Part i of n of the canvases, the same in all processes: the parts have about as many pixels.
+
+    ``part`` is (i, n), i from 0 to n - 1; (0, 1) is all of them.
+    """
+    number, parts = part
+    pixels, hands = [0] * parts, [list[Canvas]() for _ in range(parts)]
+    for canvas in sorted(canvases, key=lambda c: c.height * c.width, reverse=True):
+        least = pixels.index(min(pixels))
+        hands[least].append(canvas)
+        pixels[least] += canvas.height * canvas.width
+    return hands[number] if parts > 1 else list(canvases)
+
+
 def arranged(canvases: Sequence[Canvas], images: int = 1) -> list[list[Canvas]]:
     """The canvases in groups of one shape, which can go through a network as one batch.
 
@@ -148,7 +162,8 @@ class CanvasPlan:
         side: of the image, pixels.
         transformations: T_1 .. T_M.
         sheets: the canvases, those of one shape together.
-        order: (M,) where the copy under T_m comes among the windows, sheet by sheet.
+        copies: how many of the M copies of an image they hold.
+        order: (copies,) where the copy under T_m comes among the windows, sheet by sheet.
         windows: of each sheet (W, 4), the windows' number m, canvas, top and left.
     """
 
@@ -160,16 +175,20 @@ class CanvasPlan:
         layers: int,
         device: torch.device,
         images: int = 1,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         """Lay the copies out, for networks of ``layers`` 3 x 3 convolutions.
 
-        ``images``: how many there will be at a time, for the best arrangement.
+        ``images`` is how many there will be at a time, for the best arrangement; ``part`` says
+        which of the canvases, all by default (``dealt_out``).
         """
         self.side, self.translation, self.layers = side, translation, layers
         self.transformations = tuple(transformations)
-        groups = arranged(canvases_of(transformations, side, translation), images)
+        canvases = dealt_out(canvases_of(transformations, side, translation), part)
+        groups = arranged(canvases, images)
         self.sheets = [Sheet(tuple(g), _coverage(g, side, layers, device)) for g in groups]
         copies = [m for group in groups for canvas in group for m, _, _ in canvas.copies]
+        self.copies = len(copies)
         self.order = torch.argsort(torch.tensor(copies)).to(device)
         self.device = device
         self._sampled, places = _lookup(self.sheets, side, translation)
@@ -184,13 +203,18 @@ class CanvasPlan:
         return sum(_pixels(sheet.canvases) for sheet in self.sheets)
 
     @property
+    def canvases(self) -> int:
+        """How many canvases there are."""
+        return sum(len(sheet.canvases) for sheet in self.sheets)
+
+    @property
     def most_pixels(self) -> int:
         """How many pixels the canvases of the largest sheet have."""
         return max(_pixels(sheet.canvases) for sheet in self.sheets)
 
     def patches(self, layer: int) -> int:
-        """How many positions the copies of one image have after ``layer`` layers, M * h * w."""
-        return len(self.transformations) * (self.side - 2 * layer) ** 2
+        """How many positions the copies of one image have after ``layer`` layers."""
+        return self.copies * (self.side - 2 * layer) ** 2
 
     def images(self, sheets: Sequence[torch.Tensor]) -> int:
         """How many images B these canvases, or what a network made of them, were drawn from."""
@@ -250,9 +274,10 @@ def canvas_plan(
     layers: int,
     device: torch.device,
     images: int = 1,
+    part: tuple[int, int] = (0, 1),
 ) -> CanvasPlan:
     """A ``CanvasPlan``, made once for all who ask for the same; its arguments are these."""
-    return CanvasPlan(transformations, side, translation, layers, device, images)
+    return CanvasPlan(transformations, side, translation, layers, device, images, part)
 
 
 def _coverage(

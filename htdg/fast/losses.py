@@ -17,7 +17,7 @@ from torch import nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from htdg.fast import native
-from htdg.fast.batch_norm import images_of, normalise, precise, rows_of
+from htdg.fast.batch_norm import Total, alone, images_of, normalise, precise, rows_of
 from htdg.fast.canvases import CanvasPlan
 from htdg.fast.convolution import convolve_all, layers_of
 from htdg.fast.folding import run_folded
@@ -26,25 +26,30 @@ from htdg.networks import Discriminator
 # --- Losses and votes ---------------------------------------------------------------------------
 
 
-def real_loss(d: Discriminator, sheets: Sequence[torch.Tensor], plan: CanvasPlan) -> torch.Tensor:
-    """``htdg.losses.real_loss``, from the canvases ``plan.draw(images)``."""
-    return _CoveredCrossEntropy.apply(plan, True, *discriminate(d, sheets, plan))
+def real_loss(
+    d: Discriminator, sheets: Sequence[torch.Tensor], plan: CanvasPlan, total: Total = alone
+) -> torch.Tensor:
+    """``htdg.losses.real_loss``, from the canvases ``plan.draw(images)``.
+
+    With some of the copies only, their mean; ``total`` is then as of ``batch_norm.normalise``.
+    """
+    return _CoveredCrossEntropy.apply(plan, True, *discriminate(d, sheets, plan, total))
 
 
 def generated_loss(
-    d: Discriminator, sheets: Sequence[torch.Tensor], plan: CanvasPlan
+    d: Discriminator, sheets: Sequence[torch.Tensor], plan: CanvasPlan, total: Total = alone
 ) -> torch.Tensor:
-    """``htdg.losses.generated_loss``, from the canvases ``plan.draw(images)``."""
-    return _CoveredCrossEntropy.apply(plan, False, *discriminate(d, sheets, plan))
+    """``htdg.losses.generated_loss``, from the canvases ``plan.draw(images)``, likewise."""
+    return _CoveredCrossEntropy.apply(plan, False, *discriminate(d, sheets, plan, total))
 
 
 def discriminate(
-    d: Discriminator, sheets: Sequence[torch.Tensor], plan: CanvasPlan
+    d: Discriminator, sheets: Sequence[torch.Tensor], plan: CanvasPlan, total: Total = alone
 ) -> list[torch.Tensor]:
     """D in training mode over the canvases: logits (B * G, M + 1, h, w) for each sheet."""
     xs = list(sheets)
     for layer, (convolution, norm) in enumerate(layers_of(d), start=1):
-        xs = normalise(norm, convolve_all(convolution, xs), plan, layer)
+        xs = normalise(norm, convolve_all(convolution, xs), plan, layer, total)
     return convolve_all(d.tail, xs)
 
 
