@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from htdg.io.files import check_writable
 from htdg.io.folders import recover
 from htdg.io.locks import only_one
 from htdg.io.model_directory import check_replaceable
+from htdg.io.tensorboard import TensorBoard
 from htdg.runtime.device import resolve_device
 from htdg.runtime.progress import say
 
@@ -32,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, help="model directory to write")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a model that is there under this name"
+    )
+    parser.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="DIR",
+        help="write losses, generated images and the maps of the training images for TensorBoard",
     )
     add_config_options(parser)
 
@@ -79,8 +87,22 @@ def _train(options: argparse.Namespace, config: HTDGConfig, unfinished: Path) ->
         say([f"{len(images)} images train; the time grows with their number."])
     if unfinished.exists():
         print(f"going on with {unfinished}", file=sys.stderr)
-    with connected(resolve_device(config.device)) as ranks:
-        detector = fit_or_go_on(config, images, unfinished, options.overwrite, ranks=ranks)
+    with contextlib.ExitStack() as stack:
+        board = (
+            stack.enter_context(TensorBoard(options.tensorboard)) if options.tensorboard else None
+        )
+        ranks = stack.enter_context(connected(resolve_device(config.device)))
+        detector = fit_or_go_on(
+            config,
+            images,
+            unfinished,
+            options.overwrite,
+            ranks=ranks,
+            callback=board.show if board else None,
+        )
+        if board:
+            maps = [p.anomaly_map for p in detector.predictions(images, maps=True)]
+            board.maps([path.name for path in images], maps, config.niter * len(detector.scales_))
     detector.save(options.out)
     remove_checkpoint(unfinished)
     if detector.config_.evidence != "distance" and detector.config_.method == "htdg":
