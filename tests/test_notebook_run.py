@@ -23,6 +23,7 @@ from htdg.commands.notebooks import NotebookError, check_parameters, find_notebo
 from htdg.commands.run import summary
 from htdg.course.files import notebook_folder
 from htdg.io.files import OutputError
+from tests.test_tables import write as write_result
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
@@ -340,6 +341,30 @@ def test_a_defect_run_reports_maps_and_fractions(tmp_path):
     page = (out / "defect_detection.html").read_text()
     assert "lowest share of the votes" in page
     assert "anomaly maps" in page
+
+
+def test_tables_of_a_sweep_that_is_done(tmp_path, monkeypatch):
+    """Seen from here; what the notebook shows and keeps is what ``htdg tables`` does."""
+    for draw, auroc in enumerate((0.96, 0.98)):
+        write_result(tmp_path / "sweep", auroc, draw)
+    monkeypatch.chdir(tmp_path)
+    result = run_notebook("runs/tables", Path("out"), {"sweep": "sweep"})
+    assert {k: v for k, v in result.items() if k != "total_seconds"} == {
+        "rows": 1,
+        "runs": 2,
+        "short_of_runs": 0,
+        "within_one_sd": 0,
+        "compared_with_the_paper": 1,
+    }
+    assert main(["tables", "sweep", "--csv", "t.csv", "--markdown", "t.md"]) == 0
+    assert Path("out/tables.csv").read_text() == Path("t.csv").read_text()
+    assert Path("out/tables.md").read_text() == Path("t.md").read_text()
+    assert "0.970 ± 0.014" in Path("out/tables.html").read_text()
+
+
+def test_a_grid_that_cannot_be_run_stops_the_notebook(tmp_path):
+    with pytest.raises(NotebookError, match=r"tables.ipynb failed .* The sweep did not end well"):
+        run_notebook("tables", tmp_path / "out", {"grid": "nowhere.yaml"})
 
 
 def test_the_quickstart_has_typed_parameters():

@@ -23,10 +23,11 @@ def test_environment_yml_installs_what_pyproject_asks_for():
     python, pip = environment["dependencies"][0], environment["dependencies"][-1]
     assert pip == {"pip": ["-e .[notebooks,tests]"]}
     extras = project["optional-dependencies"]
-    assert set(extras) == {"browser", "datasets", "export", "notebooks", "sweep", "tests"}
+    beside = {"export", "sweep", "tracking"}
+    assert set(extras) == {"browser", "datasets", "notebooks", "tests", *beside}
     # Neither lacks what another one brings.
     assert "htdg[datasets]" in extras["notebooks"]
-    assert "htdg[datasets,export,sweep]" in extras["tests"]
+    assert "htdg[datasets,export,sweep,tracking]" in extras["tests"]
     assert python.removeprefix("python=") == project["requires-python"].removeprefix(">=")
 
 

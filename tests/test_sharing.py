@@ -80,7 +80,7 @@ def test_two_processes_train_what_the_plain_way_does(shared, name):
 
 
 def test_statistics_of_each_process_alone_would_train_something_else(shared):
-    """Hence the ones above are synchronised, and docs/sweeps.md says what they are worth."""
+    """Hence the ones above are synchronised; docs/several_devices.md has the figures."""
     apart, together = shared["apart"]["0.d_fake"], shared["pixel"]["0.d_fake"]
     assert (apart - together).abs().max() > 0.05
 

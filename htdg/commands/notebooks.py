@@ -22,6 +22,10 @@ from htdg.io.files import check_writable, one_line, write_text
 _NO_LITERAL = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
 
 
+#: Parameters that are paths.
+PLACES = {"data_root", "grid", "sweep"}
+
+
 class NotebookError(UserError):
     """A notebook run that cannot start or did not finish; the message says why."""
 
@@ -56,8 +60,10 @@ def run_notebook(
     path = find_notebook(notebook)
     values = check_parameters(path, parameters or {})
     _check_text("--out", str(out))
-    if "data_root" in values:  # as out is: seen from here, not from the notebook
-        values["data_root"] = str(Path(str(values["data_root"])).resolve())
+    for name in PLACES & values.keys():  # as out is: seen from here, not from the notebook
+        place = Path(str(values[name])).resolve()
+        if name == "data_root" or place.exists():  # grids and sweeps have names as well
+            values[name] = str(place)
     check_writable(out / "result.json")
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -72,8 +73,12 @@ def local_cluster(places: Places) -> Iterator[Any]:
         for i, gpu in enumerate(places.gpus)
     }
     scheduler = {"cls": distributed.Scheduler, "options": {"port": 0, "host": "127.0.0.1"}}
+    with warnings.catch_warnings():
+        # Another sweep here has it; the dashboard's address is said where there is one.
+        warnings.filterwarnings("ignore", r"Port \d+ is already in use")
+        cluster = distributed.SpecCluster(workers, scheduler, name="htdg", silence_logs=50)
     with (
-        distributed.SpecCluster(workers, scheduler, name="htdg", silence_logs=50) as cluster,
+        cluster,
         distributed.Client(cluster) as client,
     ):
         yield client
