@@ -97,8 +97,9 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         device_: where it is.
         evidence_: what normal patches have, from the training images: measured when a model first
             scores, until then and with votes alone None.
-        config_, sides_, scales_, transformations_, images_, image_names_, history_, threshold_,
-            images_at_once_, trained_with_, training_seconds_, has_generator_: parts of ``model_``.
+        config_, sides_, scales_, transformations_, images_, image_names_: parts of ``model_``.
+        history_, threshold_, images_at_once_, trained_with_, training_seconds_, has_generator_:
+            other parts of it.
         offset_: ``decision_function`` is ``score_samples - offset_``; known after ``calibrate``.
     """
 
