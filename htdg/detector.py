@@ -89,8 +89,9 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
 
     Args:
         config: name of a preset, or an ``HTDGConfig``.
-        image_size, min_size, ..., fast: the options of ``HTDGConfig``, where its documentation is;
-            None leaves an option as ``config`` has it.
+
+    All other arguments are the options of ``HTDGConfig``, where their documentation is; None leaves
+    an option as ``config`` has it.
 
     Attributes:
         model_: the trained ``ModelState``, after ``fit`` or ``load``.
