@@ -10,10 +10,12 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 STAMP := $(VENV)/.installed
 BROWSER_STAMP := $(VENV)/.installed-browser
+SITE_STAMP := $(VENV)/.installed-site
+SITE := build/site
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-code test-notebooks test-browser test-oldest test-newest \
-  attack audit lab lint bench notebooks clean
+  attack audit lab lint bench notebooks site clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -95,6 +97,18 @@ lab: $(STAMP) ## open the first notebook in JupyterLab
 notebooks: $(STAMP) ## make the exercises from the solutions, execute all and save their outputs
 	$(BIN)/python -m htdg.course.exercises
 	$(BIN)/python -m htdg.course.execute notebooks/*.ipynb notebooks/solutions/*.ipynb
+
+# The front page is the README, so that its links work, and the server's index is a copy of it.
+site: $(SITE_STAMP) ## build the course and the documentation as web pages in build/site
+	@rm -rf $(SITE)
+	REPOSITORY=$(REPOSITORY) BRANCH=$(BRANCH) \
+	  $(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -c site -d build/doctrees . $(SITE)
+	@cp $(SITE)/README.html $(SITE)/index.html
+	@$(BIN)/python site/check.py $(SITE)
+
+$(SITE_STAMP): $(STAMP)
+	@$(PIP_INSTALL) -e '.[site]'
+	@touch $@
 
 bench: $(STAMP) ## measure speed (a few minutes)
 	$(BIN)/python -m benchmarks.speed

@@ -100,16 +100,18 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
 
     Args:
         config: name of a preset, or an ``HTDGConfig``.
-        image_size, min_size, ..., fast: the options of ``HTDGConfig``, where its documentation is;
-            None leaves an option as ``config`` has it.
+
+    All other arguments are the options of ``HTDGConfig``, where their documentation is; None leaves
+    an option as ``config`` has it.
 
     Attributes:
         model_: the trained ``ModelState``, after ``fit`` or ``load``.
         device_: where it is.
         evidence_: what normal patches have, from the training images: measured when a model first
             scores, until then and with votes alone None.
-        config_, sides_, scales_, transformations_, images_, image_names_, history_, threshold_,
-            images_at_once_, trained_with_, training_seconds_, has_generator_: parts of ``model_``.
+        config_, sides_, scales_, transformations_, images_, image_names_: parts of ``model_``.
+        history_, threshold_, images_at_once_, trained_with_, training_seconds_, has_generator_:
+            other parts of it.
         offset_: ``decision_function`` is ``score_samples - offset_``; known after ``calibrate``.
     """
 

@@ -133,7 +133,7 @@ def upsampled(images: list[torch.Tensor], side: int, like: torch.Tensor) -> torc
 def noise_amplitudes(
     config: HTDGConfig, coarser: Sequence[Scale], real: torch.Tensor
 ) -> torch.Tensor:
-    """sigma_n (K,): for each training image 0.1 * mean |x^n - reconstruction of scale n - 1|.
+    """sigma_n (K,): for each training image 0.1 * mean abs(x^n - reconstruction of scale n - 1).
 
     The reconstruction is upsampled to scale n; 0.1 is ``config.noise_amplitude``. At scale 0, and
     where nothing is generated, sigma is 1. ``real`` are the training images (K, 3, H, H) of scale

@@ -1,7 +1,7 @@
 """Training: generator and discriminator against each other, one scale of the pyramid after another.
 
 Paper section 3.2 and supplementary material. At scale n, with T_m the transformations, x the
-training images and G(z) generated ones:
+training images and G(z) generated ones::
 
     D step: minimise  CE(D(T_m x), m) + CE(D(T_m G(z)), "generated")
     G step: minimise  CE(D(T_m G(z)), m) + alpha * |G(z*) - x|^2

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from htdg.course import exercises, show
 from htdg.course.check import STUB, NotRight, check, expect
-from htdg.course.execute import cleaned
+from htdg.course.execute import NO_KERNEL, cleaned
 from tests.course import NOTEBOOKS, answers, self_checks
 
 SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
@@ -176,7 +176,9 @@ def test_saved_pages_keep_neither_widgets_nor_timing():
     book["metadata"]["widgets"] = {"state": {}}
     book["cells"][1]["metadata"]["execution"] = {"started": "now"}
     clean = cleaned(book)
-    assert clean["cells"][0]["outputs"] == []
+    assert [output["data"] for output in clean["cells"][0]["outputs"]] == [
+        {"text/plain": NO_KERNEL}
+    ]
     assert len(clean["cells"][1]["outputs"]) == 1
     assert "widgets" not in clean["metadata"]
     assert "execution" not in clean["cells"][1]["metadata"]

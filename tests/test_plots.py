@@ -47,6 +47,14 @@ def test_the_roc_curve_and_its_area():
     assert list(guess.get_ydata()) == [0, 1]
 
 
+def test_a_figure_shows_its_alternative_text():
+    figure = plots.plot_roc([0, 1], [0.1, 0.4])
+    assert figure._repr_png_()[1].keys() == {"width"}
+    assert repr(figure).startswith("<Figure")
+    figure.alt = "a curve"
+    assert figure._repr_png_()[1]["alt"] == repr(figure) == "a curve"
+
+
 def test_losses_are_drawn_scale_by_scale(tiny):
     axes = plots.plot_losses(tiny.history_).axes
     assert [ax.get_title() for ax in axes] == [

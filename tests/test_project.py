@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from htdg import __version__
+from htdg.course.execute import NO_KERNEL
 from tests.oldest import constraints
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,7 +24,7 @@ def test_environment_yml_installs_what_pyproject_asks_for():
     python, pip = environment["dependencies"][0], environment["dependencies"][-1]
     assert pip == {"pip": ["-e .[notebooks,tests]"]}
     extras = project["optional-dependencies"]
-    beside = {"export", "sweep", "tracking"}
+    beside = {"export", "site", "sweep", "tracking"}
     assert set(extras) == {"browser", "datasets", "notebooks", "tests", *beside}
     # Neither lacks what another one brings.
     assert "htdg[datasets]" in extras["notebooks"]
@@ -126,6 +127,19 @@ def test_notebooks_are_fit_to_be_read(path):
     assert not re.search(r"[\"' (]/(home|root|tmp|Users|work|mnt)/", said)
     assert "\\r" not in said
     assert "it/s" not in said
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_say_what_cannot_be_seen(path):
+    for cell in json.loads(path.read_text())["cells"]:
+        outputs = [output for output in cell.get("outputs", []) if "data" in output]
+        for output in outputs:
+            if "image/png" in output["data"]:
+                alt = output["metadata"]["image/png"]["alt"]
+                assert len(alt) > 20
+                assert output["data"]["text/plain"] == [alt]
+        if "widget" in cell["metadata"].get("tags", []):
+            assert [output["data"] for output in outputs] == [{"text/plain": [NO_KERNEL]}]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

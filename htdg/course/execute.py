@@ -1,6 +1,7 @@
 """Executing notebooks in place: ``python -m htdg.course.execute NOTEBOOK ...``.
 
-Cells with the tag ``widget`` are saved without output: without its kernel, a widget shows an error.
+Cells with the tag ``widget`` are saved with a sentence for an output: without its kernel, a widget
+shows an error.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from htdg.io.files import write_text
 
 #: Seconds that a cell may take.
 TIMEOUT = 600
+#: What a saved notebook, and a page made from it, has in the place of a widget.
+NO_KERNEL = "Controls appear here when a kernel runs this cell."
 
 
 def executed(path: Path) -> NotebookNode:
@@ -37,13 +40,13 @@ def executed(path: Path) -> NotebookNode:
 def cleaned(notebook: NotebookNode) -> NotebookNode:
     """The notebook, changed in place, without timing, widgets and their state.
 
-    These belong to a single run.
+    These belong to a single run. In the place of a widget it says what would be there.
     """
     notebook["metadata"].pop("widgets", None)
     for cell in notebook["cells"]:
         cell["metadata"].pop("execution", None)
         if "widget" in tags(cell):
-            cell["outputs"] = []
+            cell["outputs"] = [nbformat.v4.new_output("display_data", {"text/plain": NO_KERNEL})]
     return notebook
 
 

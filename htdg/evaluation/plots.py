@@ -30,8 +30,13 @@ DPI, SHOWN_DPI = 120, 100
 
 
 class Figure(MatplotlibFigure):
-    """A figure that shows itself in notebooks, and is drawn once for showing and saving."""
+    """A figure that shows itself in notebooks, and is drawn once for showing and saving.
 
+    Attributes:
+        alt: its alternative text, for those who cannot see it.
+    """
+
+    alt = ""
     _drawn = b""
 
     def png(self) -> bytes:
@@ -45,8 +50,13 @@ class Figure(MatplotlibFigure):
             self.stale = False  # saving leaves it True
         return self._drawn
 
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        return self.png(), {"width": round(self.get_figwidth() * SHOWN_DPI)}
+    def __repr__(self) -> str:
+        """What is shown where pictures are not."""
+        return self.alt or super().__repr__()
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int | str]]:
+        described = {"alt": self.alt} if self.alt else {}
+        return self.png(), {"width": round(self.get_figwidth() * SHOWN_DPI), **described}
 
 
 def show_image(ax: Axes, image: np.ndarray, title: str = "", colour: str | None = None) -> None:
