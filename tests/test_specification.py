@@ -1,4 +1,4 @@
-"""docs/specification.md: its numbers are the code's, and it does not contradict the architecture."""
+"""docs/specification.md: its numbers are the code's, and it agrees with the architecture."""
 
 import ast
 import inspect
@@ -115,7 +115,8 @@ def test_every_constant_names_its_rule():
     for name, value, rule in table("constant", "value", "rule"):
         assert rule in RULES, name
         # In words as in the table, unless the rule says it without digits.
-        stated = [float(number) for number in re.findall(r"\d+(?:\.\d+)?(?:e-\d+)?", RULES[rule][0])]
+        numbers = re.findall(r"\d+(?:\.\d+)?(?:e-\d+)?", RULES[rule][0])
+        stated = [float(number) for number in numbers]
         assert float(value) in stated or rule == "N6", name
 
 
