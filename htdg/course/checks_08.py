@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -106,6 +107,21 @@ def as_state(training: ScaleTraining, coarser: Sequence[SimpleNamespace] = ()) -
     )
 
 
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Makes new tensors float64 meanwhile, so that two trainings stay together.
+
+    In float32 the gradient of a bias before BatchNorm is nothing but rounding error, of which Adam
+    makes full steps; in float64 it is far below Adam's epsilon.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 # --- What the checks look at ------------------------------------------------------------------
 
 
@@ -132,6 +148,8 @@ def _two_scales(config: HTDGConfig) -> tuple[list[SimpleNamespace], ScaleTrainin
     """Scale 0 after an iteration, frozen, as the notebook has it, and scale 1 before its first."""
     first = _training(config)
     first.step()
+    with torch.no_grad():
+        first.scale.generator.tail.weight *= 20  # so that its images differ much
     freeze(first.scale)
     return [as_state(first)], _training(config, [first.scale])
 
@@ -444,6 +462,7 @@ def _steps(config: HTDGConfig) -> Iterator[tuple[ScaleTraining, ScaleTraining, S
 
 
 @check
+@double_precision()
 def check_d_step(answer: Answer) -> str:
     """Rules L3, L4 and I6."""
     config = _config()
@@ -469,6 +488,7 @@ def check_d_step(answer: Answer) -> str:
 
 
 @check
+@double_precision()
 def check_g_step(answer: Answer) -> str:
     """Rules L5 and I6."""
     config = _config()
@@ -513,9 +533,7 @@ def _same_gradients(mine: nn.Module, theirs: nn.Module, name: str) -> None:
         "for everything that is minimised.",
     )
     moved = (_parameters(mine) - _parameters(theirs)).abs()
-    # Where the gradient is nothing but rounding error, Adam may step the other way.
-    expect(moved.max() < 2e-3, f"{name}'s weights are not the library's after the step.")
-    expect(moved.median() < 1e-5, f"{name}'s weights have not moved as the library's: call step().")
+    expect(moved.max() < 1e-5, f"{name}'s weights have not moved as the library's: call step().")
 
 
 def _same_statistics(mine: nn.Module, theirs: nn.Module, name: str) -> None:
@@ -527,6 +545,7 @@ def _same_statistics(mine: nn.Module, theirs: nn.Module, name: str) -> None:
 
 
 @check
+@double_precision()
 def check_iteration(answer: Answer) -> str:
     """Rules I1, I2, I5 and the order of I10."""
     milestones = [{"milestone_d": 1}, {"milestone_g": 1}]
@@ -568,6 +587,7 @@ def _digits(values: torch.Tensor) -> str:
 
 
 @check
+@double_precision()
 def check_train(answer: Answer) -> str:
     """Rules P7, I1 and I8."""
     config = _config(niter=2, min_size=16)
