@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -23,17 +24,39 @@ def test_the_course_is_laid_out_whole_and_without_outputs(tmp_path, capsys):
     folder = tmp_path / "my course"
     assert main(["course", str(folder)]) == 0
     notebooks = [n for n in names(NOTEBOOKS) if ".ipynb_checkpoints" not in n]
-    assert names(folder) == sorted([MARK, *notebooks])
+    handed_out = [*notebooks, "docs/glossary.md", "docs/specification.md"]
+    assert names(folder) == sorted([MARK, *handed_out])
     for path in folder.rglob("*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         original = json.loads((NOTEBOOKS / path.relative_to(folder)).read_text(encoding="utf-8"))
-        assert [c["source"] for c in cells] == [c["source"] for c in original["cells"]]
+        for one, other in zip(cells, original["cells"], strict=True):
+            source = "".join(other["source"]).replace("(../../docs/", "(../d/")
+            source = source.replace("(../docs/", "(docs/").replace("(../d/", "(../docs/")
+            assert "".join(one["source"]) == source
         assert not any(c.get("outputs") or c.get("execution_count") for c in cells)
-    assert (folder / "README.md").read_bytes() == (NOTEBOOKS / "README.md").read_bytes()
+    page = (NOTEBOOKS / "README.md").read_text(encoding="utf-8")
+    assert (folder / "README.md").read_text(encoding="utf-8") == page.replace("(../docs/", "(docs/")
     assert capsys.readouterr().out.splitlines() == [
-        f"files written to {folder}: {len(notebooks)}",
+        f"files written to {folder}: {len(handed_out)}",
         f"open it with: jupyter lab '{folder}/00_quickstart.ipynb'",
     ]
+
+
+def test_every_link_to_a_file_of_the_course_leads_there(tmp_path):
+    main(["course", str(tmp_path)])
+    pages = 0
+    for path in (*tmp_path.rglob("*.md"), *tmp_path.glob("0*.ipynb")):
+        text = path.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:|#)([\w./]+)[^)]*\)", text):
+            assert (path.parent / target).exists(), (path, target)
+            pages += target.endswith("specification.md")
+    assert pages > 9
+
+
+def test_a_copy_of_the_packed_course_is_the_course(tmp_path):
+    main(["course", str(tmp_path / "one")])
+    for name, content in files.notebook_files(tmp_path / "one"):
+        assert content == (tmp_path / "one" / name).read_bytes(), name
 
 
 def test_again_it_fills_up_what_is_missing_and_keeps_and_names_what_was_changed(tmp_path, capsys):

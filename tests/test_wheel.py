@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,9 +95,14 @@ def test_the_wheel_has_the_course_without_outputs(files):
         original = json.loads(path.read_text())
         assert packed["metadata"] == original["metadata"]
         for one, other in zip(packed["cells"], original["cells"], strict=True):
-            assert (one["source"], one["metadata"]) == (other["source"], other["metadata"])
+            assert one["metadata"] == other["metadata"]
+            assert "".join(one["source"]) == re.sub(
+                r"\]\(\.\./(\.\./)?docs/", r"](\1docs/", "".join(other["source"])
+            )
     assert f"{COURSE}/notebooks/README.md" in files
     assert f"{COURSE}/notebooks/figures/ranking.png" in files
+    assert b"# Specification" in files[f"{COURSE}/notebooks/docs/specification.md"]
+    assert b"# Glossary" in files[f"{COURSE}/notebooks/docs/glossary.md"]
 
 
 def test_the_wheel_has_the_textures_the_c_sources_and_the_mark_of_types(files):

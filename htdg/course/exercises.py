@@ -7,7 +7,8 @@ lines between
     ### END SOLUTION
 
 are replaced by a line that raises NotImplementedError. Cells with the tag ``solution`` are left
-out. ``--check`` changes nothing and fails if a notebook is not up to date.
+out, and links to ``docs``, one folder further away from the solutions, are shortened. ``--check``
+changes nothing and fails if a notebook is not up to date.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def without_answers(notebook: NotebookNode) -> NotebookNode:
     exercises["cells"] = [cell for cell in exercises["cells"] if "solution" not in tags(cell)]
     for number, cell in enumerate(exercises["cells"]):
         if cell["cell_type"] != "code":
+            cell["source"] = cell["source"].replace("](../../docs/", "](../docs/")
             continue
         cell["outputs"], cell["execution_count"] = [], None
         source, count = _ANSWER.subn(rf"\1{STUB}", cell["source"])

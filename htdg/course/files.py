@@ -1,14 +1,15 @@
-"""The course's files: its notebooks, their figures, and the textures that they look at.
+"""The course's files: its notebooks, their figures, two pages, and the textures that they look at.
 
-In the repository they are ``notebooks/`` and ``data/textures/``. A wheel carries a copy in
-``htdg/course/material/``, which ``setup.py`` makes with this module when the wheel is built; so it
-imports nothing of htdg.
+In the repository they are ``notebooks/``, two pages of ``docs/``, and ``data/textures/``. A wheel
+carries a copy in ``htdg/course/material/``, which ``setup.py`` makes with this module when the
+wheel is built; so it imports nothing of htdg.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ NOTEBOOK_PATTERNS = (
     "runs/grids/*.yaml",
     "figures/*.png",
 )
+#: Pages of the documentation that notebooks live by: handed out in ``docs`` beside them.
+PAGES = ("specification.md", "glossary.md")
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -78,21 +81,44 @@ def texture_folder(texture: str = "") -> Path:
 
 
 def notebook_files(folder: Path | None = None) -> Iterator[tuple[Path, bytes]]:
-    """The files of the course's notebooks as they are handed out: notebooks without outputs.
+    """The files of the course as they are handed out: notebooks without outputs, and pages.
 
     Args:
-        folder: where they are, as a rule ``notebook_folder()``.
+        folder: where the notebooks are, as a rule ``notebook_folder()``.
 
     Yields:
         The path below the folder, and the content.
     """
     folder = folder or notebook_folder()
+    packed = (folder / "docs").is_dir()  # handed out already: its links are right
     for pattern in NOTEBOOK_PATTERNS:
         for path in sorted(folder.glob(pattern)):
             content = path.read_bytes()
             if path.suffix == ".ipynb":
                 content = without_outputs(content)
+            if path.suffix in (".ipynb", ".md") and not packed:
+                content = with_links_to_pages(content)
             yield path.relative_to(folder), content
+    pages = folder / "docs" if packed else folder.parent / "docs"
+    for name in PAGES:
+        if (pages / name).is_file():
+            yield Path("docs", name), with_links_of_page((pages / name).read_bytes())
+
+
+def with_links_to_pages(content: bytes) -> bytes:
+    """A notebook or its README whose links lead to ``docs`` beside it, not in the repository."""
+    return re.sub(rb"\]\(\.\./(\.\./)?docs/", rb"](\1docs/", content)
+
+
+def with_links_of_page(content: bytes) -> bytes:
+    """A page of ``PAGES`` whose links lead to the notebooks above it.
+
+    Of those to pages that are not handed out, the text stays.
+    """
+    text = content.decode().replace("](../notebooks/", "](../")
+    kept = "|".join(re.escape(name) for name in PAGES)
+    text = re.sub(rf"\[([^\]]+)\]\((?!https?:|#|\.\./\w+\.ipynb|{kept})[^)]*\)", r"\1", text)
+    return text.encode()
 
 
 def without_outputs(content: bytes) -> bytes:
