@@ -103,9 +103,9 @@ def main() -> None:
         print(text)
         return
     about = (
-        f"Machine: {machine(CPU)}, other work beside it. Medians of {options.repeats} in turn, each "
-        "a process of its own; `import torch` is `python -c 'import torch'`, which also ends as "
-        "Python usually does."
+        f"Machine: {machine(CPU)}, other work beside it. Medians of {options.repeats} in turn, "
+        "each a process of its own; `import torch` is `python -c 'import torch'`, which also ends "
+        "as Python usually does."
     )
     write_part(HERE / "README.md", "Start-up", f"{about}\n\n{text}")
 

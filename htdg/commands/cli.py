@@ -161,7 +161,7 @@ def run(words: Sequence[str], begin: Callable[[str], None] = lambda _: None) -> 
         print(f"htdg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nhtdg: stopped; a training goes on when started again.", file=sys.stderr)
+        print("\nhtdg: stopped; a training or a watch goes on when started again.", file=sys.stderr)
         return 130
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -194,12 +194,17 @@ def map_names(paths: Sequence[Path]) -> list[str]:
     names: dict[str, None] = {}
     for path in paths:
         plain = path.with_suffix("") if count[path.with_suffix("")] == 1 else path
-        if len(os.fsencode(plain.name)) > LONGEST_NAME:
-            cut = os.fsencode(plain.name)[:LONGEST_NAME]
-            plain = plain.with_name(cut.decode("utf-8", "ignore"))
-        candidates = (f"{plain.as_posix()}{f'_{n}' if n > 1 else ''}" for n in itertools.count(1))
-        names[next(name for name in candidates if name not in names)] = None
+        names[free_name(plain, names)] = None
     return list(names)
+
+
+def free_name(wanted: Path, taken: Container[str]) -> str:
+    """``wanted``, cut if it is too long, and with a number if it is taken."""
+    if len(os.fsencode(wanted.name)) > LONGEST_NAME:
+        cut = os.fsencode(wanted.name)[:LONGEST_NAME]
+        wanted = wanted.with_name(cut.decode("utf-8", "ignore"))
+    candidates = (f"{wanted.as_posix()}{f'_{n}' if n > 1 else ''}" for n in itertools.count(1))
+    return next(name for name in candidates if name not in taken)
 
 
 def at_chance(mean_vote: float | None, n_transformations: int) -> str:
