@@ -19,19 +19,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
 from benchmarks.measure import untrained
 from benchmarks.report import write_part
 from htdg import HTDGConfig
+from htdg.io.images import to_uint8
+from htdg.io.model_directory import save_model
 from htdg.runtime.device import machine
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
+#: What a model says of its training; these models had none.
+NOBODY = dict.fromkeys(("htdg", "torch", "python", "trained_on"), "untrained")
 #: What is measured, as words after ``python``.
 TORCH = ("-c", "import torch")
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -52,11 +56,13 @@ def seconds_of(words: Sequence[str], folder: Path, package: Path) -> tuple[float
     """Seconds on the wall, and of processors, of ``python`` with ``words`` in ``folder``."""
     environment = {**os.environ, "PYTHONPATH": str(package)}
     before, started = os.times(), time.perf_counter()
-    subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True)
+    ran = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True)
     wall, after = time.perf_counter() - started, os.times()
     used = (after.children_user + after.children_system) - (
         before.children_user + before.children_system
     )
+    if ran.returncode != (2 if "nowhere" in words else 0):
+        raise SystemExit(f"{' '.join(words)} failed: {ran.stderr.decode()}")
     return wall, used
 
 
@@ -64,12 +70,13 @@ def measured(package: Path, repeats: int) -> dict[str, tuple[float, float]]:
     """The median seconds on the wall and of processors of every command."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, side = Path(name), HTDGConfig.preset("tutorial").image_size
+        pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
         for evidence in ("votes", "both"):
             options = {"transformations": "rotations", "evidence": evidence}
-            untrained(HTDGConfig.preset("tutorial", **options), CPU).save(folder / evidence)
-        pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / "image.png")
+            model = untrained(HTDGConfig.preset("tutorial", **options), CPU).model_
+            save_model(replace(model, images=pixels, trained_with=NOBODY), folder / evidence)
+        Image.fromarray(to_uint8(pixels)[0]).save(folder / "image.png")
         for _ in range(repeats + 1):  # the first warms up
             for name, words in COMMANDS.items():
                 times[name].append(seconds_of(words, folder, package))
