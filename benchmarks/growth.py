@@ -22,9 +22,9 @@ import torch
 from benchmarks.measure import iteration_seconds, median_seconds, untrained
 from benchmarks.report import write_part
 from htdg import HTDGConfig
-from htdg.detector import choose_backend
 from htdg.evaluation.run import peak_memory
 from htdg.io.files import write_text
+from htdg.models import choose_backend
 from htdg.runtime import memory
 from htdg.runtime.device import keep_freed_memory, machine
 from htdg.training import ScaleTraining, start_scale

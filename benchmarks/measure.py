@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from htdg import HTDGConfig, HTDGDetector
-from htdg.detector import choose_backend
 from htdg.fast.canvases import canvas_plan, canvases_of
+from htdg.models import choose_backend
 from htdg.pyramid import resize
 from htdg.sampling import Scale
 from htdg.state import ModelState

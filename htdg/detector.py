@@ -18,26 +18,30 @@ import torch
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import Tags
 
-from htdg.ablations.geom import load_geom
-from htdg.backend import Backend, PlainBackend
 from htdg.config import ConfigError, HTDGConfig
 from htdg.evidence import Evidence
-from htdg.fast.backend import FastBackend
 from htdg.fast.ranks import Ranks
-from htdg.fast.sharing import SharingBackend, check_shareable
+from htdg.fast.sharing import check_shareable
 from htdg.fitting import fit_model
 from htdg.io.checkpoint import remove_checkpoint
 from htdg.io.images import ImageLike, Images, image_name, is_file, load_image, load_images
-from htdg.io.model_directory import ModelError, change_threshold, load_model, save_model
+from htdg.io.model_directory import ModelError, change_threshold, save_model
 from htdg.io.problems import ImageError
+from htdg.models import (
+    choose_backend,
+    device_of,
+    saved_model,
+    scorer_of,
+    threshold_by_hand,
+)
 from htdg.pyramid import Size
-from htdg.runtime.device import one_thread_if_forked, resolve_device, resolve_precision
+from htdg.runtime.device import one_thread_if_forked, resolve_device
 from htdg.runtime.progress import ProgressBar, TrainingCallback, training_bar
 from htdg.sampler import Sampler
 from htdg.sampling import Scale
 from htdg.scorer import Prediction, Scorer
 from htdg.state import ModelState
-from htdg.thresholds import BY_HAND, GENERATED, HELD_OUT, Threshold, check_rate, upper_quantile
+from htdg.thresholds import GENERATED, HELD_OUT, Threshold, check_rate, upper_quantile
 from htdg.tiles import training_squares
 from htdg.transformations import Transformation
 from htdg.votes import Fractions, are_several, as_fractions
@@ -48,23 +52,6 @@ ROUNDING = 1e-12
 
 class NotFittedError(sklearn.exceptions.NotFittedError, RuntimeError):
     """The detector was asked for something that needs a trained model, or a threshold."""
-
-
-def choose_backend(
-    config: HTDGConfig,
-    transformations: Sequence[Transformation],
-    device: torch.device,
-    ranks: Ranks | None = None,
-) -> Backend:
-    """The backend of a model; this is the one place that asks whether it is to be fast.
-
-    ``ranks`` are the processes that train it together, if there are several.
-    """
-    config = config.with_options(precision=resolve_precision(config.precision, device))
-    if ranks is not None:
-        return SharingBackend(config, transformations, device, ranks)
-    kind = FastBackend if config.fast else PlainBackend
-    return kind(config, transformations, device)
 
 
 def fit_or_go_on(
@@ -305,10 +292,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
     @classmethod
     def from_model(cls, model: ModelState) -> HTDGDetector:
         """A detector around a trained model; it computes where the model's scales are."""
-        device = resolve_device(model.config.device)
-        if model.scales:
-            device = model.scales[0].z_star.device
-        return cls(model.config)._with(model, device)
+        return cls(model.config)._with(model, device_of(model))
 
     def fit_predict(
         self,
@@ -519,17 +503,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         Raises:
             ConfigError: one of them is out of range.
         """
-        fraction, *more = as_fractions(defect_fraction)
-        try:
-            if more:
-                raise ValueError("a threshold is for one defect_fraction")
-            values = (float(score), float(score if pixel is None else pixel))
-            threshold = Threshold(*values, None, 0, BY_HAND, fraction)
-        except (TypeError, ValueError):
-            raise ConfigError(
-                f"The threshold is {score!r} (pixels {pixel!r}), but must be a number from 0 to 1, "
-                "for a single defect_fraction."
-            ) from None
+        threshold = threshold_by_hand(score, pixel, defect_fraction)
         self._with(replace(self._model(), threshold=threshold), self.device_)
         return threshold
 
@@ -585,7 +559,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         Raises:
             ModelError: it is missing, of a newer format, damaged or altered.
         """
-        return cls.from_model(load_model(Path(folder), device, load_geom))
+        return cls.from_model(saved_model(Path(folder), device))
 
     # --- What a trained model is --------------------------------------------------------------
 
@@ -603,10 +577,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
             )
 
     def _scorer(self) -> Scorer:
-        model = self._model()
-        one_thread_if_forked()
-        backend = choose_backend(model.config, model.transformations, self.device_)
-        scorer = Scorer(model, backend, self.device_, self.evidence_)
+        scorer = scorer_of(self._model(), self.device_, self.evidence_)
         self.evidence_ = scorer.evidence  # measured for the first one
         return scorer
 

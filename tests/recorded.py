@@ -16,7 +16,7 @@ import torch
 
 from htdg import HTDGConfig
 from htdg.datasets.samples import texture_set
-from htdg.detector import choose_backend
+from htdg.models import choose_backend
 from htdg.training import freeze, start_scale
 from htdg.transformations import CATALOGUE, transform_all
 from htdg.votes import aggregate_votes

@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from htdg import HTDGConfig
 from htdg.backend import Backend, PlainBackend, autocast
-from htdg.detector import choose_backend
 from htdg.fast import native
 from htdg.fast.backend import FastBackend
 from htdg.losses import generated_loss, real_loss
+from htdg.models import choose_backend
 from htdg.networks import Discriminator, Generator, initialise
 from htdg.sampling import Scale, freeze
 from htdg.scorer import SCORING_BYTES

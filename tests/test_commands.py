@@ -456,7 +456,7 @@ def test_a_training_stopped_by_hand_goes_on_when_started_again(place, here, caps
     monkeypatch.setattr(ScaleTraining, "step", step_then_stop)
     assert main(words) == 130
     assert capsys.readouterr().err.endswith(
-        "htdg: stopped; a training goes on when started again.\n"
+        "htdg: stopped; a training or a watch goes on when started again.\n"
     )
     assert [p.name for p in here.iterdir()] == ["m.unfinished"]
     # The unfinished training is not for other options.

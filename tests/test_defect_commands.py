@@ -12,7 +12,7 @@ from PIL import Image
 
 from htdg import HTDGConfig, HTDGDetector, Task, evaluate
 from htdg.commands.cli import main
-from htdg.commands.score import known_scale
+from htdg.commands.maps import known_scale
 from htdg.datasets import load_dataset
 from htdg.evaluation.overlays import ColourScale, overlay
 from htdg.evaluation.pixel_metrics import PixelMetrics
@@ -134,11 +134,11 @@ def test_overlays_of_votes_without_a_threshold_share_the_scale_of_all_maps(place
 
 
 def test_overlays_wait_only_for_maps_that_do_not_say_what_is_normal(tiny, place):
-    assert known_scale(tiny) is None
+    assert known_scale(tiny.model_) is None
     small = {"distance_min_size": 13, "distance_max_size": 18}
     config = HTDGConfig.preset("tiny", evidence="distance", **small)
     distances = HTDGDetector(config).fit(place / "photos" / "a.png", progress=False)
-    assert known_scale(distances) == ColourScale(0.5, 1.0, None)
+    assert known_scale(distances.model_) == ColourScale(0.5, 1.0, None)
 
 
 # --- calibrate ----------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ ROOMS = {
     "io": (("io", "images"), ("method", "runtime")),
     "ablations": (("ablations",), ("method", "runtime", "io")),
     "detector": (
-        ("tiles", "sampler", "scorer", "fitting", "detector", "typical"),
+        ("tiles", "sampler", "scorer", "models", "fitting", "detector", "typical"),
         ("method", "fast", "runtime", "io", "ablations"),
     ),
     "export": (("export",), ("method", "fast", "runtime", "io", "detector")),

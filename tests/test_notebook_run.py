@@ -183,7 +183,7 @@ time.sleep(100)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert said.endswith("\nhtdg: stopped; a training goes on when started again.\n")
+    assert said.endswith("\nhtdg: stopped; a training or a watch goes on when started again.\n")
     assert "Traceback" not in said
     wait_until(lambda: not psutil.pid_exists(kernel), 5)
     assert sorted(p.name for p in out.iterdir()) == ["pid", "small.unfinished.ipynb"]

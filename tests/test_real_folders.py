@@ -15,7 +15,7 @@ from PIL import Image
 
 from htdg import HTDGDetector, Task, evaluate
 from htdg.commands.cli import main
-from htdg.commands.score import map_names
+from htdg.commands.common import map_names
 from tests import small_sets
 from tests.models import QUIET
 

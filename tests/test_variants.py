@@ -11,8 +11,8 @@ from htdg.ablations.geom import WideResNet
 from htdg.ablations.variants import VARIANTS, as_variant, ignored_options, variant_named
 from htdg.backend import PlainBackend
 from htdg.commands.cli import main
-from htdg.detector import choose_backend
 from htdg.fast.backend import FastBackend
+from htdg.models import choose_backend
 from htdg.pyramid import resize
 from htdg.sampler import Sampler
 from htdg.training import ScaleTraining, start_scale

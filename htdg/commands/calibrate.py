@@ -9,7 +9,7 @@ from htdg.commands.common import (
     UsageError,
     add_white_level,
     collect_images,
-    load_detector,
+    load_trained,
     say_at_chance,
     spread,
 )
@@ -75,7 +75,7 @@ def execute(options: argparse.Namespace) -> None:
             "--generated takes images that the model generates instead, far less reliable; and "
             "--threshold takes a score."
         )
-    detector = load_detector(options)
+    detector = HTDGDetector.from_model(load_trained(options))
     problems: list[str] = []
     images: list[Path] | str = "generated"
     if options.images:
@@ -92,6 +92,6 @@ def execute(options: argparse.Namespace) -> None:
     print(f"threshold {threshold}")
     if spread(threshold):
         print(printable(spread(threshold)))
-    say_at_chance(detector, threshold.mean_vote)
+    say_at_chance(detector.model_, threshold.mean_vote)
     if problems:
         raise UnreadableImages(f"{len(problems)} images cannot be read and did not count.")

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from htdg.ablations.variants import ignored_options
 from htdg.config import PRESETS, HTDGConfig
-from htdg.detector import HTDGDetector
 from htdg.errors import UserError
+from htdg.evaluation.colours import TINTS
 from htdg.io.damaged import is_called_an_image
 from htdg.io.files import printable
 from htdg.io.images import list_images
+from htdg.models import saved_model
 from htdg.numbers import digits
 from htdg.runtime.progress import name_skipped, say
+from htdg.state import ModelState
 from htdg.thresholds import Threshold
 
 #: A mean vote of normal images up to this many times 1 / M is no better than chance.
@@ -27,6 +31,8 @@ CHANCE = 1.1
 BAR = "overlay_colours.png"
 #: How the names of maps and overlays end.
 MAP_ENDING, OVERLAY_ENDING = "_map.png", "_overlay.png"
+#: Bytes of a name, where systems allow 255 with its ending and that of a temporary file.
+LONGEST_NAME = 200
 
 
 class UsageError(UserError):
@@ -78,13 +84,22 @@ def add_white_level(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_detector(options: argparse.Namespace) -> HTDGDetector:
+def add_tint(parser: argparse.ArgumentParser) -> None:
+    """The option for the colour of overlays."""
+    parser.add_argument(
+        "--tint",
+        choices=("auto", *TINTS),
+        default="auto",
+        help="of overlays (default: auto, the one that differs most from the training images)",
+    )
+
+
+def load_trained(options: argparse.Namespace) -> ModelState:
     """The model of ``options.model`` on its device, with another white level if one is given."""
-    detector = HTDGDetector.load(options.model, device=options.device)
+    model = saved_model(options.model, options.device)
     if options.white_level is None:
-        return detector
-    config = detector.config_.with_options(white_level=options.white_level)
-    return HTDGDetector.from_model(replace(detector.model_, config=config))
+        return model
+    return replace(model, config=model.config.with_options(white_level=options.white_level))
 
 
 def refuse_ignored(config: HTDGConfig, options: argparse.Namespace) -> None:
@@ -168,6 +183,30 @@ def is_our_picture(path: Path) -> bool:
     return False
 
 
+def map_names(paths: Sequence[Path]) -> list[str]:
+    """What to call the maps of images, by their paths below the folders that were named.
+
+    Like the image, in folders like its own; with its ending if another one differs in that alone,
+    and with a number if a file of another folder has the very same path. What is too long for the
+    endings of maps is cut.
+    """
+    count = Counter(path.with_suffix("") for path in paths)
+    names: dict[str, None] = {}
+    for path in paths:
+        plain = path.with_suffix("") if count[path.with_suffix("")] == 1 else path
+        names[free_name(plain, names)] = None
+    return list(names)
+
+
+def free_name(wanted: Path, taken: Container[str]) -> str:
+    """``wanted``, cut if it is too long, and with a number if it is taken."""
+    if len(os.fsencode(wanted.name)) > LONGEST_NAME:
+        cut = os.fsencode(wanted.name)[:LONGEST_NAME]
+        wanted = wanted.with_name(cut.decode("utf-8", "ignore"))
+    candidates = (f"{wanted.as_posix()}{f'_{n}' if n > 1 else ''}" for n in itertools.count(1))
+    return next(name for name in candidates if name not in taken)
+
+
 def at_chance(mean_vote: float | None, n_transformations: int) -> str:
     """A sentence on a model whose votes know nothing of normal images, or "".
 
@@ -194,9 +233,9 @@ def spread(threshold: Threshold) -> str:
     return sentence + (f"; {threshold.limit} sets the threshold." if threshold.limit else ".")
 
 
-def say_at_chance(detector: HTDGDetector, mean_vote: float | None) -> None:
+def say_at_chance(model: ModelState, mean_vote: float | None) -> None:
     """Say on standard error if the votes for normal images are no better than guessing."""
-    sentence = at_chance(mean_vote, len(detector.transformations_))
+    sentence = at_chance(mean_vote, len(model.transformations))
     say([sentence] if sentence else [])
 
 

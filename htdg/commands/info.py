@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 from htdg.commands.common import at_chance, spread
-from htdg.detector import HTDGDetector
 from htdg.fast.choice import describe_choices
 from htdg.io.files import one_line
+from htdg.models import saved_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,24 +19,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Carry the command out."""
-    detector = HTDGDetector.load(options.model, device="cpu")
-    config = detector.config_
+    model = saved_model(options.model, device="cpu")
+    config = model.config
     described = json.loads((options.model / "config.json").read_text(encoding="utf-8"))
-    seconds = sum(scale["seconds"] for scale in detector.history_)
+    seconds = sum(scale["seconds"] for scale in model.history)
     trained_with = [described[name] for name in ("htdg", "torch", "trained_on")]
     version, torch, place = map(_shown, trained_with)
     print(f"model            {options.model} (format {described['format']})")
-    print(f"trained on       {', '.join(map(_shown, dict.fromkeys(detector.image_names_)))}")
+    print(f"trained on       {', '.join(map(_shown, dict.fromkeys(model.image_names)))}")
     print(f"                 with htdg {version}, torch {torch}, on {place} in {seconds:.0f} s")
     if "machine" in described:
         print(f"                 {_shown(described['machine'])}")
-    print(f"scales           {' '.join(str(s) for s in detector.sides_)} pixels")
-    print(f"transformations  {len(detector.transformations_)}, translation {config.translation}")
+    print(f"scales           {' '.join(str(s) for s in model.sides)} pixels")
+    print(f"transformations  {len(model.transformations)}, translation {config.translation}")
     print(f"computing here   {describe_choices()}")
-    threshold = detector.threshold_
+    threshold = model.threshold
     print(f"threshold        {threshold or 'none: htdg calibrate makes one'}")
     if threshold is not None:
-        chance = at_chance(threshold.mean_vote, len(detector.transformations_))
+        chance = at_chance(threshold.mean_vote, len(model.transformations))
         for sentence in filter(None, (spread(threshold), chance)):
             print(f"                 {_shown(sentence)}")
     for name, value in described["config"].items():

@@ -18,9 +18,11 @@ import torch
 from htdg.commands.common import (
     UsageError,
     add_config_options,
+    add_tint,
     check_folder,
     config_from,
     image_files,
+    map_names,
     refuse_ignored,
     say_at_chance,
     say_unreadable,
@@ -38,7 +40,7 @@ from htdg.commands.good_images import (
 )
 from htdg.commands.held_out import SAME_IMAGES, without_copies
 from htdg.commands.kept import file_state, hash_of, json_lines
-from htdg.commands.score import add_tint, map_names, tint_of
+from htdg.commands.maps import tint_of
 from htdg.config import HTDGConfig
 from htdg.detector import HTDGDetector, fit_or_go_on
 from htdg.errors import UnreadableImages
@@ -153,10 +155,10 @@ def _inspect(
         threshold = detector.set_threshold(options.threshold, None, DEFECT_FRACTION)
     elif held_out:
         threshold = calibrated(detector, place, held_out, options.false_positive_rate)
-        say_at_chance(detector, threshold.mean_vote)
+        say_at_chance(detector.model_, threshold.mean_vote)
     names = map_names([path.relative_to(options.new) for path in new])
     files = dict(zip(new, names, strict=True))
-    scale = ColourScale.of_threshold(threshold, tint_of(options.tint, detector))
+    scale = ColourScale.of_threshold(threshold, tint_of(options.tint, detector.model_))
     results = Results(options.out, _identity(detector, threshold, scale, new))
     unreadable = inspect_images(detector, scale, files, results)
     report = Report(

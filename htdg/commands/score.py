@@ -3,48 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-import os
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TextIO
-
-import numpy as np
 
 from htdg.commands.common import (
-    BAR,
-    MAP_ENDING,
-    OVERLAY_ENDING,
     UsageError,
+    add_tint,
     add_white_level,
     check_folder,
     collect_images,
-    load_detector,
+    load_trained,
+    map_names,
     say_unreadable,
 )
-from htdg.detector import HTDGDetector
-from htdg.errors import UnreadableImages, UserError
-from htdg.evaluation.overlays import (
-    TINTS,
-    ColourScale,
-    clearest_tint,
-    colour_bar,
-    overlay,
-    resized_picture,
-)
-from htdg.evaluation.plots import ANOMALOUS, png_bytes
-from htdg.evaluation.tables import score_table, unscored_row
+from htdg.commands.score_table import Rows, Table
+from htdg.commands.scoring import Scoring
+from htdg.commands.watch import check_interval, model_digest, watch
+from htdg.errors import UnreadableImages
 from htdg.io.damaged import ImagesOrGrey
-from htdg.io.files import check_writable, printable, write_bytes
-from htdg.io.images import load_uint8, read_image
-from htdg.io.problems import ImageError
-from htdg.scorer import Prediction
-from htdg.thresholds import Threshold
-
-#: Bytes of a name, where systems allow 255 with its ending and that of a temporary file.
-LONGEST_NAME = 200
+from htdg.io.files import check_writable, printable
+from htdg.models import device_of, scorer_of, threshold_by_hand
+from htdg.state import ModelState
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,59 +63,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_tint(parser)
     add_white_level(parser)
+    watching = parser.add_argument_group("scoring images as they come")
+    watching.add_argument(
+        "--watch",
+        action="store_true",
+        help="score what is in a folder, and then what comes into it, until Ctrl-C; the same "
+        "command goes on with it",
+    )
+    watching.add_argument(
+        "--out", type=Path, metavar="DIR", help="with --watch: the folder for scores.csv"
+    )
+    watching.add_argument(
+        "--interval",
+        type=float,
+        metavar="SECONDS",
+        help="with --watch: between two looks at the folder (default: 1); a file is scored once it "
+        "has not changed from one to the next",
+    )
 
 
 def execute(options: argparse.Namespace) -> None:
     """Carry the command out."""
-    if options.csv is not None:
-        if options.csv.is_dir():
-            raise UsageError(f"--csv {options.csv} is a folder: name a file.")
-        check_writable(options.csv)
-    if options.maps is not None:
-        _check_apart(options.maps, options.images)
-        check_folder("--maps", options.maps)
-    detector = load_detector(options)
+    _check_places(options)
+    if options.watch:
+        interval = _checked_watch(options)
+        scoring = _scoring(options, load_trained(options))
+        _explain_threshold(options, scoring)
+        watch(options.images[0], options.out, scoring, interval, _identity(options, scoring))
+    model = load_trained(options)
     collected = collect_images(options.images, options.strict, leave_out=options.maps)
-    threshold, fraction = detector.threshold_, options.defect_fraction
+    _score(options, _scoring(options, model), collected)
+
+
+def _scoring(options: argparse.Namespace, model: ModelState) -> Scoring:
+    """How to score with a model."""
+    threshold, fraction = model.threshold, options.defect_fraction
     if fraction is None and threshold is not None:
         fraction = threshold.defect_fraction
     if options.threshold is not None:
-        threshold = detector.set_threshold(options.threshold, None, fraction)
-    white = detector.config_.white_level
-    images = ImagesOrGrey(list(collected), options.strict, white)
-    predictions = detector.predictions(
-        images,
-        (fraction,),
-        options.maps is not None,
-        options.batch_size,
-        progress=True,
-        map_size=options.map_size,
-    )
-    maps = None
-    if options.maps is not None:
-        tint = tint_of(options.tint, detector)
-        maps = MapWriter(options.maps, known_scale(detector, tint), tint, white)
-    names = map_names(list(collected.values()))
+        threshold = threshold_by_hand(options.threshold, None, fraction)
+        model = replace(model, threshold=threshold)
     applies = threshold is not None and _same(threshold.defect_fraction, fraction)
     limit = threshold.score if threshold is not None and applies else None
-    m = len(detector.transformations_)
-    with Table(options.csv) as table:
+    maps = None
+    if options.maps is not None:
+        # Imported here: Matplotlib takes half a second, and only who wants maps waits for it.
+        from htdg.commands.maps import map_writer
+
+        maps = map_writer(options.maps, model, options.tint)
+    return Scoring(
+        scorer_of(model, device_of(model)),
+        fraction,
+        threshold,
+        Rows(len(model.transformations), limit),
+        maps,
+        options.batch_size,
+        options.map_size,
+    )
+
+
+def _score(options: argparse.Namespace, scoring: Scoring, collected: Mapping[Path, Path]) -> None:
+    """Score images, each with its path below the folder that was named."""
+    images = ImagesOrGrey(list(collected), options.strict, scoring.white_level)
+    predictions = scoring.predictions(images, progress=True)
+    names = map_names(list(collected.values()))
+    with Table(options.csv, scoring.rows) as table:
         for i, (path, prediction) in enumerate(zip(collected, predictions, strict=True)):
             problem = images.problems.get(i, "")
-            pictures = {}
-            if maps is not None:
-                pictures = maps.paths(names[i])
-                if not problem:
-                    assert prediction.anomaly_map is not None  # since maps were asked for
-                    problem = maps.write(names[i], path, prediction.anomaly_map)
-            table.add(path, prediction, m, limit, pictures, problem)
+            pictures, problem = scoring.pictures(names[i], path, prediction, problem)
+            table.add(path, prediction, pictures, problem)
         if len(table.problems) == len(collected):
             raise UsageError(table.problems[0])
-    if maps is not None:
-        maps.finish()
+    if scoring.maps is not None:
+        scoring.maps.finish()
     if options.csv is not None:
         print(printable(str(options.csv)))
-    _explain_threshold(options, fraction, threshold)
+    _explain_threshold(options, scoring)
     if table.problems:
         say_unreadable(table.problems)
         raise UnreadableImages(
@@ -143,69 +147,17 @@ def execute(options: argparse.Namespace) -> None:
         )
 
 
-class Table:
-    """The table of scores, a row at a time, on the screen or in a file.
-
-    A file has its name only once it is complete; until then, and if the run is stopped, it is
-    called ``<name>.partial``. A run that is refused leaves none.
-
-    Attributes:
-        problems: what is wrong with the images that could not be read.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        """Write to ``path``, or to standard output."""
-        self.path, self.problems = path, list[str]()
-        self.waiting: list[str] | None = []
-        self.partial = None if path is None else path.with_name(f"{path.name}.partial")
-        self.file: TextIO | None = None
-
-    def __enter__(self) -> Table:
-        """Begin the file."""
-        if self.partial is not None:
-            self.partial.parent.mkdir(parents=True, exist_ok=True)
-            self.file = self.partial.open("w", encoding="utf-8", newline="")
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        """Give the file its name, unless something went wrong."""
-        if self.file is None or self.partial is None or self.path is None:
-            return
-        self.file.close()
-        if kind is None:
-            self.partial.replace(self.path)
-        elif issubclass(kind, UserError):
-            self.partial.unlink()
-
-    def add(
-        self,
-        path: Path,
-        prediction: Prediction,
-        n_transformations: int,
-        limit: float | None,
-        pictures: Mapping[str, str],
-        problem: str,
-    ) -> None:
-        """A row: scores, or a problem; with ``limit`` whether the score is above it."""
-        others: dict[str, Any] = {kind: values[:1] for kind, values in prediction.evidence.items()}
-        if limit is not None:
-            others["anomalous"] = [int(prediction.scores[0] > limit)]
-        others |= {name: [printable(picture)] for name, picture in pictures.items()}
-        others["problem"] = [""]
-        name = printable(str(path))
-        table = score_table(
-            [name], None, prediction.normality[:1], n_transformations, others, prediction.scores
-        )
-        header, row = table.split("\n", 1)
-        if problem:
-            self.problems.append(problem)
-            row = unscored_row(name, header.split(","), printable(problem))
-        if self.waiting is not None:  # nothing is written before there are any scores
-            self.waiting.append(row)
-            if problem:
-                return
-            row, self.waiting = "".join([f"{header}\n", *self.waiting]), None
-        print(row, end="", file=self.file, flush=True)
+def _identity(options: argparse.Namespace, scoring: Scoring) -> list[object]:
+    """What the rows of a watch depend on, as plain JSON values."""
+    return [
+        model_digest(options.model),
+        None if scoring.threshold is None else asdict(scoring.threshold),
+        scoring.fraction,
+        scoring.white_level,
+        None if options.maps is None else str(options.maps.resolve()),
+        options.map_size,
+        options.tint,
+    ]
 
 
 def _same(fraction: float | None, other: float | None) -> bool:
@@ -213,10 +165,9 @@ def _same(fraction: float | None, other: float | None) -> bool:
     return (fraction or 1.0) == (other or 1.0)
 
 
-def _explain_threshold(
-    options: argparse.Namespace, fraction: float | None, threshold: Threshold | None
-) -> None:
+def _explain_threshold(options: argparse.Namespace, scoring: Scoring) -> None:
     """Say on standard error what was called anomalous, or why nothing was."""
+    fraction, threshold = scoring.fraction, scoring.threshold
     share = f"the most anomalous {100 * fraction:g} %" if fraction else "the whole image"
     if threshold is None:
         sentence = f"no threshold, so nothing is called anomalous: htdg calibrate {options.model}"
@@ -228,141 +179,41 @@ def _explain_threshold(
     print(f"htdg: scores of {share}; {sentence}", file=sys.stderr)
 
 
-def _check_apart(maps: Path, images: Sequence[Path]) -> None:
-    """Refuse to write maps among the images that are to be scored."""
+def _check_places(options: argparse.Namespace) -> None:
+    """Refuse places that results cannot be written to, before any work is done."""
+    if options.csv is not None:
+        if options.csv.is_dir():
+            raise UsageError(f"--csv {options.csv} is a folder: name a file.")
+        check_writable(options.csv)
+    if options.maps is not None:
+        _check_apart("--maps", options.maps, options.images)
+        check_folder("--maps", options.maps)
+    if not options.watch and (options.out is not None or options.interval is not None):
+        raise UsageError("--out and --interval are for --watch: leave them out, or add --watch.")
+
+
+def _checked_watch(options: argparse.Namespace) -> float:
+    """The seconds between two looks; UsageError if --watch cannot be done with these options."""
+    (folder, *others), out = options.images, options.out
+    if others or not folder.is_dir():
+        raise UsageError(f"--watch looks at one folder, but {(others or [folder])[0]} is given.")
+    if out is None or options.csv is not None:
+        raise UsageError("--watch writes DIR/scores.csv: name DIR with --out, and no --csv.")
+    if options.strict:
+        raise UsageError("--watch goes on after files that cannot be read: leave out --strict.")
+    _check_apart("--out", out, options.images)
+    for place in filter(None, (out, options.maps)):
+        if folder.resolve().is_relative_to(place.resolve()):
+            raise UsageError(f"{folder} lies in {place}, where results go: choose another folder.")
+    interval = check_interval(options.interval)
+    check_folder("--out", out)
+    return interval
+
+
+def _check_apart(option: str, results: Path, images: Sequence[Path]) -> None:
+    """Refuse to write results among the images that are to be scored."""
     for place in images:
-        if place.resolve() == maps.resolve() or (
-            not place.is_dir() and place.resolve().is_relative_to(maps.resolve())
+        if place.resolve() == results.resolve() or (
+            not place.is_dir() and place.resolve().is_relative_to(results.resolve())
         ):
-            raise UsageError(f"--maps {maps} holds images to score: choose another folder.")
-
-
-def add_tint(parser: argparse.ArgumentParser) -> None:
-    """The option for the colour of overlays."""
-    parser.add_argument(
-        "--tint",
-        choices=("auto", *TINTS),
-        default="auto",
-        help="of overlays (default: auto, the one that differs most from the training images)",
-    )
-
-
-def tint_of(name: str, detector: HTDGDetector) -> str:
-    """The colour that ``--tint`` asks for."""
-    return TINTS[clearest_tint(detector.images_) if name == "auto" else name]
-
-
-def map_names(paths: Sequence[Path]) -> list[str]:
-    """What to call the maps of images, by their paths below the folders that were named.
-
-    Like the image, in folders like its own; with its ending if another one differs in that alone,
-    and with a number if a file of another folder has the very same path. What is too long for the
-    endings of maps is cut.
-    """
-    count = Counter(path.with_suffix("") for path in paths)
-    names: dict[str, None] = {}
-    for path in paths:
-        plain = path.with_suffix("") if count[path.with_suffix("")] == 1 else path
-        if len(os.fsencode(plain.name)) > LONGEST_NAME:
-            cut = os.fsencode(plain.name)[:LONGEST_NAME]
-            plain = plain.with_name(cut.decode("utf-8", "ignore"))
-        candidates = (f"{plain.as_posix()}{f'_{n}' if n > 1 else ''}" for n in itertools.count(1))
-        names[next(name for name in candidates if name not in names)] = None
-    return list(names)
-
-
-def known_scale(detector: HTDGDetector, tint: str = ANOMALOUS) -> ColourScale | None:
-    """The scale of colours that follows from a model, or None if all its maps must be seen first.
-
-    A threshold says what is normal, and so do distances. What votes have there differs from model
-    to model.
-    """
-    if detector.threshold_ is None and detector.config_.evidence == "votes":
-        return None
-    return ColourScale.of_threshold(detector.threshold_, tint)
-
-
-class MapWriter:
-    """Writes anomaly maps into a folder, and overlays that all have the same scale of colours.
-
-    Attributes:
-        folder: where to.
-        scale: that of the overlays; None takes it from the maps, so that overlays wait for the
-            last of them.
-        white_level: that of ``load_image``.
-        waiting: name and path of the images whose overlays wait.
-        medians, highest: the median and the highest value of the maps of these images.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        scale: ColourScale | None,
-        tint: str = ANOMALOUS,
-        white_level: int = 0,
-    ) -> None:
-        """Write into ``folder``, which exists; ``tint`` is that of a scale from the maps."""
-        self.folder, self.scale, self.tint = folder, scale, tint
-        self.white_level = white_level
-        self.waiting: list[tuple[str, Path]] = []
-        self.medians: list[float] = []
-        self.highest: list[float] = []
-
-    def paths(self, name: str) -> dict[str, str]:
-        """Where the map and the overlay of a name are, by the columns of the table."""
-        return {"map": str(self._map(name)), "overlay": str(self._overlay(name))}
-
-    def write(self, name: str, path: Path, anomaly_map: np.ndarray) -> str:
-        """Write ``<name>_map.png``, 0 to 65535 for 0 to 1, and the overlay if it need not wait.
-
-        Args:
-            name: of the files, with folders.
-            path: of the image.
-            anomaly_map: (H, W) in [0, 1], in the proportions of the image.
-
-        Returns:
-            What is wrong with the image, if it cannot be read again; else "".
-        """
-        levels = np.round(anomaly_map * 65535).astype(np.uint16)
-        try:
-            if self.scale is not None:
-                self._write_overlay(name, path, anomaly_map, self.scale)
-            write_bytes(self._map(name), png_bytes(levels))
-        except ImageError as error:  # it is gone by now
-            return str(error)
-        if self.scale is None:
-            self.waiting.append((name, path))
-            self.medians.append(float(np.median(anomaly_map)))
-            self.highest.append(float(anomaly_map.max()))
-        return ""
-
-    def finish(self) -> None:
-        """Write what the colours mean, and the overlays that wait.
-
-        The maps of these are read again, since all may be too many.
-        """
-        scale = self.scale
-        if scale is None:
-            if not self.waiting:
-                return
-            scale = ColourScale.of_maps(self.medians, self.highest, self.tint)
-        write_bytes(self.folder / BAR, colour_bar(scale))
-        for name, path in self.waiting:
-            try:
-                self._write_overlay(name, path, read_image(self._map(name)) / 65535, scale)
-            except ImageError as error:  # it is gone by now
-                say_unreadable([str(error)])
-
-    def _map(self, name: str) -> Path:
-        return self.folder / f"{name}{MAP_ENDING}"
-
-    def _overlay(self, name: str) -> Path:
-        return self.folder / f"{name}{OVERLAY_ENDING}"
-
-    def _write_overlay(
-        self, name: str, path: Path, anomaly_map: np.ndarray, scale: ColourScale
-    ) -> None:
-        """``<name>_overlay.png``."""
-        image = load_uint8(path, self.white_level)
-        drawn = overlay(resized_picture(image, anomaly_map.shape), anomaly_map, scale)
-        write_bytes(self._overlay(name), png_bytes(drawn))
+            raise UsageError(f"{option} {results} holds images to score: choose another folder.")

@@ -107,5 +107,5 @@ def _train(options: argparse.Namespace, config: HTDGConfig, unfinished: Path) ->
     remove_checkpoint(unfinished)
     if detector.config_.evidence != "distance" and detector.config_.method == "htdg":
         votes = detector.score_scales(images).mean() / len(detector.transformations_)
-        say_at_chance(detector, float(votes))
+        say_at_chance(detector.model_, float(votes))
     print(options.out)

@@ -16,11 +16,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from htdg.evaluation.plots import ANOMALOUS, figure_png
+from htdg.evaluation.colours import ANOMALOUS, TINTS
+from htdg.evaluation.plots import figure_png
 from htdg.thresholds import Threshold
 
-#: Colours of the tint. Which of them is seen best depends on the images.
-TINTS = {"vermillion": ANOMALOUS, "cyan": "#00C8FF", "magenta": "#E600E6", "yellow": "#FFE600"}
 #: How much of the full tint a picture takes on at most.
 STRENGTH = 0.55
 

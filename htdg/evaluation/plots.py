@@ -17,12 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
-from sklearn.metrics import roc_auc_score, roc_curve
 
+from htdg.evaluation.colours import ANOMALOUS, GREY, NORMAL, OTHERS
 from htdg.io.files import write_bytes
 
-NORMAL, ANOMALOUS, GREY = "#0072B2", "#D55E00", "#666666"
-OTHERS = ("#009E73", "#CC79A7")
 #: Width of a notebook's page in inches: a wider figure is shrunk, and its text with it.
 PAGE = 8.4
 #: Pixels an inch: of PNG files, and of a figure as a notebook shows it.
@@ -129,6 +127,9 @@ def plot_histogram(
 
 def plot_roc(labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> Figure:
     """The ROC curve: the share of anomalous images detected, over that of false alarms."""
+    # Imported here: it takes nearly a second, which whoever draws maps need not wait for.
+    from sklearn.metrics import roc_auc_score, roc_curve
+
     false_positives, true_positives, _ = roc_curve(labels, scores)
     auroc = roc_auc_score(labels, scores)
     figure = Figure(figsize=(4.2, 3.8), layout="constrained")

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from htdg.config import HTDGConfig
-from htdg.detector import HTDGDetector, choose_backend
+from htdg.detector import HTDGDetector
 from htdg.errors import UserError
 from htdg.export.graph import ScoringGraph
+from htdg.models import choose_backend
 from htdg.state import ModelState
 from htdg.version import __version__
 from htdg.votes import as_fractions

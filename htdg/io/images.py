@@ -320,19 +320,27 @@ def list_images(folder: str | Path, strict: bool = False) -> tuple[list[Path], l
         raise ImageError(f"{folder} is no folder: give one that holds images.")
     images: list[Path] = []
     others: list[Path] = []
-    paths, circles = _files_below(folder)
+    paths, circles = files_below(folder)
     for path in paths:
-        try:
-            with open_image(path):
-                images.append(path)
-        except _IMAGE_ERRORS:
-            if strict:
-                raise ImageError(f"{path} is no image: remove it, or do not be strict.") from None
+        if is_image(path):
+            images.append(path)
+        elif strict:
+            raise ImageError(f"{path} is no image: remove it, or do not be strict.")
+        else:
             others.append(path)
     return images, sorted([*others, *circles])
 
 
-def _files_below(folder: Path) -> tuple[list[Path], list[Path]]:
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its content, as far as its first bytes say."""
+    try:
+        with open_image(path):
+            return True
+    except _IMAGE_ERRORS:
+        return False
+
+
+def files_below(folder: Path) -> tuple[list[Path], list[Path]]:
     """The files below a folder, hidden ones left out, sorted, and links that lead in a circle."""
     files, circles = [], []
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -343,7 +351,7 @@ def _files_below(folder: Path) -> tuple[list[Path], list[Path]]:
             circles += [path for path in links if path.resolve() in around]
         folders[:] = [path.name for path in inside if path not in circles]
         files += [here / name for name in names if not name.startswith(".")]
-    return sorted(path for path in files if path.is_file()), circles
+    return sorted(path for path in files if os.path.isfile(path)), circles  # noqa: PTH113 - never fails
 
 
 def load_uint8(image: ImageLike, white_level: int = 0) -> np.ndarray:
