@@ -112,7 +112,7 @@ def main() -> None:
     about = (
         f"Machine: {machine(CPU)}, other work beside it. Medians of {options.repeats} in turn, "
         "each a process of its own; `import torch` is `python -c 'import torch'`, which also ends "
-        "as Python usually does."
+        "as Python usually does. docs/speed.md has what it was before."
     )
     write_part(HERE / "README.md", "Start-up", f"{about}\n\n{text}")
 
