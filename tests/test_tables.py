@@ -102,7 +102,9 @@ def test_an_average_only_over_all_classes_with_all_their_runs(tmp_path):
     runs = []
     for i, name in enumerate(classes):
         for draw in range(2):
-            runs.append(write(tmp_path, 0.8 + 0.01 * i + 0.1 * draw, draw, normal_class=name))
+            auroc = 0.8 + 0.01 * i + 0.1 * draw
+            counts = {"test_images_anomalous": 900 - i}  # which change nothing about the order
+            runs.append(write(tmp_path, auroc, draw, metrics=counts, normal_class=name))
     rows = rows_of(tmp_path)
     assert [row["class"] for row in rows] == [*classes, AVERAGE]
     assert (rows[-1]["image_auroc"], rows[-1]["runs"]) == ("0.895", "2")

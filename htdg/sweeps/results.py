@@ -274,7 +274,8 @@ def _order(setting: Setting) -> tuple[object, ...]:
     place = classes.index(setting.normal_class) if known else len(classes)
     fraction = 1.0 if setting.fraction is None else setting.fraction
     start = setting.dataset, setting.variant, setting.shots, setting.evidence
-    return (*start, setting.transformations, fraction, setting.rest, place, setting.normal_class)
+    rest = _without_counts(setting.rest)
+    return (*start, setting.transformations, fraction, rest, place, setting.normal_class)
 
 
 def _json(path: Path) -> dict[str, Any]:
