@@ -148,7 +148,7 @@ def wrong(course, name, old, new):
         ("start", "start", "s.g.load_state_dict", "str", "coarser scale"),
         ("start", "start", "if coarser else torch.ones(len(real))", "", "s.sigma of scale 0"),
         ("start", "start", "o.lr_d, (o.beta1, o.beta2)", "o.lr_d", "betas"),
-        ("start", "start", "2 ** (s.n // 4)", "3", "s.width of scale 0"),
+        ("start", "start", "2 ** (n // 4)", "3", "s.width of scale 0"),
         ("d_step", "d_step", "with torch.no_grad()", "if True", "gradient has gone to G"),
         ("d_step", "d_step", "on_real.backward()", "pass", "gradients are not"),
         ("d_step", "d_step", "s.adam_d.step()", "pass", "moved"),

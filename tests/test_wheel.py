@@ -35,7 +35,7 @@ def wheel(tmp_path_factory):
     """The wheel of a copy of the repository: building in it would leave files there."""
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-    for name in ("htdg", "notebooks", "data/textures"):
+    for name in ("htdg", "notebooks", "docs", "data/textures"):
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)

@@ -101,8 +101,7 @@ def notebook_files(folder: Path | None = None) -> Iterator[tuple[Path, bytes]]:
             yield path.relative_to(folder), content
     pages = folder / "docs" if packed else folder.parent / "docs"
     for name in PAGES:
-        if (pages / name).is_file():
-            yield Path("docs", name), with_links_of_page((pages / name).read_bytes())
+        yield Path("docs", name), with_links_of_page((pages / name).read_bytes())
 
 
 def with_links_to_pages(content: bytes) -> bytes:
