@@ -124,9 +124,14 @@ def connected(device: torch.device) -> Iterator[Ranks | None]:
     device = device_of_rank(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, size = next(distributed.rendezvous("env://"))
+    # When torchrun starts the processes again, its store still has the addresses of the dead ones.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = distributed.PrefixStore(f"attempt {attempt}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size(), device)
+        yield Ranks(rank, size, device)
     finally:
         distributed.destroy_process_group()
 
