@@ -10,6 +10,7 @@ at, and afterwards what is left of processes, listening ports and files.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -48,7 +49,6 @@ def soak(runs: int, folder: Path) -> dict[str, object]:
         "dataset: digits\nnormal_class: all\npreset: tiny\nniter: 1\nlimit_per_kind: 5\n"
         f"runs:\n  - draw: {draws}\n"
     )
-    ports_before = listening()
     started = {
         "scheduler": dask("scheduler", "--host", "127.0.0.1", "--port", "0", folder=folder),
     }
@@ -60,11 +60,12 @@ def soak(runs: int, folder: Path) -> dict[str, object]:
     words += ["--scheduler", address]
     with (folder / "client.log").open("w") as log:
         client = subprocess.Popen([sys.executable, "-m", "htdg", *words], stdout=log, stderr=log)
-        began, samples = time.monotonic(), []
+        began, samples, ports = time.monotonic(), [], set[int]()
         while client.poll() is None:
             done = len(list((folder / "out" / "runs").glob("*/metrics.json")))
             for name, process in {**started, "client": client}.items():
                 samples += [{"done": done, "process": name, **look(process.pid)}]
+                ports |= listening(process.pid)
             time.sleep(2)
     seconds = time.monotonic() - began
     if client.returncode != 0:
@@ -84,7 +85,8 @@ def soak(runs: int, folder: Path) -> dict[str, object]:
         "seconds": round(seconds),
         "parts": by_parts(samples, runs),
         "processes_left": len(alive),
-        "ports_left": len(listening() - ports_before),
+        "ports": len(ports),
+        "ports_left": len(ports & listening()),
         "files": len(results),
         "kinds_of_files_of_a_run": len(kinds),
         "other_files": sorted(str(p) for p in inside if p.parts[0] != "runs"),
@@ -114,9 +116,15 @@ def look(pid: int) -> dict[str, float]:
     return {"mib": mib, "files": files, "sockets": sockets, "processes": processes}
 
 
-def listening() -> set[int]:
-    """The ports of this machine on which somebody listens."""
-    return {c.laddr.port for c in psutil.net_connections("inet") if c.status == "LISTEN"}
+def listening(pid: int | None = None) -> set[int]:
+    """The ports on which somebody listens, or a process and its children."""
+    found = psutil.net_connections("inet")
+    with contextlib.suppress(psutil.Error):  # it is ending
+        if pid is not None:
+            one = psutil.Process(pid)
+            pids = {pid, *(child.pid for child in one.children(recursive=True))}
+            found = [connection for connection in found if connection.pid in pids]
+    return {c.laddr.port for c in found if c.status == "LISTEN"}
 
 
 def by_parts(samples: list[dict], runs: int) -> dict[str, dict[str, list[float]]]:
@@ -150,7 +158,8 @@ def report(figures: dict) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"Left afterwards: {figures['processes_left']} processes, {figures['ports_left']} ports; "
+        f"Left afterwards: {figures['processes_left']} processes, {figures['ports_left']} of "
+        f"{figures['ports']} ports; "
         f"{figures['files']} files, {figures['kinds_of_files_of_a_run']} kinds in the folders of "
         f"runs, and {', '.join(figures['other_files'])}.",
     ]
