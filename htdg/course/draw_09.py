@@ -268,6 +268,7 @@ def draw_published(figures: Mapping[str, Sequence[tuple[float, float]]]) -> Figu
     for ax, name, values in zip(axes, names, zip(*figures.values(), strict=True), strict=True):
         _means(ax, values)
         ax.set_xlabel(name)
+        ax.margins(x=0.12)  # room for the words
     axes[0].set_yticks(range(len(figures)), list(figures))
     axes[0].set_ylim(len(figures) - 0.5, -0.5)
     return figure
