@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -202,7 +203,7 @@ def draw_intervals(differences: Mapping[str, np.ndarray]) -> Figure:
         mean, low, high = paired_interval(values, np.zeros(len(values)))
         for value, (colour, marker) in zip(values, _looks(len(values)), strict=True):
             ax.plot(value, row - 0.15, marker, color=colour, markersize=4, alpha=0.75)
-        style = {"color": "black", "markersize": 9, "linewidth": 1.6, "capsize": 3}
+        style: dict[str, Any] = {"color": "black", "markersize": 9, "linewidth": 1.6, "capsize": 3}
         ax.errorbar(mean, row + 0.2, xerr=[[mean - low], [high - mean]], fmt="|", **style)
     ax.axvline(0, color=GREY, linestyle="--")
     ax.set_yticks(range(len(differences)), list(differences))
