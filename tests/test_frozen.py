@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from htdg.config import HTDGConfig
+from htdg.course import few_shots
 from htdg.course.frozen import FRACTION, MODELS, frozen, model_folder, scores_of
 from htdg.course.seeds import SEEDS, figures_of, measured
-from htdg.datasets.samples import texture_set
+from htdg.datasets.samples import face_set, texture_set
 
 RECORDED = json.loads((model_folder() / "scores.json").read_text(encoding="utf-8"))
 SCORES = {name: np.array(scores) for name, scores in RECORDED["scores"].items()}
@@ -68,3 +71,24 @@ def test_other_seeds_are_measured_like_the_model(name):
     assert of_model["auroc"] == pytest.approx(roc_auc_score(labels, SCORES[name]), abs=2e-3)
     assert of_seeds["scale_aurocs"].shape == (len(SEEDS), 4)
     assert not np.allclose(of_seeds["auroc"], of_seeds["auroc"][0])
+
+
+def test_the_scores_of_notebook_06_are_those_of_its_settings():
+    recorded = few_shots.recorded()
+    assert list(recorded) == list(few_shots.SETTINGS)
+    assert {scores.shape for scores in recorded.values()} == {(few_shots.DRAWS, 80)}
+    test = face_set(train=60).test[:80]
+    # Variant f trains nothing, so that its scores are the same on every machine.
+    scores = few_shots.trained(3, *few_shots.SETTINGS["f"]).anomaly_score(test)
+    np.testing.assert_allclose(scores, recorded["f"][3], atol=1e-5)
+    labels = face_set(train=60).labels[:80]
+    assert roc_auc_score(labels, recorded["10-shot"].mean(0)) > 0.9
+
+
+def test_the_options_of_notebook_06_are_those_of_the_recorded_scores():
+    page = model_folder().parent / "solutions" / "06_few_shots_and_ablations.ipynb"
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    (code,) = ["".join(c["source"]) for c in cells if c["id"] == "batch"]
+    call = re.search(r"^config = (HTDGConfig\(.*?^\))", code, re.M | re.S)
+    options = eval(call[1], {"HTDGConfig": HTDGConfig})
+    assert options.with_options(device="cpu") == few_shots.CONFIG

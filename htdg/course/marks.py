@@ -8,6 +8,8 @@ where the notebook is displayed, and a sentence that must hold likewise:
 What stands behind ``=`` or ``if`` is Python, evaluated in the notebook's kernel where the text
 stands. ``htdg.course.execute`` keeps the values in the metadata of the text's cell, under
 ``values``. The number must be the value as it is rounded there; of ``71 %`` the value is 0.71.
+An expression has none of ``*``, backquote and ``$``: not every reader of Markdown leaves them alone
+in a comment.
 """
 
 from __future__ import annotations
@@ -60,12 +62,15 @@ def claims_in(source: str) -> list[Claim]:
     """The marked results of a text, in order.
 
     Raises:
-        ValueError: a mark with ``=`` does not follow a number, or the expression is no Python.
+        ValueError: a mark with ``=`` does not follow a number, or the expression is no Python, or
+            has a character that it may not have.
     """
     claims = []
     for mark in _MARK.finditer(source):
         before, expression = source[: mark.start()], mark[2].strip()
         quoted = _MARK.sub("", before)[-60:].rsplit("\n", 1)[-1]
+        if set("*`$") & set(expression):
+            raise ValueError(f"The mark {mark[0]!r} after {quoted!r} has a *, ` or $; do without.")
         try:
             ast.parse(expression, mode="eval")
         except SyntaxError:
