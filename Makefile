@@ -15,7 +15,7 @@ SITE := build/site
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-code test-notebooks test-browser test-oldest test-newest \
-  attack audit lab lint bench notebooks site clean
+  attack audit lab lint bench notebooks claims site clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -97,6 +97,9 @@ lab: $(STAMP) ## open the first notebook in JupyterLab
 notebooks: $(STAMP) ## make the exercises from the solutions, execute all and save their outputs
 	$(BIN)/python -m htdg.course.exercises
 	$(BIN)/python -m htdg.course.execute notebooks/*.ipynb notebooks/solutions/*.ipynb
+
+claims: $(STAMP) ## execute the notebooks in another way; fails where their text turns false (minutes)
+	$(BIN)/python -m htdg.course.claims --execute
 
 # The front page is the README, so that its links work, and the server's index is a copy of it.
 site: $(SITE_STAMP) ## build the course and the documentation as web pages in build/site

@@ -1,5 +1,6 @@
 """Executing notebooks in place: ``python -m htdg.course.execute NOTEBOOK ...``.
 
+What the text claims is evaluated on the way (``htdg.course.marks``), and what is false is said.
 Cells with the tag ``widget`` are saved with a sentence for an output: without its kernel, a widget
 shows an error.
 """
@@ -17,6 +18,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 from htdg.course.exercises import tags
+from htdg.course.marks import false_claims, with_probes, without_probes
 from htdg.io.files import write_text
 
 #: Seconds that a cell may take.
@@ -27,14 +29,14 @@ NO_KERNEL = "Controls appear here when a kernel runs this cell."
 
 def executed(path: Path) -> NotebookNode:
     """The notebook with fresh outputs; CellExecutionError if a cell fails."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = with_probes(nbformat.read(path, as_version=4))
     resources = {"metadata": {"path": str(path.parent)}}
     client = NotebookClient(
         notebook, timeout=TIMEOUT, kernel_name="python3", resources=resources, record_timing=False
     )
     client.store_widget_state = False
     client.execute()
-    return cleaned(notebook)
+    return cleaned(without_probes(notebook))
 
 
 def cleaned(notebook: NotebookNode) -> NotebookNode:
@@ -54,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Execute and save each notebook; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m htdg.course.execute", description=__doc__)
     parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
+    code = 0
     for path in parser.parse_args(arguments).notebooks:
         try:
             notebook = executed(path)
@@ -62,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         write_text(path, nbformat.writes(notebook) + "\n")
         print(path)
-    return 0
+        for complaint in false_claims(notebook):
+            print(f"htdg: {path}, in the text before {complaint}", file=sys.stderr)
+            code = 1
+    return code
 
 
 if __name__ == "__main__":

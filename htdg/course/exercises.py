@@ -47,6 +47,7 @@ def without_answers(notebook: NotebookNode) -> NotebookNode:
     for number, cell in enumerate(exercises["cells"]):
         if cell["cell_type"] != "code":
             cell["source"] = cell["source"].replace("](../../docs/", "](../docs/")
+            cell["metadata"].pop("values", None)  # like outputs: of ``htdg.course.marks``
             continue
         cell["outputs"], cell["execution_count"] = [], None
         source, count = _ANSWER.subn(rf"\1{STUB}", cell["source"])

@@ -1,4 +1,4 @@
-"""The course's files: its notebooks, their figures, two pages, and the textures that they look at.
+"""The course's files: notebooks, their figures and models, two pages, and the textures.
 
 In the repository they are ``notebooks/``, two pages of ``docs/``, and ``data/textures/``. A wheel
 carries a copy in ``htdg/course/material/``, which ``setup.py`` makes with this module when the
@@ -22,6 +22,8 @@ NOTEBOOK_PATTERNS = (
     "runs/*.ipynb",
     "runs/grids/*.yaml",
     "figures/*.png",
+    "models/*.*",
+    "models/*/*",
 )
 #: Pages of the documentation that notebooks live by: handed out in ``docs`` beside them.
 PAGES = ("specification.md", "glossary.md")
@@ -81,7 +83,7 @@ def texture_folder(texture: str = "") -> Path:
 
 
 def notebook_files(folder: Path | None = None) -> Iterator[tuple[Path, bytes]]:
-    """The files of the course as they are handed out: notebooks without outputs, and pages.
+    """The files of the course as they are handed out: notebooks without outputs, models, pages.
 
     Args:
         folder: where the notebooks are, as a rule ``notebook_folder()``.

@@ -1,0 +1,94 @@
+"""The models that the notebooks analyse score the same everywhere, and are small."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from htdg.config import HTDGConfig
+from htdg.course import few_shots
+from htdg.course.frozen import FRACTION, MODELS, frozen, model_folder, scores_of
+from htdg.course.seeds import SEEDS, figures_of, measured
+from htdg.datasets.samples import face_set, texture_set
+
+RECORDED = json.loads((model_folder() / "scores.json").read_text(encoding="utf-8"))
+SCORES = {name: np.array(scores) for name, scores in RECORDED["scores"].items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_scores_what_is_recorded(name):
+    texture, config = MODELS[name]
+    detector = frozen(name)
+    np.testing.assert_allclose(scores_of(detector, texture), SCORES[name], rtol=0, atol=1e-4)
+    saved = detector.config_
+    assert (saved.niter, saved.seed, saved.sides) == (config.niter, config.seed, config.sides)
+    assert saved.device == "cpu"
+    assert detector.device_.type == "cpu"
+    assert RECORDED["defect_fraction"] == FRACTION
+
+
+def test_it_does_so_with_more_threads_and_without_the_compiled_helpers():
+    code = (
+        "import json, torch; torch.set_num_threads(3)\n"
+        "from htdg.course.frozen import MODELS, frozen, scores_of\n"
+        "print(json.dumps({n: scores_of(frozen(n), t) for n, (t, _) in MODELS.items()}))"
+    )
+    environment = os.environ | {"HTDG_KERNELS": "0", "OMP_NUM_THREADS": "3"}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    for name, scores in json.loads(done.stdout).items():
+        np.testing.assert_allclose(scores, SCORES[name], rtol=0, atol=1e-4)
+
+
+def test_the_models_differ_and_are_small():
+    labels = np.array(texture_set("brick").labels)
+    assert roc_auc_score(labels, SCORES["brick"]) > 0.85
+    assert measured("brick")["mean_vote"].min() > 0.4
+    assert np.abs(measured("gravel")["mean_vote"] - 0.25).max() < 0.02
+    files = [path for path in model_folder().rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 3e6
+    assert "MIT" in RECORDED["note"]
+
+
+def test_a_model_that_there_is_not_is_named():
+    with pytest.raises(ValueError, match="no frozen model 'wood': choose from brick, gravel"):
+        frozen("wood")
+    with pytest.raises(ValueError, match="no frozen model 'wood'"):
+        measured("wood")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_other_seeds_are_measured_like_the_model(name):
+    of_seeds, of_model = measured(name), figures_of(frozen(name), MODELS[name][0])
+    assert list(of_seeds) == list(of_model)
+    assert {len(values) for values in of_seeds.values()} == {len(SEEDS)}
+    labels = texture_set(name).labels
+    assert of_model["auroc"] == pytest.approx(roc_auc_score(labels, SCORES[name]), abs=2e-3)
+    assert of_seeds["scale_aurocs"].shape == (len(SEEDS), 4)
+    assert not np.allclose(of_seeds["auroc"], of_seeds["auroc"][0])
+
+
+def test_the_scores_of_notebook_06_are_those_of_its_settings():
+    recorded = few_shots.recorded()
+    assert list(recorded) == list(few_shots.SETTINGS)
+    assert {scores.shape for scores in recorded.values()} == {(few_shots.DRAWS, 80)}
+    test = face_set(train=60).test[:80]
+    # Variant f trains nothing, so that its scores are the same on every machine.
+    scores = few_shots.trained(3, *few_shots.SETTINGS["f"]).anomaly_score(test)
+    np.testing.assert_allclose(scores, recorded["f"][3], atol=1e-5)
+    labels = face_set(train=60).labels[:80]
+    assert roc_auc_score(labels, recorded["10-shot"].mean(0)) > 0.9
+
+
+def test_the_options_of_notebook_06_are_those_of_the_recorded_scores():
+    page = model_folder().parent / "solutions" / "06_few_shots_and_ablations.ipynb"
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    (code,) = ["".join(c["source"]) for c in cells if c["id"] == "batch"]
+    call = re.search(r"^config = (HTDGConfig\(.*?^\))", code, re.M | re.S)
+    options = eval(call[1], {"HTDGConfig": HTDGConfig})
+    assert options.with_options(device="cpu") == few_shots.CONFIG
