@@ -150,8 +150,8 @@ def figure(rows: Sequence[Row]) -> Figure:
     ax.set_yticks(range(len(drawn)), [_label(row, options[row.setting]) for row in drawn])
     ax.set_ylim(len(drawn) - 0.4, -0.6)
     ax.axvline(0.5, color="0.8", linewidth=1)
-    points = "runs (points), in averages classes" if any(r.classes for r in drawn) else "runs (points)"
-    label = f"image AUROC: {points}, their mean (bar), the paper's (diamond)"
+    points = "runs, of averages classes" if any(row.classes for row in drawn) else "runs"
+    label = f"image AUROC: {points} (points), their mean (bar), the paper's (diamond)"
     picture.supxlabel(label, size=9)
     return picture
 
