@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import psutil
 import torch
 
 from htdg.runtime.device import machine
+from htdg.sweeps.cluster import NO_PROFILER
 
 #: Of each part of the sweep; it is divided into as many, by runs that are done.
 PARTS = 4
@@ -98,7 +100,8 @@ def dask(program: str, *words: str, folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", f"distributed.cli.dask_{program}", *words]
     command += ["--scheduler-file", str(folder / "cluster.json"), "--no-dashboard"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, cwd=folder, **quiet)
+    environment = os.environ | {NO_PROFILER: "False"}  # as docs/sweeps.md says
+    return subprocess.Popen(command, cwd=folder, env=environment, **quiet)
 
 
 def look(pid: int) -> dict[str, float]:

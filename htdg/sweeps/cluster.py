@@ -19,6 +19,10 @@ from htdg.io.files import one_line
 DEATHS = 3
 
 
+#: Of a worker's environment: whether Dask profiles it.
+NO_PROFILER = "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"
+
+
 class ClusterError(UserError):
     """A cluster that cannot be had; the message says what to do."""
 
@@ -150,6 +154,9 @@ def _distributed() -> Any:  # noqa: ANN401 - a library without types
             {
                 "logging.distributed": "error",
                 "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "error",
+                # Dask's profiler keeps what it sees: a MiB a run (benchmarks.soak).
+                "distributed.worker.profile.enabled": False,
+                f"distributed.nanny.pre-spawn-environ.{NO_PROFILER}": "False",
                 "distributed.scheduler.allowed-failures": DEATHS,
             }
         )
