@@ -128,7 +128,7 @@ def test_the_grids_of_the_course_can_be_read(path):
     runs = read_grid(path)
     counts = {
         **{"table1": 3 * 41, "table2": 3 * 41, "table3": 3 * 41, "table4": 60, "table5": 270},
-        **{"table6": 480, "table7": 135, "smoke": 8, "both": 3 * 2 * 45},
+        **{"table6": 480, "table7": 135, "smoke": 8, "both": 3 * 2 * 45, "laptop": 72},
     }
     assert len(runs) == counts[path.stem]
 

@@ -114,6 +114,19 @@ def check_paired(answer: Callable[[np.ndarray, np.ndarray], Any]) -> str:
     return "what both share, a lucky or an unlucky image, is gone from the difference"
 
 
+def expect_an_interval(low: float, high: float) -> None:
+    """Two ends of a bootstrap over images of both kinds, the lower one first."""
+    expect(
+        not (np.isnan(low) or np.isnan(high)),
+        "An end is NaN: a drawn test set has no image of one kind, so draw each kind by itself.",
+    )
+    expect(low <= high, "The lower end must come first.")
+    expect(
+        high - low > 1e-6,
+        "All your test sets are the same: draw with replacement (rng.choice does so by itself).",
+    )
+
+
 @check
 def check_interval(
     answer: Callable[[np.ndarray, np.ndarray, np.random.Generator, int], Any],
@@ -128,15 +141,7 @@ def check_interval(
     expected, centre = np.quantile(drawn, (0.025, 0.975)), float(drawn.mean())
     arguments = (labels.copy(), scores.copy(), np.random.default_rng(0), repeats)
     low, high = _numbers(answer(*arguments), 2)
-    expect(
-        not (np.isnan(low) or np.isnan(high)),
-        "An end is NaN: a drawn test set has no image of one kind, so draw each kind by itself.",
-    )
-    expect(low <= high, "The lower end must come first.")
-    expect(
-        high - low > 1e-6,
-        "All your test sets are the same: draw with replacement (rng.choice does so by itself).",
-    )
+    expect_an_interval(low, high)
     middle, width = (low + high) / 2, (high - low) / np.diff(expected)[0]
     expect(
         abs(middle - 0.5) > 0.08,

@@ -12,6 +12,7 @@ from scipy import stats
 from torch.nn import functional as F
 
 from htdg.course.check import check, expect
+from htdg.course.checks_06 import expect_an_interval
 from htdg.course.draw_09 import bootstrap_differences, paired_interval, shares_right
 from htdg.nearest import nearest_distances
 from htdg.patches import PixelPatches
@@ -262,15 +263,7 @@ def check_paired_bootstrap(
     expected, centre = np.quantile(drawn, (0.025, 0.975)), float(drawn.mean())
     arguments = (labels.copy(), one.copy(), other.copy(), np.random.default_rng(0), repeats)
     low, high = _numbers(answer(*arguments), 2)
-    expect(
-        not (np.isnan(low) or np.isnan(high)),
-        "An end is NaN: a drawn test set has no image of one kind, so draw each kind by itself.",
-    )
-    expect(low <= high, "The lower end must come first.")
-    expect(
-        high - low > 1e-6,
-        "All your test sets are the same: draw with replacement (rng.choice does so by itself).",
-    )
+    expect_an_interval(low, high)
     middle, width = (low + high) / 2, (high - low) / np.diff(expected)[0]
     expect(
         width < 1.7,
