@@ -81,3 +81,15 @@ def test_a_folder_that_cannot_be_is_refused(tracked, tmp_path, capsys):
     assert main(["train", *words]) == 2
     assert f"--tensorboard {board} cannot be written" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_images_of_one_name_have_a_map_each(brick, tmp_path):
+    for folder, image in zip("ab", brick[0], strict=True):
+        (tmp_path / "walls" / folder).mkdir(parents=True)
+        Image.fromarray(image).save(tmp_path / "walls" / folder / "wall.png")
+    words = [str(tmp_path / "walls"), "--out", str(tmp_path / "model"), *WORDS]
+    assert main(["train", *words, "--tensorboard", str(tmp_path / "board")]) == 0
+    accumulator = EventAccumulator(str(tmp_path / "board"), {"images": 0})
+    accumulator.Reload()
+    maps = {tag for tag in accumulator.Tags()["images"] if tag.startswith("anomaly map/")}
+    assert maps == {"anomaly map/a/wall.png", "anomaly map/b/wall.png"}

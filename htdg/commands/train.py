@@ -82,7 +82,8 @@ def _help(options: argparse.Namespace, config: HTDGConfig, unfinished: Path) -> 
 
 def _train(options: argparse.Namespace, config: HTDGConfig, unfinished: Path) -> None:
     """Train while nobody else writes there."""
-    images = list(collect_images(options.images))
+    collected = collect_images(options.images)
+    images = list(collected)
     if any(path.is_dir() for path in options.images):
         say([f"{len(images)} images train; the time grows with their number."])
     if unfinished.exists():
@@ -102,7 +103,8 @@ def _train(options: argparse.Namespace, config: HTDGConfig, unfinished: Path) ->
         )
         if board:
             maps = [p.anomaly_map for p in detector.predictions(images, maps=True)]
-            board.maps([path.name for path in images], maps, config.niter * len(detector.scales_))
+            names = [path.as_posix() for path in collected.values()]  # below the folders named
+            board.maps(names, maps, config.niter * len(detector.scales_))
     detector.save(options.out)
     remove_checkpoint(unfinished)
     if detector.config_.evidence != "distance" and detector.config_.method == "htdg":

@@ -161,15 +161,21 @@ def draw_bootstrap(drawn: Mapping[str, np.ndarray], aurocs: Mapping[str, float])
     axes = figure.subplots(1, len(drawn), sharex=True, sharey=True, squeeze=False)[0]
     edges = np.linspace(min(v.min() for v in drawn.values()), 1, 31)
     for ax, (name, values) in zip(axes, drawn.items(), strict=True):
-        low, high = np.quantile(values, (0.025, 0.975))
-        ax.hist(values, edges, color=NORMAL, alpha=0.55)
+        low, high = draw_interval(ax, values, edges)
         ax.axvline(aurocs[name], color="black", linewidth=1.6)
-        for end in (low, high):
-            ax.axvline(end, color=ANOMALOUS, linestyle="--", linewidth=1.4)
         ax.set_title(f"{name}: {aurocs[name]:.2f}, interval {low:.2f} to {high:.2f}", fontsize=9)
         ax.set_xlabel("image AUROC of a drawn test set")
     axes[0].set_ylabel("test sets")
     return figure
+
+
+def draw_interval(ax: Axes, values: np.ndarray, edges: np.ndarray) -> tuple[float, float]:
+    """A histogram, and in it the ends of the interval with 95 % of the values, which it returns."""
+    low, high = (float(end) for end in np.quantile(values, (0.025, 0.975)))
+    ax.hist(values, edges.tolist(), color=NORMAL, alpha=0.55)
+    for end in (low, high):
+        ax.axvline(end, color=ANOMALOUS, linestyle="--", linewidth=1.4)
+    return low, high
 
 
 # --- Ablations ----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from htdg.course.draw_06 import LOOKS, bootstrap_aurocs
+from htdg.course.draw_06 import LOOKS, bootstrap_aurocs, draw_interval
 from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, OTHERS, outline, show_image
 
 #: Colour and marker of the kinds of evidence, and of defects.
@@ -222,11 +222,8 @@ def draw_pairing(paired: np.ndarray, apart: np.ndarray) -> Figure:
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
     edges = np.linspace(min(paired.min(), apart.min()), max(paired.max(), apart.max()), 41)
     for ax, values, name in zip(axes, (paired, apart), ("in pairs", "apart"), strict=True):
-        low, high = np.quantile(values, (0.025, 0.975))
-        ax.hist(values, edges, color=NORMAL, alpha=0.55)
+        low, high = draw_interval(ax, values, edges)
         ax.axvline(0, color=GREY, linestyle=":")
-        for end in (low, high):
-            ax.axvline(end, color=ANOMALOUS, linestyle="--", linewidth=1.4)
         ax.set_title(f"{name}: {low:+.3f} to {high:+.3f}", fontsize=9)
         ax.set_xlabel("difference of AUROCs")
     axes[0].set_ylabel("drawn test sets")
