@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from htdg.course import exercises, show
 from htdg.course.check import STUB, NotRight, check, expect
-from htdg.course.execute import NO_KERNEL, cleaned
+from htdg.course.execute import WIDGET, cleaned
 from tests.course import NOTEBOOKS, answers, self_checks
 
 SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
@@ -175,9 +175,12 @@ def test_saved_pages_keep_neither_widgets_nor_timing():
     book = notebook_of(("play()", ["widget"]), ("1", []))
     book["metadata"]["widgets"] = {"state": {}}
     book["cells"][1]["metadata"]["execution"] = {"started": "now"}
+    data, metadata = {"image/png": "aaaa", "text/plain": "a curve"}, {"image/png": {"alt": "a"}}
+    shown = nbformat.v4.new_output("execute_result", {WIDGET: {}, **data}, metadata=metadata)
+    book["cells"][0]["outputs"] = [shown]
     clean = cleaned(book)
-    assert [output["data"] for output in clean["cells"][0]["outputs"]] == [
-        {"text/plain": NO_KERNEL}
+    assert clean["cells"][0]["outputs"] == [
+        {"output_type": "display_data", "data": data, "metadata": metadata}
     ]
     assert len(clean["cells"][1]["outputs"]) == 1
     assert "widgets" not in clean["metadata"]
@@ -203,13 +206,28 @@ def test_a_widget_redraws_what_its_controls_say():
         figure.subplots().plot([0, n])
         return figure
 
-    box = show.play(draw, n=IntSlider(1, 0, 5))
-    slider, page = box.children
+    controls = show.play(draw, "a line", n=IntSlider(1, 0, 5))
+    slider, page = controls.box.children
     before = page.value
+    drawn.clear()
     slider.value = 4
-    assert drawn == [1, 4]
+    assert drawn == [4]
     assert page.value != before
     assert "data:image/png;base64," in page.value
+
+
+def test_controls_have_a_picture_for_where_no_kernel_runs():
+    from ipywidgets import IntSlider
+
+    def draw(n):
+        figure = Figure(figsize=(n, 1))
+        figure.subplots()
+        return figure
+
+    data, metadata = show.play(draw, "empty axes", n=IntSlider(2, 0, 5))._repr_mimebundle_()
+    assert set(data) == {WIDGET, "image/png", "text/plain"}
+    assert base64.b64decode(data["image/png"])[16:20] == (2 * show.DPI).to_bytes(4, "big")
+    assert data["text/plain"] == metadata["image/png"]["alt"] == "empty axes"
 
 
 def test_no_notebook_is_half_done():

@@ -1,8 +1,8 @@
 """Executing notebooks in place: ``python -m htdg.course.execute NOTEBOOK ...``.
 
 What the text claims is evaluated on the way (``htdg.course.marks``), and what is false is said.
-Cells with the tag ``widget`` are saved with a sentence for an output: without its kernel, a widget
-shows an error.
+Cells with the tag ``widget`` are saved with a picture of the controls' figure, since without its
+kernel a widget shows an error.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from htdg.io.files import write_text
 
 #: Seconds that a cell may take.
 TIMEOUT = 600
-#: What a saved notebook, and a page made from it, has in the place of a widget.
-NO_KERNEL = "Controls appear here when a kernel runs this cell."
+#: The form in which a widget is displayed, which means nothing once its kernel has ended.
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def executed(path: Path) -> NotebookNode:
@@ -42,13 +42,17 @@ def executed(path: Path) -> NotebookNode:
 def cleaned(notebook: NotebookNode) -> NotebookNode:
     """The notebook, changed in place, without timing, widgets and their state.
 
-    These belong to a single run. In the place of a widget it says what would be there.
+    These belong to a single run. A widget leaves the picture that stands for it.
     """
     notebook["metadata"].pop("widgets", None)
     for cell in notebook["cells"]:
         cell["metadata"].pop("execution", None)
         if "widget" in tags(cell):
-            cell["outputs"] = [nbformat.v4.new_output("display_data", {"text/plain": NO_KERNEL})]
+            (output,) = cell["outputs"]
+            kept = {kind: data for kind, data in output["data"].items() if kind != WIDGET}
+            cell["outputs"] = [
+                nbformat.v4.new_output("display_data", kept, metadata=output["metadata"])
+            ]
     return notebook
 
 

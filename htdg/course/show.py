@@ -1,4 +1,4 @@
-"""Figures with alternative text, and widgets that leave nothing behind in a saved notebook."""
+"""Figures with alternative text, and controls that leave a picture behind in a saved notebook."""
 
 from __future__ import annotations
 
@@ -32,27 +32,47 @@ def show(figure: Figure, alt: str) -> None:
     display(content, raw=True, metadata={"image/png": {"alt": alt}})
 
 
-def play(draw: Callable[..., Figure], **controls: ValueWidget) -> VBox:
-    """Controls, such as sliders, above the figure that ``draw`` makes of their values.
+class Controls:
+    """Controls that need a kernel, and the picture that stands for them where none runs.
 
-    A widget needs the kernel and is not kept in the saved notebook (give its cell the tag
-    ``widget``, see ``htdg.course.execute``), so a static figure before it should show the same.
+    Where a kernel runs the cell, the controls are displayed. A saved notebook keeps the picture
+    (give the cell the tag ``widget``, see ``htdg.course.execute``), and so has a page made from it.
+    """
+
+    def __init__(self, box: VBox, figure: Figure, alt: str) -> None:
+        """The controls in ``box``, and ``figure`` in their place, described by ``alt``."""
+        self.box = box
+        self._png = png(figure)
+        self._alt = alt
+
+    def _repr_mimebundle_(self, **_kwargs: object) -> tuple[dict[str, object], dict[str, object]]:
+        """What IPython displays: of these, a page takes the first that it can show."""
+        content = {**self.box._repr_mimebundle_(), "image/png": self._png, "text/plain": self._alt}
+        return content, {"image/png": {"alt": self._alt}}
+
+
+def play(draw: Callable[..., Figure], alt: str, **controls: ValueWidget) -> Controls:
+    """Controls, such as sliders, above the figure that ``draw`` makes of their values.
 
     Args:
         draw: takes the value of every control under the control's name.
+        alt: describes the figure at the first values, which stands in the place of the controls
+            where no kernel runs.
         controls: ipywidgets that have a value.
     """
     from ipywidgets import HTML, VBox
 
     page = HTML()
 
+    def figure() -> Figure:
+        return draw(**{name: control.value for name, control in controls.items()})
+
     def redraw(_change: object = None) -> None:
-        values = {name: control.value for name, control in controls.items()}
         # One assignment, so that the old figure stays until the new one is there: no flicker.
-        source = f"data:image/png;base64,{png(draw(**values))}"
+        source = f"data:image/png;base64,{png(figure())}"
         page.value = f'<img src="{source}" alt="{ALT}" style="max-width:100%">'
 
     for control in controls.values():
         control.observe(redraw, names="value")
     redraw()
-    return VBox([*controls.values(), page])
+    return Controls(VBox([*controls.values(), page]), figure(), alt)
