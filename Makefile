@@ -36,10 +36,10 @@ quickstart: $(STAMP) ## one normal image in, the odd ones out: results in runs/q
 
 test: lint test-code test-notebooks ## all tests
 
-# Two processes, however many cores there are: each needs 2 GB. Threads of programs that tests start
-# wait for each other asleep, not in a loop, since another test has their core (benchmarks.busy).
+# Two processes, however many cores there are: each needs 2 GB. The programs that tests start have a
+# thread each, since another test has the other core (benchmarks.busy).
 test-code: $(STAMP)
-	GOMP_SPINCOUNT=1000 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # A thread each, since two notebooks run at a time. 09 with its answers computes all that 09 does.
 test-notebooks: $(STAMP)
