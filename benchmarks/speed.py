@@ -28,7 +28,6 @@ from benchmarks.measure import (
     wait,
 )
 from benchmarks.report import write_part
-from benchmarks.straightforward import start_straightforward
 from htdg import HTDGConfig, HTDGDetector
 from htdg.fast.cuda_graphs import recordable
 from htdg.io.files import write_text
@@ -44,10 +43,18 @@ OFFICIAL = {
 }
 
 
-def straightforward(preset: str, translation: str, repeats: int) -> dict[str, Any]:
+#: By name, what is added to the straightforward version: what a user would try first.
+ADDED = {
+    "memory kept": ["--memory-kept"],
+    "memory kept, channels last": ["--memory-kept", "--channels-last"],
+    "memory kept, compiled": ["--memory-kept", "--compiled"],
+    "memory kept, channels last, compiled": ["--memory-kept", "--channels-last", "--compiled"],
+}
+
+
+def straightforward(preset: str, translation: str, *words: str) -> dict[str, Any]:
     """The straightforward version in a process of its own, as a user would run it."""
-    words = [preset, translation, "--repeats", str(repeats)]
-    command = [sys.executable, "-m", "benchmarks.straightforward", *words]
+    command = [sys.executable, "-m", "benchmarks.straightforward", preset, translation, *words]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -70,11 +77,11 @@ def measure(device: torch.device, full: bool) -> dict[str, Any]:
     for preset in PRESETS if full else PRESETS[:1]:
         for translation in ("pixel", "stretched", "resampled") if full else ("pixel", "stretched"):
             if device.type == "cpu":
-                row = straightforward(preset, translation, 3)
+                row = straightforward(preset, translation, "--repeats", "3")
                 keep(f"{preset} {translation} straightforward", row)
-        plain = HTDGConfig.preset(preset, fast=False, precision="float32", translation="pixel")
-        times = iteration_seconds(plain, device, 1, start_straightforward)
-        keep(f"{preset} pixel straightforward, memory kept", {"iteration_s": times})
+        for name, words in ADDED.items() if device.type == "cpu" else ():
+            row = straightforward(preset, "pixel", "--images", "0", *words)
+            keep(f"{preset} pixel straightforward, {name}", row)
         for translation in ("pixel", "stretched", "resampled") if full else ("pixel", "stretched"):
             config = HTDGConfig.preset(preset, translation=translation)
             if translation == "pixel":

@@ -3,6 +3,9 @@
 As the official implementation is built: the copies are made one by one in a Python loop, real ones
 again in every step, and stacked; D runs over the stack in contiguous float32; one image after
 another is scored. It computes the same losses and scores as ours (``tests/test_benchmarks.py``).
+
+What a user would try first to make it faster can be added: networks whose channels come last,
+``torch.compile``, and our setting of the memory allocator.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -17,7 +21,7 @@ from torch.nn import functional as F
 from htdg import HTDGConfig
 from htdg.backend import Losses, PlainBackend
 from htdg.networks import Discriminator
-from htdg.runtime.device import resolve_device
+from htdg.runtime.device import keep_freed_memory, resolve_device
 from htdg.sampling import Scale, generate, random_noise, upsampled
 from htdg.training import ScaleTraining, start_scale
 from htdg.transformations import Transformation
@@ -25,6 +29,19 @@ from htdg.transformations import Transformation
 
 class StraightforwardBackend(PlainBackend):
     """The copies one after another, in a list that is stacked for the networks."""
+
+    channels_last = False
+    compiled = False
+
+    def begin_scale(self, scale: Scale, images: int) -> None:
+        """Prepare the networks of a scale as the options say."""
+        if self.compiled:
+            torch.compiler.reset()  # what was compiled for the scale before is needed no longer
+        for network in (scale.discriminator, scale.generator):
+            if self.channels_last:
+                network.to(memory_format=torch.channels_last)
+            if self.compiled:
+                network.compile()
 
     def copies(self, images: torch.Tensor) -> list[torch.Tensor]:
         """The M copies, one after another."""
@@ -72,9 +89,12 @@ def start_straightforward(
     transformations: Sequence[Transformation],
     coarser: Sequence[Scale],
     real: torch.Tensor,
+    channels_last: bool = False,
+    compiled: bool = False,
 ) -> StraightforwardTraining:
     """``htdg.training.start_scale``, the straightforward way."""
     backend = StraightforwardBackend(config, transformations, real.device)
+    backend.channels_last, backend.compiled = channels_last, compiled
     started = start_scale(config, transformations, coarser, real, backend)
     return StraightforwardTraining(config, backend, coarser, started.scale, real, started.rng)
 
@@ -90,23 +110,30 @@ def score(scale: Scale, transformations: list, translation: str, image: torch.Te
 
 
 def main() -> None:
-    """Time it in a process of its own, whose memory the system manages as it does by default."""
+    """Time it in a process of its own, with the memory allocator as it is by default."""
     from benchmarks.measure import iteration_seconds, scoring_ms
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("preset")
     parser.add_argument("translation")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--images", type=int, default=3)
+    parser.add_argument("--images", type=int, default=3, help="to score; none with 0")
+    parser.add_argument("--memory-kept", action="store_true", help="with our allocator's setting")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compiled", action="store_true", help="with torch.compile")
     options = parser.parse_args()
+    if options.memory_kept:
+        keep_freed_memory()
     config = HTDGConfig.preset(
         options.preset, translation=options.translation, fast=False, precision="float32"
     )
     device = resolve_device("cpu")
-    times = {
-        "iteration_s": iteration_seconds(config, device, options.repeats, start_straightforward),
-        "scoring_ms": scoring_ms(config, device, options.images, straightforward=score),
-    }
+    start = partial(
+        start_straightforward, channels_last=options.channels_last, compiled=options.compiled
+    )
+    times = {"iteration_s": iteration_seconds(config, device, options.repeats, start)}
+    if options.images:
+        times["scoring_ms"] = scoring_ms(config, device, options.images, straightforward=score)
     print(json.dumps(times))
 
 

@@ -27,11 +27,17 @@ def directed_gradients(images: torch.Tensor) -> torch.Tensor:
     direction, a quarter 45 degrees beside it, not at all across or against it.
     """
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
-    x = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]  # (B, C, H, W)
-    y = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
-    strongest = (x.square() + y.square()).argmax(1, keepdim=True)
-    x, y = x.gather(1, strongest), y.gather(1, strongest)  # (B, 1, H, W)
-    length = (x.square() + y.square()).sqrt()
+    across = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]  # (B, C, H, W)
+    down = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
+    lengths = across.square() + down.square()
+    x, y, longest = (values[:, :1] for values in (across, down, lengths))  # (B, 1, H, W)
+    for channel in range(1, images.shape[1]):  # of so few much faster than argmax
+        length = lengths[:, channel, None]
+        stronger = length > longest
+        x = torch.where(stronger, across[:, channel, None], x)
+        y = torch.where(stronger, down[:, channel, None], y)
+        longest = longest.maximum(length)
+    length = longest.sqrt()
     angles = torch.arange(DIRECTIONS, device=images.device) * (2 * math.pi / DIRECTIONS)
     angles = angles.view(1, -1, 1, 1)
     cosines = (x * angles.cos() + y * angles.sin()).clamp(min=0) / (length + LEAST_GRADIENT)
@@ -65,7 +71,7 @@ class GradientPatches:
         """See ``htdg.patches.Description``."""
         # Mean gradients of cells at these rows and columns, as two products: (B, 8, 2 G, 2 G).
         mean = self.averages(torch.cat([starts, starts + self.cell]), images.shape[-1])
-        cells = mean @ directed_gradients(images) @ mean.T
+        cells = mean @ (directed_gradients(images) @ mean.T)
         upper, lower = cells.chunk(2, 2)
         quarters = [*upper.chunk(2, 3), *lower.chunk(2, 3)]
         histograms = torch.cat(quarters, 1).flatten(2).transpose(1, 2)  # (B, G * G, 32)

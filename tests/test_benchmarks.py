@@ -37,6 +37,24 @@ def test_an_iteration_and_a_score_of_the_straightforward_version():
     assert aggregate_votes(votes).item() == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("added", ["channels_last", "compiled"])
+def test_what_is_added_to_the_straightforward_version_changes_no_loss(added, monkeypatch):
+    transformations = CONFIG.resolve_transformations(True)
+    real = torch.rand(1, 3, 14, 14, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    prepared = set()  # compiling takes half a minute: here it is enough that it is asked for
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: prepared.add(module))
+    ours = start_straightforward(CONFIG, transformations, [], real)
+    theirs = start_straightforward(CONFIG, transformations, [], real, **{added: True})
+    networks = {theirs.scale.discriminator, theirs.scale.generator}
+    assert prepared == (networks if added == "compiled" else set())
+    last = theirs.scale.discriminator.tail.weight.is_contiguous(memory_format=torch.channels_last)
+    assert last == (added == "channels_last")
+    ours.step()
+    theirs.step()
+    for name, values in ours.history.items():
+        assert values[0].item() == pytest.approx(theirs.history[name][0].item(), rel=1e-4)
+
+
 def test_scoring_can_be_timed_both_ways():
     for way in (None, score):
         assert scoring_ms(CONFIG, torch.device("cpu"), 2, straightforward=way) > 0
