@@ -19,10 +19,10 @@ from htdg.datasets.defects import DEFECTS, foreign_patch
 
 TEXTURES = ("brick", "grass", "gravel")
 KINDS = (*DEFECTS, "patch")
-#: A crop covers this many pixels of a photograph and is resized to this many.
-CROP, SIDE = 240, 96
+#: Side of a photograph, pixels. A crop covers the second many of it and is resized to the third.
+PHOTO, CROP, SIDE = 512, 240, 96
 #: Training crops start at this row of the photograph, test crops end above it.
-TRAIN_ROW = 512 - CROP
+TRAIN_ROW = PHOTO - CROP
 TRAIN_COLUMNS = (96, 176)
 
 
@@ -79,15 +79,35 @@ def texture_set(
     """
     photo = texture_photo(texture)
     others = [_shrunk(texture_photo(name)) for name in TEXTURES if name != texture]
+    return _crops(photo, others, train, good, per_defect, (seed, TEXTURES.index(texture)))
+
+
+def photo_set(
+    photo: np.ndarray, train: int = 10, good: int = 20, per_defect: int = 8, seed: int = 0
+) -> SampleSet:
+    """As ``texture_set``, of any photograph (512, 512) uint8; patches show the textures."""
+    others = [_shrunk(texture_photo(name)) for name in TEXTURES]
+    return _crops(photo, others, train, good, per_defect, (seed, len(TEXTURES)))
+
+
+def _crops(
+    photo: np.ndarray,
+    others: list[np.ndarray],
+    train: int,
+    good: int,
+    per_defect: int,
+    stream: tuple[int, int],
+) -> SampleSet:
+    """The crops of a photograph; ``others`` are photographs that foreign patches show."""
     sample = SampleSet()
     for i in range(train):
-        rng = np.random.default_rng([seed, TEXTURES.index(texture), 0, i])
+        rng = np.random.default_rng([*stream, 0, i])
         sample.train.append(_crop(photo, (TRAIN_ROW, TRAIN_ROW), TRAIN_COLUMNS, rng))
         sample.train_names.append(f"train/good/{i:03d}")
     for number, kind in enumerate(("good", *KINDS), start=1):
         for i in range(good if kind == "good" else per_defect):
-            rng = np.random.default_rng([seed, TEXTURES.index(texture), number, i])
-            image, mask = _crop(photo, (0, TRAIN_ROW - CROP), (0, 512 - CROP), rng), None
+            rng = np.random.default_rng([*stream, number, i])
+            image, mask = _crop(photo, (0, TRAIN_ROW - CROP), (0, PHOTO - CROP), rng), None
             if kind == "patch":
                 image, mask = foreign_patch(image, rng, others[i % len(others)])
             elif kind != "good":
