@@ -111,6 +111,7 @@ def test_the_wheel_has_the_textures_the_c_sources_and_the_mark_of_types(files):
         name = f"{COURSE}/data/textures/{path.relative_to(textures).as_posix()}"
         assert files[name] == path.read_bytes()
     assert {"htdg/fast/kernels.c", "htdg/fast/winograd.c", "htdg/py.typed"} <= set(files)
+    assert {f"htdg/course/patch_votes.{part}" for part in ("css", "html", "js")} <= set(files)
     assert {name.split("/")[0] for name in files} == {"htdg", "htdg-0.1.0.dist-info"}
     packed = {name for name in files if name.endswith(".py")}
     assert packed == {p.relative_to(ROOT).as_posix() for p in (ROOT / "htdg").rglob("*.py")}

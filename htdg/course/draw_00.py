@@ -24,7 +24,7 @@ def draw_kinds(images: SampleSet) -> Figure:
     for ax, i in zip(axes[1:], chosen, strict=True):
         colour = ANOMALOUS if images.labels[i] else NORMAL
         show_image(ax, images.test[i], f"test: {images.kinds[i]}", colour)
-    figure.alt = "The training image, a normal test image, and one test image of each kind of damage."
+    figure.alt = "The training image, a normal test image, and one of each kind of damage."
     return figure
 
 
@@ -51,18 +51,21 @@ def draw_where(
         for ax, anomaly_map in zip(axes, of_images, strict=True):
             drawn = ax.imshow(anomaly_map, cmap="viridis", vmin=low, vmax=high)
             row, column = highest_place(anomaly_map)
-            ax.plot(column, row, "x", color="white", markersize=7, markeredgewidth=2)
+            for colour, width in (("black", 3.5), ("white", 1.8)):  # seen on any colour
+                style = {"color": colour, "markeredgewidth": width, "markersize": 7}
+                ax.plot(column, row, "x", clip_on=False, zorder=10, **style)
             ax.set(xticks=[], yticks=[])
-        axes[0].set_ylabel(f"{name}", fontsize=8)
+        axes[0].set_ylabel(name, fontsize=8)
         figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.01).ax.tick_params(labelsize=7)
-    damaged = [(k, i) for k, i in enumerate(chosen) if images.masks[i] is not None]
-    hits = {
-        name: sum(bool(images.masks[i][highest_place(of_images[k])]) for k, i in damaged)
+    masks = [images.masks[i] for i in chosen]
+    hits = [
+        f"{sum(_hit(mask, m) for mask, m in zip(masks, of_images, strict=True))} by {name}"
         for name, of_images in maps.items()
-    }
+    ]
     figure.alt = (
         "One test image of each kind, its damage outlined, above its anomaly maps. The highest "
-        f"value of a map lies within the outline in {_in_words(hits, len(damaged))} damaged images."
+        f"value of a map lies within the outline in {' and in '.join(hits)}, of "
+        f"{sum(mask is not None for mask in masks)} damaged images."
     )
     return figure
 
@@ -73,5 +76,6 @@ def highest_place(anomaly_map: np.ndarray) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def _in_words(hits: Mapping[str, int], total: int) -> str:
-    return " and ".join(f"{count} (by {name})" for name, count in hits.items()) + f" of {total}"
+def _hit(mask: np.ndarray | None, anomaly_map: np.ndarray) -> bool:
+    """Whether the highest value of a map lies on the damage, if there is any."""
+    return mask is not None and bool(mask[highest_place(anomaly_map)])

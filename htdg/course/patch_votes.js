@@ -78,7 +78,7 @@
     added(box, "p", "", "Point at a patch, click to hold it, or move it with the arrow keys.");
     const pictures = added(box, "div", "pictures");
     const test = framed(pictures, images[0], "test image", data.scales);
-    const training = framed(pictures, images[1], "training image: nearest patches", data.scales);
+    const training = framed(pictures, images[1], "training image", data.scales);
     const said = added(box, "p", "said");
     said.setAttribute("aria-live", "polite");
     const panels = added(box, "div", "scales");

@@ -21,8 +21,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, binary_fill_holes
 
 from htdg.course.show import png
 from htdg.detector import HTDGDetector
@@ -183,7 +182,7 @@ class PatchVotes:
             _frame(axes[0], self.picture.shape[0], scale, place, colour)
             _frame(axes[1], self.training.shape[0], scale, scale.nearest[place], colour)
             self._bars(ax, scale, place, colour)
-        axes[2].set_ylabel("vote", fontsize=8)
+        axes[2].set_ylabel("vote (dashed: guessing)", fontsize=7)
         return figure
 
     def _bars(self, ax: Axes, scale: ScaleVotes, place: tuple[int, int], colour: str) -> None:
@@ -191,7 +190,7 @@ class PatchVotes:
         ax.axhline(1 / len(self.names), color=GREY, linestyle="--", linewidth=1)
         ax.set(ylim=(0, 1), xticks=range(len(self.names)))
         ax.set_xticklabels(self.names, fontsize=6)
-        ax.tick_params(axis="y", labelsize=6)
+        ax.tick_params(axis="y", labelsize=6, labelleft=scale is self.scales[0])
         ax.set_title(f"{scale.side} px\nmean {scale.means[place]:.2f}", fontsize=8)
 
     def data(self) -> dict[str, Any]:
@@ -235,11 +234,11 @@ class PatchVotes:
         return {"text/html": self.page(), "text/plain": self.alt}
 
     def _with_outline(self) -> np.ndarray:
-        """The image, enlarged where the border of the mask is drawn in red."""
+        """The image; with a mask it is enlarged, and the border of the mask is drawn in red."""
         if self.mask is None or not self.mask.any():
             return self.picture
         large = np.kron(self.picture, np.ones((ENLARGED, ENLARGED, 1), np.uint8))
-        inside = np.kron(self.mask, np.ones((ENLARGED, ENLARGED), bool))
+        inside = np.kron(binary_fill_holes(self.mask), np.ones((ENLARGED, ENLARGED), bool))
         large[inside & ~binary_erosion(inside, iterations=2)] = (255, 0, 0)
         return large
 
