@@ -189,6 +189,8 @@ def test_a_page_without_a_kernel(
 
 def test_jupyterlab(lab: Lab, opened: Callable[[str], NotebookPage]) -> None:
     """Saved by somebody else the picture is a figure; after running it can be played with."""
+    from tests.browser.page import wait_until
+
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     saved = json.loads((ROOT / "notebooks" / "00_quickstart.ipynb").read_text())["cells"]
     (outputs,) = [cell["outputs"] for cell in saved if "PatchVotes(" in "".join(cell["source"])]
@@ -196,8 +198,11 @@ def test_jupyterlab(lab: Lab, opened: Callable[[str], NotebookPage]) -> None:
     path = lab.folder / "notebooks" / "votes.ipynb"
     nbformat.write(new_notebook(cells=[cell], metadata=metadata), path)
     page = opened("votes")
-    (shown,) = page.cells()
-    assert [image["width"] for image in shown["images"]] == [756]
+    wait_until(
+        lambda: [image["width"] for image in page.cells()[0]["images"]] == [756],
+        60,
+        "the figure is shown",
+    )
     assert page.driver.execute_script(SHOWN) is None
     page.picture("untrusted")
     (shown,) = page.run_all()
