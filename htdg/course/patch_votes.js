@@ -27,9 +27,9 @@
 
   /** Image with a caption, and a frame for each scale. */
   function framed(parent, image, caption, scales) {
-    const figure = added(parent, "figure", "");
-    added(figure, "figcaption", "", caption);
-    const area = added(figure, "div", "picture");
+    const column = added(parent, "div", "column");
+    added(column, "div", "", caption);
+    const area = added(column, "div", "picture");
     drawn(area, image);
     const frames = scales.map((scale) => {
       const frame = added(area, "div", "frame");
