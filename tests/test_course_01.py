@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from htdg.course import checks_01, draw_01
 from htdg.course.check import NotRight
 from htdg.io.images import to_uint8
-from htdg.pyramid import pyramid_sides, resize
+from htdg.pyramid import build_pyramid, pyramid_sides, resize
 from tests.course import answers
 
 
@@ -65,6 +65,21 @@ def test_mistakes_about_patches(answer, said):
         (lambda r, c, h, s, f: ((c - f // 2) * s / h, (r - 5) * s / h, f * s / h), "half a patch"),
         (lambda r, c, h, s, f: (c * (s // h), r * (s // h), f * (s // h)), "do not round"),
         (lambda r, c, h, s, f: (c * s / h, f * s / h), "Return three values"),
+        (lambda r, c, h, s, f: (c * s / h, r * s / h, (f - 1) * s / h), "one pixel too narrow"),
+        (lambda r, c, h, s, f: (c * s / h, r * s / h, (c + f) * s / h), "ends on the right"),
+        (lambda r, c, h, s, f: (c * s / h, r * s / h, s / h), "the width of a single pixel"),
+        (lambda r, c, h, s, f: (c * s / h, r * s / h, (f * s / h) ** 2), "the area of the patch"),
+        (lambda r, c, h, s, f: (c / h, r / h, f / h), "a share of the image"),
+        (lambda r, c, h, s, f: (c, r, f * s / h), "^The corner is still in pixels of the scale"),
+        (lambda r, c, h, s, f: (r, c, f * s / h), "^Row and column are swapped.* still in pixels"),
+        (lambda r, c, h, s, f: ((c + 0.5) * s / h, (r + 0.5) * s / h, f * s / h), "at i . 0.5"),
+        (lambda r, c, h, s, f: ((c + 1) * s / h, (r + 1) * s / h, f * s / h), "columns from 1"),
+        (lambda r, c, h, s, f: (c * f * s / h, r * f * s / h, f * s / h), "patches overlap"),
+        (
+            lambda r, c, h, s, f: (c * s / (h - f + 1), r * s / (h - f + 1), f * s / h),
+            "the number of patches in a row",
+        ),
+        (lambda r, c, h, s, f: (4 * c, 4 * r, 4 * f), "is still 4 px wide"),
         (lambda r, c, h, s, f: (c * s / h, r * s / h, 11 * s / h), "use field"),
         (lambda r, c, h, s, f: (c * 128 / h, r * 128 / h, f * 128 / h), "use image_size"),
         (lambda r, c, h, s, f: (c * 128 / h, r * 128 / h, 11 * 128 / h), "use field"),
@@ -171,6 +186,7 @@ def test_more_mistakes_about_sides():
         ),
         (lambda x, f: F.avg_pool2d(x, f) * (1 if f == 4 else 2), "but for factor 2"),
         (lambda x, f: x.reshape(2, 3, f, 5), "fails with RuntimeError"),
+        (lambda x, f: F.avg_pool2d(x, f), "avg_pool2d is what you are to write yourself"),
     ],
 )
 def test_mistakes_about_shrinking(answer, said):
@@ -221,6 +237,8 @@ def chained(images, sides):
         ),
         (lambda x, s: [level.clamp(0, 1) for level in levels(x, s)], "What lies below 0"),
         (lambda x, s: [level.numpy() for level in levels(x, s)], "a tensor, not an ndarray"),
+        (lambda x, s: [resize(x, side) for side in s], "resize is what you are to write yourself"),
+        (lambda x, s: build_pyramid(x, s), "build_pyramid is what you are to write yourself"),
     ],
 )
 def test_mistakes_about_pyramids(answer, said):

@@ -61,8 +61,20 @@ def channel_before_padding(g, noise, previous, index):
 
 
 def unpadded(g, noise, previous, index):
-    number = index.to(noise).view(-1, 1, 1, 1).expand(-1, 1, *noise.shape[-2:])
-    return g.body(torch.cat([noise + previous, number], 1)).tanh()
+    return unpadded_body(g, noise + previous, index).tanh()
+
+
+def unpadded_body(g, x, index):
+    number = index.to(x).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[-2:])
+    return g.body(torch.cat([x, number], 1))
+
+
+def joined(g, x, index, first=False, axis=1, wide=True, value=0):
+    """``padded`` with mistakes in how the index channel is joined to the padded image."""
+    x = F.pad(x, [5] * 4, value=value)
+    number = index.to(x).view(-1, 1, 1, 1)
+    number = number.expand(-1, 1, *x.shape[-2:]) if wide else number
+    return g.body(torch.cat([number, x] if first else [x, number], axis))
 
 
 def mean3(x):
@@ -130,6 +142,27 @@ WRONG = [
     ),
     ("patch_cross_entropy", lambda x, t: F.cross_entropy(x, t), "cross_entropy is what you are"),
     ("patch_cross_entropy", lambda x, t: F.nll_loss(log_p(x), t), "nll_loss is what you are"),
+    (
+        "patch_cross_entropy",
+        lambda x, t: next(F.cross_entropy(x, t[:, None, None].expand(x[:, 0].shape)) for _ in "a"),
+        "cross_entropy is what you are",
+    ),
+    ("patch_cross_entropy", lambda x, t: -log_p(x).max(1).values.mean(), "the most probable class"),
+    (
+        "patch_cross_entropy",
+        lambda x, t: -true_class(log_p(x.softmax(1)), t).mean(),
+        "softmax twice",
+    ),
+    (
+        "patch_cross_entropy",
+        lambda x, t: (x.argmax(1) != t[:, None, None]).float().mean(),
+        "named wrongly",
+    ),
+    (
+        "patch_cross_entropy",
+        lambda x, t: (one_hot(x, t) - x.softmax(1)).square().mean(),
+        "mean squared error",
+    ),
     ("true_classes", lambda m, b, real: torch.arange(m).repeat(b), "0, 0, 1, 1"),
     (
         "true_classes",
@@ -156,6 +189,33 @@ WRONG = [
     ("generate_image", lambda g, z, p, i: unpadded(g, z, p, i) + p, "Two tensors of different"),
     ("generate_image", lambda g, z, p, i: g.body(F.pad(z + p, [5] * 4)), "four channels"),
     ("generate_image", lambda g, z, p, i: g(z, p, i), "You call g, the whole generator"),
+    ("generate_image", lambda g, z, p, i: (padded(g, z + p, i).tanh() + p).tanh(), "around every"),
+    ("generate_image", lambda g, z, p, i: padded(g, z + p, i).tanh() + z, "add the noise at the"),
+    ("generate_image", lambda g, z, p, i: padded(g, z + p, i).tanh() - p, "subtract the previous"),
+    ("generate_image", lambda g, z, p, i: padded(g, p - z, i).tanh() + p, "noise is subtracted"),
+    ("generate_image", lambda g, z, p, i: padded(g, z - p, i).tanh() + p, "not a difference"),
+    ("generate_image", lambda g, z, p, i: padded(g, z / 10 + p, i).tanh() + p, "already multipl"),
+    ("generate_image", lambda g, z, p, i: padded(g, z + p, i).sigmoid() + p, "sigmoid"),
+    (
+        "generate_image",
+        lambda g, z, p, i: (padded(g, z + p, i).tanh() + p).clamp(-1, 1),
+        "may leave that range",
+    ),
+    ("generate_image", lambda g, z, p, i: padded(g, z + p, i / 2).tanh() + p, "index is divided"),
+    (
+        "generate_image",
+        lambda g, z, p, i: padded(g, z + p, i * 0 + i[-1]).tanh() + p,
+        "that of the last one",
+    ),
+    ("generate_image", lambda g, z, p, i: joined(g, z + p, i, first=True).tanh() + p, "comes last"),
+    ("generate_image", lambda g, z, p, i: joined(g, z + p, i, axis=0).tanh() + p, "along axis 0"),
+    ("generate_image", lambda g, z, p, i: joined(g, z + p, i, wide=False).tanh() + p, "one pixel"),
+    ("generate_image", lambda g, z, p, i: joined(g, z + p, i, value=1).tanh() + p, "with ones"),
+    (
+        "generate_image",
+        lambda g, z, p, i: F.pad(unpadded_body(g, z + p, i), [5] * 4).tanh() + p,
+        "pad what goes in",
+    ),
     (
         "generate_image",
         lambda g, z, p, i: padded(g, z + p, i).detach().tanh() + p,

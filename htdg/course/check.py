@@ -51,7 +51,20 @@ def like(result: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 def names_in(answer: Callable[..., Any]) -> set[str]:
     """The global names and attributes in the code of an answer, if it has any code."""
-    return set(getattr(getattr(answer, "__code__", None), "co_names", ()))
+    names: set[str] = set()
+    waiting = [getattr(answer, "__code__", None)]
+    while waiting:
+        code = waiting.pop()
+        names |= set(getattr(code, "co_names", ()))
+        # Functions, and comprehensions up to Python 3.11, have code of their own inside.
+        waiting += [part for part in getattr(code, "co_consts", ()) if hasattr(part, "co_names")]
+    return names
+
+
+def expect_own(answer: Callable[..., Any], names: set[str], instead: str) -> None:
+    """Raise NotRight if the answer calls what it is to write itself; ``instead`` says how."""
+    used = names_in(answer) & names
+    expect(not used, f"{', '.join(sorted(used))} is what you are to write yourself: {instead}")
 
 
 def check(examine: Callable[..., str]) -> Callable[..., None]:

@@ -9,7 +9,7 @@ from typing import Any, SupportsFloat
 import torch
 from torch.nn import functional as F
 
-from htdg.course.check import NotRight, check, expect, kind_of, like
+from htdg.course.check import NotRight, check, expect, expect_own, kind_of, like
 from htdg.pyramid import build_pyramid, pyramid_sides
 
 NOTHING = "The function returns nothing: end it with return."
@@ -82,6 +82,46 @@ def check_patches(answer: Callable[[int, int], tuple[int, float]]) -> str:
     return "from 225 patches of 19 % each at 25 px to 2916 of 3 % at 64 px"
 
 
+#: Wrong widths of the patch of ``check_window``, 11 of 32 px on an image of 128, and why.
+_WIDTHS = {
+    11: "The width is still in pixels of the scale: it must grow, too.",
+    11 * 32 / 128: "You multiply by side / image_size, but the full image is the larger one.",
+    40: "It is one pixel too narrow: from the left edge of the first of 11 pixels to the right "
+    "edge of the last there are 11 widths of a pixel, not 10.",
+    84: "That is where the patch ends on the right; return how wide it is.",
+    56: "That is where the patch ends below; return how wide it is.",
+    4: "That is the width of a single pixel; the patch is as wide as field pixels.",
+    11 / 32: "That is a share of the image, between 0 and 1: multiply it by image_size.",
+    44**2: "That is the area of the patch; return the width of one side.",
+}
+#: Wrong corners (left, top) of the patch of logit (3, 10), and why.
+_CORNERS = {
+    (62, 34): "That is the centre of the patch; its upper left corner is asked for.",
+    (60, 32): "That is the centre of the patch; its upper left corner is asked for.",
+    (
+        20,
+        -8,
+    ): "You subtract half a patch, but logit (0, 0) already stands for the patch that starts "
+    "at pixel (0, 0).",
+    (
+        18,
+        -10,
+    ): "You subtract half a patch, but logit (0, 0) already stands for the patch that starts "
+    "at pixel (0, 0).",
+    (10, 3): "The corner is still in pixels of the scale: it must be multiplied like the width.",
+    (2.5, 0.75): "You divide the corner by the width of a pixel: multiply it.",
+    (42, 14): "That is the centre of the first pixel; pixel i begins at i, not at i + 0.5.",
+    (44, 16): "You count rows and columns from 1, but logit (0, 0) is the first.",
+    (36, 8): "You count rows and columns from 1, but logit (0, 0) is the first.",
+    (440, 132): "Neighbouring patches overlap: they lie one pixel of the scale apart, not a whole "
+    "patch.",
+    (10 * 128 / 22, 3 * 128 / 22): "You divide by the number of patches in a row; the image is as "
+    "wide as side pixels, so a pixel is image_size / side wide.",
+    (10 / 32, 3 / 32): "The corner is a share of the image, between 0 and 1: multiply it by "
+    "image_size.",
+}
+
+
 @check
 def check_window(answer: Callable[[int, int, int, int, int], tuple[float, float, float]]) -> str:
     """The place of a logit's patch on the full image."""
@@ -89,25 +129,22 @@ def check_window(answer: Callable[[int, int, int, int, int], tuple[float, float,
     expect(result is not None, NOTHING)
     three = "Return three values: return left, top, width."
     left, top, width = _values(result, 3, three)
-    expect(not _close(width, 11), "The width is still in pixels of the scale: it must grow, too.")
-    expect(
-        not _close(width, 11 * 32 / 128),
-        "You multiply by side / image_size, but the full image is the larger one.",
-    )
+    for wrong, message in _WIDTHS.items():
+        expect(not _close(width, wrong), message)
     expect(_close(width, 44), f"11 px of 32 are 44 px of 128, but your width is {width}.")
+    for (wrong_left, wrong_top), message in _CORNERS.items():
+        expect(not (_close(left, wrong_left) and _close(top, wrong_top)), message)
+        swapped = _close(left, wrong_top) and _close(top, wrong_left)
+        expect(not swapped, f"Row and column are swapped: left follows from the column. {message}")
     swapped = _close(left, 12) and _close(top, 40)
     expect(not swapped, "Row and column are swapped: left follows from the column.")
-    centre = _close(left, 62) or _close(left, 15 * 4) or _close(left, 15.5 * 4)
-    expect(not centre, "That is the centre of the patch; its upper left corner is asked for.")
-    before = _close(left, 5 * 4) or _close(left, 4.5 * 4)
-    expect(
-        not before,
-        "You subtract half a patch, but logit (0, 0) already stands for the patch that starts at "
-        "pixel (0, 0).",
-    )
     good = _close(left, 40) and _close(top, 12)
     expect(good, f"Left must be 40 and top 12, but you get {left} and {top}.")
     left, top, width = _values(answer(2, 1, 25, 128, 11), 3, three)
+    expect(
+        not (_close(left, 4) and _close(width, 44)),
+        "For side 25 a pixel is still 4 px wide, as for side 32: divide image_size by side.",
+    )
     good = _close(left, 5.12) and _close(top, 10.24) and _close(width, 56.32)
     expect(good, "For side 25 the corner lies between pixels: do not round, and divide with /.")
     left, top, width = _values(answer(2, 1, 20, 100, 7), 3, three)
@@ -293,6 +330,11 @@ def check_shrink(answer: Callable[[torch.Tensor, int], torch.Tensor]) -> str:
         torch.allclose(like(result, images), F.avg_pool2d(images[:, :1], 2), atol=1e-5),
         "It is right for factor 4, but for factor 2 the values are not the means of the blocks.",
     )
+    expect_own(
+        answer,
+        {"avg_pool2d", "AvgPool2d", "adaptive_avg_pool2d", "AdaptiveAvgPool2d", "interpolate"},
+        "make blocks with reshape, and take their mean.",
+    )
     return "every pixel is the mean of its block"
 
 
@@ -321,6 +363,11 @@ def check_pyramid(answer: Callable[[torch.Tensor, Sequence[int]], list[torch.Ten
     )
     expected = build_pyramid(images, sides)
     expect(_same(result, expected), "The shapes are right, but the values are not the library's.")
+    expect_own(
+        answer,
+        {"resize", "build_pyramid", "resize_images"},
+        "call F.interpolate for each side.",
+    )
     return "your pyramid is the library's"
 
 

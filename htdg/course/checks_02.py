@@ -8,7 +8,7 @@ from itertools import permutations
 import numpy as np
 import torch
 
-from htdg.course.check import check, expect, kind_of, like
+from htdg.course.check import check, expect, expect_own, kind_of, like
 from htdg.transformations import (
     CATALOGUE,
     LUMA,
@@ -59,8 +59,17 @@ def _expect_shape(result: torch.Tensor, expected: torch.Size) -> None:
 @check
 def check_turn(turn: Answer) -> str:
     """Quarter turns, counter-clockwise."""
+    expect_own(
+        turn,
+        {"rot90", "rotate", "apply"},
+        "exchange rows and columns with transpose, then reverse one axis with flip.",
+    )
     x = _random(5)
     zero, one = _ask(turn, x, 0), _ask(turn, x, 1)
+    expect(
+        zero.shape != x.shape or one.shape not in ((5, 5, 3, 1), (3, 1, 5, 5), (1, 5, 3, 5)),
+        f"The shape is {tuple(one.shape)}: exchange the last two axes only, transpose(-2, -1).",
+    )
     _expect_shape(one, x.shape)
     expect(_same(zero, x), "k = 0 must give the image back as it is.")
     expect(
@@ -75,10 +84,30 @@ def check_turn(turn: Answer) -> str:
         not _same(one, x.flip(-2, -1)),
         "k = 1 gives half a turn: flipping both axes turns by 180 degrees.",
     )
+    for axis in (-2, -1):
+        expect(
+            not _same(one, x.flip(axis)),
+            "k = 1 mirrors the image: a flip alone is no turn, rows and columns must also change "
+            "places (transpose).",
+        )
+    expect(
+        not _same(one, x) and not _same(one, x.flip(1)),
+        "k = 1 does not move a single pixel of a channel: rows and columns are the last two axes, "
+        "-2 and -1.",
+    )
     expect(_same(one, torch.rot90(x, 1, (-2, -1))), "k = 1 is not a quarter turn of the image.")
     for k in (2, 3):
         result = _ask(turn, x, k)
         expect(not _same(result, one), f"k = {k} turns once only: turn k times, one after another.")
+        for axis in (-2, -1):
+            expect(
+                not _same(result, x.flip(axis)),
+                f"k = {k} mirrors the image along one axis: half a turn reverses both.",
+            )
+        expect(
+            not (k == 3 and _same(result, x.flip(-2, -1))),
+            "k = 3 makes half a turn: there must be three quarter turns, one after another.",
+        )
         expect(
             _same(result, torch.rot90(x, k, (-2, -1))),
             f"k = 1 is right, but k = {k} is not: turn k times, one after another.",
@@ -157,6 +186,16 @@ def _ask_to_shift(shift: Answer, x: torch.Tensor, tx: int, ty: int) -> torch.Ten
         return _ask(shift, x, tx, ty)
     except IndexError as error:
         expect(
+            "used as indices" not in str(error),
+            "The positions are not whole numbers, so they cannot be used as an index: the shift is "
+            "int(0.15 * n).",
+        )
+        expect(
+            "dimension 0 with size 1" not in str(error),
+            "The first axis is the batch, which has one image here: take rows with [..., rows, :] "
+            "and columns with [..., columns].",
+        )
+        expect(
             tx >= 0 and ty >= 0,
             f"It fails for tx = {tx}, ty = {ty} ({error}): positions from n on must be reflected, "
             "too.",
@@ -164,12 +203,35 @@ def _ask_to_shift(shift: Answer, x: torch.Tensor, tx: int, ty: int) -> torch.Ten
         raise
 
 
+def _expect_moved(result: torch.Tensor, x: torch.Tensor, tx: int, ty: int) -> None:
+    """What is wrong with a shift in another direction, where the one to the right was right."""
+    s, begin = shift_pixels(x.shape[-1]), f"tx = 1, ty = 0 is right, but tx = {tx}, ty = {ty} "
+    expect(not _same(result, x), f"{begin}changes nothing.")
+    for border, message in _BORDERS.items():
+        expect(
+            not _same(result, _moved(x, tx * s, ty * s, border)),
+            f"{begin}is not. On that side, too: {message[0].lower()}{message[1:]}",
+        )
+    for wrong, what in (
+        (
+            (tx, -ty),
+            "moves up instead of down: ty = 1 must move the content down, towards larger i",
+        ),
+        ((-tx, ty), "moves to the wrong side: tx = -1 must move the content to the left"),
+        ((tx, 0), "does not move rows: take them with [..., rows, :], which follow ty"),
+        ((0, ty), "does not move columns: take them with [..., columns], which follow tx"),
+    ):
+        moved = _moved(x, wrong[0] * s, wrong[1] * s, "symmetric")
+        expect(wrong == (tx, ty) or not _same(result, moved), f"{begin}{what}.")
+    expect(_same(result, _moved(x, tx * s, ty * s, "symmetric")), f"{begin}is not.")
+
+
 @check
 def check_shift(shift: Answer) -> str:
     """Whole pixels, reflected border."""
     x = _random(25)  # 0.15 * 25 = 3.75
     s = shift_pixels(25)
-    result = _ask(shift, x, 0, 0)
+    result = _ask_to_shift(shift, x, 0, 0)
     expect(
         result.shape != x.shape[:-1],
         f"The shape is {tuple(result.shape)}, but it must stay {tuple(x.shape)}: index one axis "
@@ -177,9 +239,13 @@ def check_shift(shift: Answer) -> str:
     )
     _expect_shape(result, x.shape)
     expect(_same(result, x), "tx = ty = 0 must give the image back as it is.")
-    result = _ask(shift, x, 1, 0)
+    result = _ask_to_shift(shift, x, 1, 0)
     _expect_shape(result, x.shape)
     expect(not _same(result, x), "tx = 1 changes nothing.")
+    expect(
+        not _same(result, _moved(x, s, s, "symmetric")),
+        "tx = 1 moves the content down as well: rows are to follow ty, and columns tx.",
+    )
     for border in ("symmetric", *_BORDERS):
         expect(
             not _same(result, _moved(x, -s, 0, border)),
@@ -189,11 +255,11 @@ def check_shift(shift: Answer) -> str:
             not _same(result, _moved(x, 0, s, border)),
             "tx = 1 moves the content down: x runs along columns, the last axis.",
         )
-        for distance in (s - 1, s + 1):
-            expect(
-                not _same(result, _moved(x, distance, 0, border)),
-                f"At side 25 it moves by {distance} pixels, but int(0.15 * 25) is {s}.",
-            )
+    for distance in range(1, 20):
+        expect(
+            distance == s or not _same(result[..., distance:], x[..., :-distance]),
+            f"At side 25 it moves by {distance} px, but int(0.15 * 25) is {s}.",
+        )
     for border, message in _BORDERS.items():
         expect(not _same(result, _moved(x, s, 0, border)), message)
     inside = torch.equal(result[..., s:], x[..., :-s])
@@ -204,10 +270,7 @@ def check_shift(shift: Answer) -> str:
         else "tx = 1 does not move the content to the right by int(0.15 * n) pixels.",
     )
     for tx, ty in ((-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1)):
-        expect(
-            _same(_ask_to_shift(shift, x, tx, ty), _moved(x, tx * s, ty * s, "symmetric")),
-            f"tx = 1, ty = 0 is right, but tx = {tx}, ty = {ty} is not.",
-        )
+        _expect_moved(_ask_to_shift(shift, x, tx, ty), x, tx, ty)
     x = _random(64)
     result = _ask(shift, x, 1, -1)
     expect(

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from htdg.config import HTDGConfig
-from htdg.course.check import NotRight, check, expect, kind_of, names_in
+from htdg.course.check import NotRight, check, expect, expect_own, kind_of
 from htdg.networks import Generator, initialise
 
 #: An answer of an exercise.
@@ -109,6 +109,7 @@ def _wrong_cross_entropies(logits: torch.Tensor, true: torch.Tensor) -> dict[str
         "its own, and the losses are averaged."
     ] = -of_mean.mean()
     everywhere = F.log_softmax(logits, 1)
+    one_hot = F.one_hot(true, logits.shape[1])[:, :, None, None]
     messages[
         "That is too small by the number of classes: you average over the classes, too, where all "
         "but the true one are 0. Add up over axis 1, then take the mean."
@@ -116,6 +117,23 @@ def _wrong_cross_entropies(logits: torch.Tensor, true: torch.Tensor) -> dict[str
     messages[
         "You average over all classes, not only the true one of each image."
     ] = -everywhere.mean()
+    messages[
+        "You take the most probable class of each patch; the loss is about the true one, whatever "
+        "D thinks of it."
+    ] = -everywhere.max(1).values.mean()
+    messages[
+        "You apply softmax twice: log_softmax takes the logits themselves, not probabilities."
+    ] = -everywhere.exp().log_softmax(1)[rows, true].mean()
+    messages[
+        "That is the share of patches that are named wrongly; it has no gradient, so take minus "
+        "the logarithm of the probability of the true class."
+    ] = (logits.argmax(1) != true.view(-1, 1, 1)).float().mean()
+    squares = (one_hot - everywhere.exp()).square()
+    for value in (squares.mean(), squares.sum(1).mean()):
+        messages[
+            f"That is a mean squared error ({value.item():.2f}); cross-entropy is minus the "
+            "logarithm of the probability of the true class."
+        ] = value
     messages["All images are given the class of the first one."] = -everywhere[:, true[0]].mean()
     pairs = -everywhere[:, true].mean()
     messages[
@@ -128,16 +146,10 @@ def _wrong_cross_entropies(logits: torch.Tensor, true: torch.Tensor) -> dict[str
 @check
 def check_patch_cross_entropy(answer: Answer) -> str:
     """Minus the log-probability of the true class, averaged over images and patches."""
-    library_functions = names_in(answer) & {
-        "cross_entropy",
-        "nll_loss",
-        "CrossEntropyLoss",
-        "NLLLoss",
-    }
-    expect(
-        not library_functions,
-        f"{', '.join(library_functions)} is what you are to write yourself: pick the logarithms of "
-        "the true classes and average them.",
+    expect_own(
+        answer,
+        {"cross_entropy", "nll_loss", "CrossEntropyLoss", "NLLLoss"},
+        "pick the logarithms of the true classes and average them.",
     )
     rng = torch.Generator().manual_seed(3)
     logits = 2 * torch.randn(3, 5, 4, 6, generator=rng)
@@ -236,13 +248,20 @@ def _generator_output(
     index: torch.Tensor,
     mode: str = "constant",
     number_at_border: bool = True,
+    index_first: bool = False,
+    border: float = 0.0,
+    padded_after: bool = False,
 ) -> torch.Tensor:
     """What the generator's tanh is applied to; the options make typical mistakes."""
     number = index.to(noise).view(-1, 1, 1, 1)
     x = noise + previous
-    if number_at_border:
-        x = F.pad(x, [5] * 4, mode=mode)
+    if padded_after:
         x = torch.cat([x, number.expand(-1, 1, *x.shape[-2:])], 1)
+        return F.pad(g.body(x), [5] * 4)
+    if number_at_border:
+        x = F.pad(x, [5] * 4, mode=mode, value=border if mode == "constant" else None)
+        parts = [x, number.expand(-1, 1, *x.shape[-2:])]
+        x = torch.cat(parts[::-1] if index_first else parts, 1)
     else:
         x = F.pad(torch.cat([x, number.expand(-1, 1, *x.shape[-2:])], 1), [5] * 4)
     return g.body(x)
@@ -308,6 +327,16 @@ def _generated(answer: Answer, g: Generator, *arguments: torch.Tensor) -> object
             "the training image. Use torch.cat(..., dim=1).",
         )
         expect(
+            "except in dimension 0" not in complaint,
+            "You put tensors together along axis 0, which counts the images; channels are axis 1: "
+            "torch.cat(..., dim=1).",
+        )
+        expect(
+            "got size 1 for tensor number 1" not in complaint,
+            "The index channel is one pixel large: repeat it over the padded height and width "
+            "(expand).",
+        )
+        expect(
             "must match the size" not in complaint and "Sizes of tensors" not in complaint,
             "Two tensors of different size meet. Five convolutions take 5 pixels off each side: "
             "pad by 5 what goes into them, give the index channel the padded size, and add "
@@ -337,8 +366,23 @@ def _wrong_images(
         "The previous image is added before the tanh: tanh(body) + previous, not tanh(body + "
         "previous).": (body + previous).tanh(),
         "You add the noisy image at the end; add previous without the noise.": right + noise,
+        "You add the noise at the end; what is added is previous.": body.tanh() + noise,
+        "The tanh is around everything: it belongs around the convolutions alone, and previous is "
+        "added to it.": right.tanh(),
+        "You subtract the previous image at the end; add it.": body.tanh() - previous,
+        "You cut the image off to [-1, 1], but here the sum may leave that range.": right.clamp(
+            -1, 1
+        ),
+        "That is a sigmoid, which lies in [0, 1]; tanh lies in [-1, 1].": body.sigmoid() + previous,
         "The noise is not in the input: pad noise + previous.": other(
             zeros(noise), previous, index
+        ),
+        "You multiply the noise by 0.1, but it is already multiplied by sigma: use it as it is.": (
+            other(0.1 * noise, previous, index)
+        ),
+        "The input is noise + previous, not a difference.": other(noise, -previous, index),
+        "The noise is subtracted in the input: pad noise + previous.": other(
+            -noise, previous, index
         ),
         "The previous image is not in the input: pad noise + previous.": other(
             noise, zeros(previous), index
@@ -346,8 +390,22 @@ def _wrong_images(
         "The index channel is the same for all images: image b has index[b] everywhere.": other(
             noise, previous, zeros(index)
         ),
+        "The index channel is the same for all images, that of the last one: image b has index[b] "
+        "everywhere.": other(noise, previous, 0 * index + index[-1]),
         "The index channel is counted from 1: use index as it is.": other(
             noise, previous, index + 1
+        ),
+        "The index is divided by the number of images: use it as it is.": other(
+            noise, previous, index / len(index)
+        ),
+        "The index channel comes last, after the three colours.": (
+            _generator_output(g, noise, previous, index, index_first=True).tanh() + previous
+        ),
+        "The border is filled with ones; fill it with zeros.": (
+            _generator_output(g, noise, previous, index, border=1.0).tanh() + previous
+        ),
+        "You pad what comes out of the convolutions; pad what goes in.": (
+            _generator_output(g, noise, previous, index, padded_after=True).tanh() + previous
         ),
         "The index channel is zero at the padded border: pad first, then add the channel.": other(
             noise, previous, index, number_at_border=False

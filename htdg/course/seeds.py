@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.metrics import roc_auc_score
 
 from htdg.course.frozen import FRACTION, MODELS, model_folder, trained
+from htdg.course.trainings import TRAININGS
 from htdg.datasets.samples import texture_set
 from htdg.detector import HTDGDetector
 from htdg.evaluation.pixel_metrics import pixel_metrics
@@ -30,16 +32,19 @@ RATE = 0.05
 
 
 def measured(model: str) -> dict[str, np.ndarray]:
-    """What trainings like that of a frozen model gave, with other seeds.
+    """What trainings gave with other seeds: those like a frozen model's, or one of ``TRAININGS``.
 
-    The figures are those of ``figures_of``, each with a first axis of five seeds.
+    The figures are those of ``figures_of``, or of ``htdg.course.trainings``, each with a first axis
+    of five seeds.
 
     Raises:
         ValueError: there is no such model.
     """
-    model_folder(model)  # which knows the models
+    section = "trainings" if model in TRAININGS else "models"
+    if section == "models":
+        model_folder(model)  # which knows the models
     text = (model_folder() / "seeds.json").read_text(encoding="utf-8")
-    rows = json.loads(text)["models"][model]
+    rows = json.loads(text)[section][model]
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -87,16 +92,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m htdg.course.seeds", description=__doc__)
     default = model_folder() / "seeds.json"
     parser.add_argument("--out", type=Path, default=default, help="default: %(default)s")
-    out = parser.parse_args(arguments).out
-    models: dict[str, list[dict[str, Any]]] = {}
-    for name, (texture, config) in MODELS.items():
-        models[name] = []
+    names = [*MODELS, *TRAININGS]
+    parser.add_argument(
+        "--only", choices=names, metavar="NAME", help=f"measure one of {', '.join(names)}"
+    )
+    options = parser.parse_args(arguments)
+    content: dict[str, Any] = {"seeds": SEEDS, "models": {}, "trainings": {}}
+    if options.only:  # the others stay as they are
+        content = json.loads(options.out.read_text(encoding="utf-8"))
+    for name in [options.only] if options.only else names:
+        rows = []
         for seed in SEEDS:
-            detector = trained(texture, replace(config, seed=seed))
-            models[name].append(figures_of(detector, texture))
-            print(name, seed, models[name][-1], flush=True)
-    write_text(out, json.dumps({"seeds": SEEDS, "models": models}, indent=1) + "\n")
+            rows.append(_measure(name, seed))
+            print(name, seed, rows[-1], flush=True)
+        content["trainings" if name in TRAININGS else "models"][name] = rows
+    write_text(options.out, json.dumps(content, indent=1) + "\n")
     return 0
+
+
+def _measure(name: str, seed: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    if name in TRAININGS:
+        return TRAININGS[name](seed)
+    texture, config = MODELS[name]
+    return figures_of(trained(texture, replace(config, seed=seed)), texture)
 
 
 if __name__ == "__main__":
