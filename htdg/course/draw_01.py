@@ -146,7 +146,7 @@ def draw_field(one: np.ndarray, mean: np.ndarray, expected: np.ndarray) -> Figur
     positions = np.arange(FIELD) - FIELD // 2
     axes[2].plot(positions, 100 * one.sum(0), ":", color=OTHERS[1], label="one network")
     axes[2].plot(positions, 100 * mean.sum(0), "o", color=NORMAL, label="mean of 200")
-    axes[2].plot(positions, 100 * expected.sum(0), color=ANOMALOUS, label="number of ways")
+    axes[2].plot(positions, 100 * expected.sum(0), color=ANOMALOUS, label="number of paths")
     axes[2].set(xlabel="columns from the middle (px)", ylabel="% in the column", ylim=(0, None))
     axes[2].legend(frameon=False, fontsize=8, loc="upper left")
     axes[2].set_ylim(0, 1.3 * axes[2].get_ylim()[1])
