@@ -464,3 +464,85 @@ def check_undo_map(undo_map: Answer) -> str:
             )
         expect(False, f"With {name} (t = {t}), the map is not what it was before.")
     return "every vote is back at its place"
+
+
+#: What a student may predict of a transformation, in words.
+_WORDS = ("none", "border", "all")
+#: The right predictions of ``check_predictions`` by sound and transformation, each with a hint.
+#: They are measured in the notebook; ``tests/test_course_02.py`` holds them to it.
+PREDICTIONS = {
+    "hum": {
+        "flip": ("none", "A steady hum that is played backwards is the same hum."),
+        "shift right": (
+            "none",
+            "The reflection that comes in on the left shows the same tones as the rest.",
+        ),
+        "shift down": (
+            "border",
+            "A patch does not know its row, so inner patches of deeper tones look like others; but "
+            "is the distance between two tones right where the reflection begins?",
+        ),
+        "quarter turn": ("all", "What were lines along the time now run along the frequency."),
+        "half turn": (
+            "none",
+            "Upside down, the tones still lie eight rows apart, and backwards they sound the same.",
+        ),
+    },
+    "plucks": {
+        "flip": (
+            "all",
+            "A pluck lasts eight columns and a patch has eleven, so it shows an attack.",
+        ),
+        "shift right": (
+            "border",
+            "Inner patches are those of an earlier moment, but in the reflection time runs back.",
+        ),
+        "shift down": (
+            "border",
+            "A patch does not know its row; but is the distance between two tones right where the "
+            "reflection begins?",
+        ),
+        "quarter turn": ("all", "The plucks die away along the frequency, which no patch did."),
+        "half turn": ("all", "Half a turn reverses the time, too: the plucks swell."),
+    },
+    "sirens": {
+        "flip": ("all", "A siren that is played backwards falls."),
+        "shift right": (
+            "border",
+            "Inner patches are those of an earlier moment, but in the reflection the tones fall.",
+        ),
+        "shift down": (
+            "border",
+            "Inner patches are those of other rows, but in the reflection the tones fall.",
+        ),
+        "quarter turn": ("all", "Draw a rising line and turn the paper by a quarter: it falls."),
+        "half turn": (
+            "none",
+            "Draw a rising line and turn the paper by half a turn: it rises as before.",
+        ),
+    },
+}
+
+
+@check
+def check_predictions(predict: Callable[[], dict[str, dict[str, str]]]) -> str:
+    """How many patches of three spectrograms can tell which transformation was applied."""
+    predicted = predict()
+    expect(predicted is not None, "The function returns nothing: end it with return.")
+    expect(
+        isinstance(predicted, dict) and all(isinstance(row, dict) for row in predicted.values()),
+        "Return a dictionary that holds a dictionary for each sound, as the text shows.",
+    )
+    for sound, right in PREDICTIONS.items():
+        expect(sound in predicted, f"There is no prediction for {sound!r}.")
+        for name, (word, why) in right.items():
+            expect(name in predicted[sound], f"{sound}: there is no prediction for {name!r}.")
+            said = predicted[sound][name]
+            expect(
+                said in _WORDS,
+                f"{sound}, {name}: the prediction must be 'none', 'border' or 'all', not {said!r}.",
+            )
+            expect(said == word, f"{sound}, {name}: not {said!r}. {why}")
+    unknown = sorted(set(predicted) - set(PREDICTIONS))
+    expect(not unknown, f"There is no sound {', '.join(unknown)}.")
+    return "all fifteen predictions are what is measured below"

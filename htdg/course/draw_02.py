@@ -341,3 +341,29 @@ def draw_builder(
     )
     figure.suptitle(describe(t).replace(": ", "\n"), fontsize=10)
     return figure
+
+
+def draw_sounds(
+    spectrograms: Mapping[str, torch.Tensor], seconds: float, kilohertz: tuple[float, float]
+) -> Figure:
+    """Spectrograms side by side, time to the right and frequency upwards, one patch framed in each.
+
+    Args:
+        spectrograms: name -> (1, 3, n, n) in [-1, 1]; the highest frequency in the first row.
+        seconds: how long they last.
+        kilohertz: the lowest and the highest frequency.
+    """
+    low, high = kilohertz
+    figure = Figure(figsize=(2.4 * len(spectrograms) + 0.9, 2.6), layout="constrained")
+    axes = figure.subplots(1, len(spectrograms), sharey=True, squeeze=False)[0]
+    for ax, (name, image) in zip(axes, spectrograms.items(), strict=True):
+        n = image.shape[-1]
+        ax.imshow(picture(image), extent=(0, seconds, *kilohertz), aspect="auto")
+        ax.set_box_aspect(1)
+        corner = (seconds / 2, (low + high) / 2)
+        look: dict[str, Any] = {"fill": False, "edgecolor": OTHERS[0], "linewidth": 1.8}
+        ax.add_patch(Rectangle(corner, seconds * PATCH / n, (high - low) * PATCH / n, **look))
+        ax.set_title(name, fontsize=9)
+        ax.set_xlabel("time (s)")
+    axes[0].set_ylabel("frequency (kHz)")
+    return figure

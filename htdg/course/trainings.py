@@ -43,19 +43,20 @@ Figures = dict[str, float | list[float]]
 def texture_figures(seed: int) -> Figures:
     """The votes and the AUROC of notebook 02, where the seed is of crops, defects and training.
 
-    ``training_vote``, ``other_vote`` and ``auroc`` have an entry for each of ``TEXTURES``.
+    For each texture, such as brick, ``training_vote_brick``, ``other_vote_brick`` and
+    ``auroc_brick``.
     """
-    rows = []
+    figures: dict[str, object] = {}
     for texture in TEXTURES:
         sample = texture_set(texture, train=1, seed=seed)
         detector = HTDGDetector(replace(TEXTURE, seed=seed)).fit(sample.train[0], progress=False)
-        votes = [
-            detector.score_scales(images).mean() / 4 for images in (sample.train, sample.test[:20])
-        ]
         scores = detector.anomaly_score(sample.test, defect_fraction=0.05)
-        rows.append((*votes, roc_auc_score(sample.labels, scores)))
-    columns = np.round(rows, 4).T.tolist()
-    return dict(zip(("training_vote", "other_vote", "auroc"), columns, strict=True))
+        figures |= {
+            f"training_vote_{texture}": detector.score_scales(sample.train).mean() / 4,
+            f"other_vote_{texture}": detector.score_scales(sample.test[:20]).mean() / 4,
+            f"auroc_{texture}": roc_auc_score(sample.labels, scores),
+        }
+    return _rounded(figures)
 
 
 def _photographs() -> dict[str, np.ndarray]:
