@@ -97,9 +97,21 @@ def test_every_marked_result_is_what_was_computed(path):
 
 
 #: Decimals and percentages in the prose that the notebook's cells do not give: the paper's,
-#: definitions, examples and settings; in 04 also a table of 20 models and how it
-#: was measured, in 06 also benchmarks/README.md.
+#: definitions, examples, settings and arXiv numbers; in 02 and 06 also benchmarks/README.md, in 04
+#: also a table of 20 models and how it was measured.
 NOT_RESULTS = {
+    "01": (
+        "0.5, 0.75, 0.9, 1506.05751, 1701.04128, 1904.11486, 1905.01164, 22.8, "
+        "25.000000000000007, 3.1, 30.4, 40.5"
+    ),
+    "02": (
+        "0 %, 0.25, 0.5, 0.775, 0.782, 100 %, 1803.07728, 1805.10917, 1904.08779, 3.2, 3.3, "
+        "5 %, 562.5, 62.5"
+    ),
+    "03": (
+        "0.0005, 0.02, 0.1, 0.2, 0.5, 0.9, 1406.2661, 1803.07728, 1805.10917, 1811.11212, "
+        "1905.01164, 2003.11512, 25 %, 3.1, 3.2"
+    ),
     "04": (
         "+0.01, +0.02, +0.04, +0.05, +0.06, -0.01, -0.02, -0.03, -0.05, -0.21, 0.00, "
         "0.01, 0.02, 0.05, 0.15, 0.2, 0.25, 0.3, 0.5, 0.72, 0.8, 0.801, 0.853, 0.94, "

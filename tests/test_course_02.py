@@ -3,6 +3,7 @@
 import re
 from itertools import pairwise
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from htdg.transformations import (
     shift_pixels,
     translate,
 )
+from tests.course import NOTEBOOKS, answers
 
 CHECKS = {
     "turn": checks_02.check_turn,
@@ -26,6 +28,7 @@ CHECKS = {
     "transform": checks_02.check_transform,
     "turn_then_flip": checks_02.check_number,
     "undo_map": checks_02.check_undo_map,
+    "predictions": checks_02.check_predictions,
 }
 
 
@@ -99,6 +102,18 @@ def indexed(x, tx, ty, s=None, both=False, upper=True):
 def grey_of_images(x, by_image=True):
     mixed = 0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2]
     return mixed[:, None].expand_as(x) if by_image else mixed
+
+
+def predicted(change=None, **sounds):
+    """The right predictions, but for those of some sounds, or the word of one transformation."""
+    right = {
+        sound: {name: word for name, (word, _) in row.items()}
+        for sound, row in checks_02.PREDICTIONS.items()
+    }
+    if change:
+        sound, name, word = change
+        right[sound][name] = word
+    return right | sounds
 
 
 WEIGHTS = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
@@ -209,6 +224,25 @@ WRONG = {
         "not of the map's side": lambda v, t, n: loops(v, t, n, side=len(v)),
         "shape is": lambda v, t, n: v[None],
     },
+    "predictions": {
+        "hum, flip: not 'all'. A steady hum": lambda: predicted(("hum", "flip", "all")),
+        "hum, shift right: not 'border'": lambda: predicted(("hum", "shift right", "border")),
+        "hum, shift down: not 'all'. A patch does not know its row": lambda: predicted(
+            ("hum", "shift down", "all")
+        ),
+        "plucks, shift right: not 'none'": lambda: predicted(("plucks", "shift right", "none")),
+        "plucks, half turn: not 'none'": lambda: predicted(("plucks", "half turn", "none")),
+        "sirens, half turn: not 'all'": lambda: predicted(("sirens", "half turn", "all")),
+        "sirens, quarter turn: not 'none'": lambda: predicted(("sirens", "quarter turn", "none")),
+        "must be 'none', 'border' or 'all', not 'some'": lambda: predicted(
+            ("plucks", "flip", "some")
+        ),
+        "hum: there is no prediction for 'flip'": lambda: predicted(hum={}),
+        "There is no prediction for 'hum'": dict,
+        "a dictionary for each sound": lambda: ["none"],
+        "a dictionary for each": lambda: {"hum": "none"},
+        "There is no sound siren": lambda: predicted(siren={}),
+    },
 }
 
 
@@ -237,6 +271,24 @@ def test_double_precision_is_right_as_well(capsys):
     checks_02.check_transform(lambda x, t: t.apply(x.double()))
     checks_02.check_undo_map(lambda v, t, n: loops(v.double(), t, n))
     assert capsys.readouterr().out.count("Right: ") == 5
+
+
+def test_the_predictions_are_what_the_notebook_measures():
+    book = nbformat.read(NOTEBOOKS / "solutions" / "02_transformations.ipynb", as_version=4)
+    cells = {cell["id"]: cell["source"] for cell in book["cells"]}
+    defined = answers("02_transformations")
+    for name in ("sounds", "sounds-shares"):
+        exec(cells[name], defined)
+
+    def word(share):
+        return "none" if share > 0.99 else "all" if share < 0.01 else "border"
+
+    measured = {
+        sound: {name: word(share) for name, share in row.items()}
+        for sound, row in defined["found"].items()
+    }
+    assert measured == predicted()
+    assert all(x.shape == (1, 3, 64, 64) for x in defined["spectrograms"].values())
 
 
 @pytest.mark.parametrize("t", CATALOGUE[:42:3], ids=str)
@@ -371,6 +423,13 @@ def test_curves_and_points_hold_the_values():
     assert np.allclose(stairs[0].get_data().values, 100 * before)
     assert np.allclose(stairs[1].get_data().values, 100 * np.roll(before, 1))
     assert figure.axes[0].get_title() == "brick"
+
+    sounds = draw_02.draw_sounds({"hum": image, "other": -image}, 1.0, (2, 6))
+    assert [ax.get_title() for ax in sounds.axes] == ["hum", "other"]
+    assert np.array_equal(shown(sounds.axes[1]), draw_02.picture(-image))
+    assert list(sounds.axes[0].get_images()[0].get_extent()) == [0, 1, 2, 6]
+    (frame,) = sounds.axes[0].patches
+    assert (frame.get_width(), frame.get_height()) == pytest.approx((11 / 24, 4 * 11 / 24))
 
     votes = {"brick": {"a": 0.5, "b": 0.6}, "gravel": {"a": 0.3, "b": 0.9}}
     ax = draw_02.draw_votes(votes, chance=0.25).axes[0]

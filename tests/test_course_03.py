@@ -1,5 +1,6 @@
 """Notebook 03: its exercises, its figures, and the live plot."""
 
+import inspect
 import sys
 import types
 import warnings
@@ -17,6 +18,7 @@ from htdg.course import draw_03 as draw
 from htdg.course import live
 from htdg.course.check import NotRight
 from htdg.course.live import LivePlot
+from htdg.networks import Discriminator, initialise
 from htdg.training import start_scale
 from tests.course import NOTEBOOKS, answers
 
@@ -286,6 +288,37 @@ def test_an_iteration_is_that_of_the_library(answered, tiny_config):
     for name in ("generator", "discriminator"):
         one, other = (getattr(t.scale, name).state_dict() for t in (mine, theirs))
         assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_the_text_has_the_constants_of_the_library():
+    """What 08 takes from here: Adam, widths, fresh weights, start_scale and freeze."""
+    book = nbformat.read(NOTEBOOKS / "solutions" / "03_discriminator_training.ipynb", as_version=4)
+    text = "\n".join(c["source"] for c in book["cells"] if c["cell_type"] == "markdown")
+    paper = HTDGConfig.preset("paper_rgb")
+    assert paper.lr_d == paper.lr_g
+    assert f"learning rate {paper.lr_d}, $\\beta_1 = {paper.beta1}$" in text
+    assert f"$\\beta_2 = {paper.beta2}$" in text
+    assert [paper.width(n) for n in (0, 3, 4, 8)] == [32, 32, 64, 128]
+    assert "32 at scales 0 to 3, 64 at scales 4 to 7 and so on, doubling every four scales" in text
+    assert "never more than `image_size`" in text
+    fresh = Discriminator(256, 54)
+    initialise(fresh, torch.Generator().manual_seed(0))
+    of_kind = {
+        kind: torch.cat([m.weight.flatten() for m in fresh.modules() if isinstance(m, kind)])
+        for kind in (torch.nn.Conv2d, torch.nn.BatchNorm2d)
+    }
+    for mean, weights in zip((0, 1), of_kind.values(), strict=True):
+        assert weights.mean().item() == pytest.approx(mean, abs=0.003)
+        assert weights.std().item() == pytest.approx(0.02, rel=0.1)
+        assert f"$N({mean}, 0.02)$" in text
+    assert "*frozen* (`freeze`)" in text
+    assert "`start_scale(config, transformations, coarser, real)`" in text
+    assert list(inspect.signature(start_scale).parameters)[:4] == [
+        "config",
+        "transformations",
+        "coarser",
+        "real",
+    ]
 
 
 # --- The live plot ------------------------------------------------------------------------------

@@ -5,13 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from htdg.config import HTDGConfig
-from htdg.course import few_shots
+from htdg.course import few_shots, seeds, trainings
 from htdg.course.frozen import FRACTION, MODELS, frozen, model_folder, scores_of
 from htdg.course.seeds import SEEDS, figures_of, measured
 from htdg.datasets.samples import face_set, texture_set
@@ -71,6 +72,44 @@ def test_other_seeds_are_measured_like_the_model(name):
     assert of_model["auroc"] == pytest.approx(roc_auc_score(labels, SCORES[name]), abs=2e-3)
     assert of_seeds["scale_aurocs"].shape == (len(SEEDS), 4)
     assert not np.allclose(of_seeds["auroc"], of_seeds["auroc"][0])
+
+
+@pytest.mark.parametrize("name", trainings.TRAININGS)
+def test_the_trainings_of_the_notebooks_are_measured_over_five_seeds(name):
+    of_seeds = measured(name)
+    assert {len(values) for values in of_seeds.values()} == {len(SEEDS)}
+    assert all(np.isfinite(values).all() for values in of_seeds.values())
+    shares = [n for n in of_seeds if n.startswith(("auroc", "right", "other", "batch", "called"))]
+    assert shares
+    assert all(0 <= of_seeds[n].min() <= of_seeds[n].max() <= 1 for n in shares)
+
+
+def test_the_trainings_are_measured_as_recorded(monkeypatch):
+    """The same figures of the same shapes, from a training of a few iterations."""
+    for name in ("COINS", "TEXTURE"):
+        monkeypatch.setattr(trainings, name, replace(getattr(trainings, name), niter=10))
+    monkeypatch.setattr(trainings, "LENGTHS", (1, 1, 1, 1))
+    for name, measure in trainings.TRAININGS.items():
+        figures, recorded = measure(1), measured(name)
+        assert {key: np.shape(value) for key, value in figures.items()} == {
+            key: values.shape[1:] for key, values in recorded.items()
+        }
+        if name == "coins":
+            assert figures["sigmas"][0] == 1
+            assert figures["moves"] == [0, 0, 0, 0]  # from the tenth iteration to the tenth
+            assert figures["d_first"][0] == pytest.approx(recorded["d_first"][0, 0], abs=0.05)
+
+
+def test_one_section_can_be_measured_again(tmp_path, monkeypatch):
+    out = tmp_path / "seeds.json"
+    out.write_text((model_folder() / "seeds.json").read_text(encoding="utf-8"), encoding="utf-8")
+    before = json.loads(out.read_text(encoding="utf-8"))
+    monkeypatch.setitem(trainings.TRAININGS, "coins", lambda seed: {"seed": seed})
+    assert seeds.main(["--only", "coins", "--out", str(out)]) == 0
+    after = json.loads(out.read_text(encoding="utf-8"))
+    assert after["trainings"].pop("coins") == [{"seed": seed} for seed in SEEDS]
+    del before["trainings"]["coins"]
+    assert after == before
 
 
 def test_the_scores_of_notebook_06_are_those_of_its_settings():

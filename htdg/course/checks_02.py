@@ -479,7 +479,7 @@ PREDICTIONS = {
         ),
         "shift down": (
             "border",
-            "A patch does not know its row, so inner patches of deeper tones look like others; but "
+            "A patch does not know its row, so inner patches of lower tones look like others; but "
             "is the distance between two tones right where the reflection begins?",
         ),
         "quarter turn": ("all", "What were lines along the time now run along the frequency."),

@@ -19,13 +19,13 @@ from htdg.transformations import CATALOGUE, Transformation, shift_pixels
 
 #: The rows of ``draw_catalogue``: name, first and last number.
 ROWS = (
-    ("all turns", 1, 8),
-    ("shifted right,\nall turns", 9, 16),
-    ("flipped,\nall turns", 17, 24),
-    ("flipped, shifted\nright, all turns", 25, 32),
+    ("all rotations", 1, 8),
+    ("shifted right,\nall rotations", 9, 16),
+    ("flipped,\nall rotations", 17, 24),
+    ("flipped, shifted\nright, all rotations", 25, 32),
     ("shifted up", 33, 38),
     ("shifted left", 39, 42),
-    ("grey, flipped,\nall turns", 43, 50),
+    ("grey, flipped,\nall rotations", 43, 50),
     ("grey, shifted", 51, 54),
 )
 #: Side of the patches that the networks see, pixels.
@@ -311,7 +311,7 @@ def draw_votes(votes: Mapping[str, Mapping[str, float]], chance: float) -> Figur
     ax.invert_yaxis()
     ax.set_ylim(len(votes) - 0.5, -0.5)
     ax.set_xlim(0, 1)
-    ax.set_xlabel("mean vote for the true turn")
+    ax.set_xlabel("mean vote for the true rotation")
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
