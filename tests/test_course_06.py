@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from htdg.course import checks_06, draw_06
@@ -27,7 +28,9 @@ def solution():
         (lambda losses, sizes: np.dot(losses, np.divide(1, sizes)), "divide by the sizes"),
         (lambda losses, sizes: np.average(losses, weights=np.divide(1, sizes)), "must count more"),
         (lambda losses, sizes: losses, "Return one number"),
-        (lambda losses, sizes: 1.7, "it must be 1.9, not 1.7000"),
+        (lambda losses, sizes: sum(losses) / sum(sizes), "add the means up before you weight"),
+        (lambda losses, sizes: max(losses), "the loss of a single chunk"),
+        (lambda losses, sizes: 1.7, "= 1.9, not 1.7000"),
         (lambda losses, sizes: np.dot(losses, np.divide(sizes, 10)), "must give 3"),
     ],
 )
@@ -50,6 +53,9 @@ def unpaired(one, other, ddof=1):
     ("answer", "said"),
     [
         (lambda a, b: compared(b, a), "The sign is wrong"),
+        (lambda a, b: (compared(a, b)[1], compared(a, b)[0]), "two numbers are exchanged"),
+        (lambda a, b: compared(np.abs(a - b), 0 * a), "keep their signs"),
+        (lambda a, b: ((a - b).sum(), 0.1), "the sum of the differences"),
         (unpaired, "take the differences first"),
         (lambda a, b: unpaired(a, b, 0), "take the differences first"),
         (lambda a, b: compared(a, b, ddof=0), "divide by n - 1"),
@@ -59,9 +65,12 @@ def unpaired(one, other, ddof=1):
         (lambda a, b: compared(a, b, spread=np.var, power=0), "That is a variance"),
         (lambda a, b: compared(a, b, spread=np.var, power=1), "That is a variance"),
         (lambda a, b: (np.median(a - b), 0), "median of the differences"),
-        (lambda a, b: (0.3, 0.1), "The mean difference must be -0.0300"),
-        (lambda a, b: ((a - b).mean(), 0.5), "The standard error must be 0.00"),
+        (lambda a, b: (0.3, 0.1), "The mean difference must be -0.0267"),
+        (lambda a, b: ((a - b).mean(), 0.5), "The standard error must be 0.0112"),
         (lambda a, b: np.multiply((1, 2), compared(a, b)), "two standard errors"),
+        (lambda a, b: np.multiply((1, 1.96), compared(a, b)), "half the width of a 95 %"),
+        (lambda a, b: np.multiply((1, 2.570582), compared(a, b)), "half the width of a 95 %"),
+        (lambda a, b: ((a - b).mean(), stats.ttest_rel(a, b).statistic), "That is t"),
         (lambda a, b: (a - b).mean(), "Return 2 numbers"),
         (lambda a, b: a - b, "Return 2 numbers"),
     ],
@@ -100,7 +109,7 @@ def of_the_mean(labels, scores, rng, repeats):
         (lambda *a: interval(*a, share=2), "too narrow"),
         (lambda *a: interval(*a, mistake="apart"), "labels and scores apart"),
         (lambda *a: interval(*a, mistake="once"), "with replacement"),
-        (lambda *a: interval(*a, up=-1), "1 less the AUROC"),
+        (lambda *a: interval(*a, up=-1), "1 minus the AUROC"),
         (lambda *a: interval(*a)[::-1], "The lower end must come first"),
         (lambda *a: interval(*a).mean(), "Return 2 numbers"),
         (lambda *a: interval(*a, ends=(2.5, 97.5)), "It fails with ValueError"),
@@ -114,17 +123,40 @@ def test_mistakes_about_intervals(answer, said):
         checks_06.check_interval(answer)
 
 
-def test_the_library_s_bootstrap_passes_as_an_answer(capsys):
-    def fast(labels, scores, rng, repeats):
-        return np.quantile(draw_06.bootstrap_aurocs(labels, scores, repeats, 5), (0.025, 0.975))
+def drawn_together(labels, scores, rng, repeats, skip=False):
+    """Both kinds of images in one draw, which the exercise forbids."""
+    drawn = [rng.choice(len(labels), len(labels)) for _ in range(repeats)]
+    drawn = [i for i in drawn if not skip or len(set(labels[i])) == 2]
+    return np.quantile([roc_auc_score(labels[i], scores[i]) for i in drawn], (0.025, 0.975))
 
-    def both_kinds_together(labels, scores, rng, repeats):
-        drawn = [rng.choice(len(labels), len(labels)) for _ in range(repeats)]
-        return np.quantile([roc_auc_score(labels[i], scores[i]) for i in drawn], (0.025, 0.975))
+
+@pytest.mark.filterwarnings("ignore:Only one class is present")
+@pytest.mark.parametrize(("skip", "seed"), [(False, 0), (True, 0), (True, 1)])
+def test_a_bootstrap_of_both_kinds_together_is_refused(skip, seed):
+    def answer(labels, scores, rng, repeats):
+        return drawn_together(labels, scores, np.random.default_rng(seed), repeats, skip)
+
+    with pytest.raises(NotRight, match="anomalous images each by themselves"):
+        checks_06.check_interval(answer)
+
+
+def test_two_deviations_are_no_quantiles():
+    def answer(labels, scores, rng, repeats):
+        drawn = draw_06.bootstrap_aurocs(labels, scores, repeats)
+        return drawn.mean() - 1.96 * drawn.std(), drawn.mean() + 1.96 * drawn.std()
+
+    with pytest.raises(NotRight, match=r"0\.20 and 1\.00, not 0\.\d+ and 1\.0\d"):
+        checks_06.check_interval(answer)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_library_s_bootstrap_passes_as_an_answer(seed, capsys):
+    def fast(labels, scores, rng, repeats):
+        drawn = draw_06.bootstrap_aurocs(labels, scores, repeats, seed)
+        return np.quantile(drawn, (0.025, 0.975))
 
     checks_06.check_interval(fast)
-    checks_06.check_interval(both_kinds_together)
-    assert capsys.readouterr().out.count("Right: ") == 2
+    assert capsys.readouterr().out.count("Right: ") == 1
 
 
 def squares(image, training):
@@ -147,6 +179,10 @@ def squares(image, training):
         (lambda x, t: squares(x, t).mean((1, 2, 3)).min().sqrt(), "root of the error"),
         (lambda x, t: (t - x).abs().mean((1, 2, 3)).min() / 2, "Square the differences"),
         (lambda x, t: squares(x, t).mean((1, 2, 3)) / 4, "Return one number"),
+        (lambda x, t: 1 - squares(x, t).mean((1, 2, 3)).min(), "That is a similarity"),
+        (lambda x, t: squares(x, t).mean((1, 2, 3)).argmin(), "number of the nearest"),
+        (lambda x, t: squares(x, t).mean((1, 2, 3)).min() / 2, "Divide by 4, not 2"),
+        (lambda x, t: (x - t).flatten(1).norm(dim=1).min(), "length of the difference"),
         (lambda x, t: 0.5, "it must be 0.0"),
         (lambda x, t: squares(x, t[2]).mean() / 4, "A training image itself must score 0"),
     ],
@@ -162,16 +198,24 @@ def test_mistakes_about_the_nearest_image(answer, said):
         (lambda d, s: math.ceil(2 * s / abs(d)), "grows with the square"),
         (lambda d, s: math.ceil((s / d) ** 2), "two are asked for"),
         (lambda d, s: math.ceil(2 * (s / d) ** 2), "The factor 2 is squared"),
-        (lambda d, s: int((2 * s / d) ** 2), "round up"),
-        (lambda d, s: round((2 * s / d) ** 2), "round up"),
-        (lambda d, s: (2 * s / d) ** 2, "must be whole, but yours is 11.11"),
+        (lambda d, s: int((2 * s / d) ** 2), "You round down"),
+        (lambda d, s: round((2 * s / d) ** 2), "round to the nearest number"),
+        (lambda d, s: (2 * s / d) ** 2, "must be whole: round up"),
         (lambda d, s: math.ceil((4 * s / d) ** 2), "four standard errors"),
+        (lambda d, s: math.ceil(2 * s / d) ** 2, "round up before you square"),
+        (lambda d, s: math.ceil((1.96 * s / d) ** 2), "a factor of 1.96"),
+        (lambda d, s: math.ceil(4 * s / d**2), "The deviation is squared"),
+        (lambda d, s: math.ceil(4 * s**2 / d), "The difference is squared"),
+        (lambda d, s: max(2, math.ceil((d / (2 * s)) ** 2)), "upside down"),
+        (lambda d, s: math.ceil((2 * s / d) ** 2) + 1, "one draw too many"),
+        (lambda d, s: math.ceil((2 * s / d) ** 0.5), "You take a root"),
+        (lambda d, s: 2 * s / 5**0.5, "solve for n"),
         (lambda d, s: math.ceil(4 * s**2 / d**2) if d > 0 else 0, "as many draws as 0.03"),
         (lambda d, s: int((2 * s / d) ** 2) + 1, "exactly the difference"),
         (lambda d, s: math.ceil((2 * s / d) ** 2), "At least 2 draws"),
-        (lambda d, s: 70, "it must be 12, not 70"),
-        (lambda d, s: {0.03: 12, -0.03: 12, 0.25: 16}.get(d, 2), "a difference of 0.013"),
-        (lambda d, s: {0.03: 12, -0.03: 12}.get(d, 2), "For 0.25 and 0.5"),
+        (lambda d, s: 170, "170 draws, which are more than needed: with 87 .* 0.0199 already"),
+        (lambda d, s: 70, "70 draws, which are too few: two standard errors of 87"),
+        (lambda d, s: 86.5 + math.ceil((2 * s / d) ** 2), "deviation of 0.093 yours is 173.50"),
         (lambda d, s: (2, 3), "Return one number"),
     ],
 )
@@ -249,8 +293,8 @@ def test_draw_shots_joins_each_draw_and_adds_the_mean():
         np.testing.assert_array_equal(line.get_ydata(), row)
     mean = left.containers[0]
     np.testing.assert_allclose(mean.lines[0].get_ydata(), [0.6, 0.8])
-    first = mean.lines[2][0].get_segments()[0]  # 0.6 with its standard error, 0.1
-    np.testing.assert_allclose(first[:, 1], [0.5, 0.7])
+    first = mean.lines[2][0].get_segments()[0]  # 0.6 with its standard deviation, 0.1414
+    np.testing.assert_allclose(first[:, 1], [0.6 - 0.02**0.5, 0.6 + 0.02**0.5])
     bars = right.containers[0]
     np.testing.assert_allclose(bars.lines[0].get_ydata(), [0.6, 0.7])
     np.testing.assert_allclose(bars.lines[2][0].get_segments()[1][:, 1], [0.68, 0.72])
@@ -273,6 +317,8 @@ def test_draw_ablations_draws_draws_means_and_the_paper():
     left, right = draw_06.draw_ablations(["whole", "a"], aurocs, [(64.9, 5.9), (60.7, 8.5)]).axes
     np.testing.assert_array_equal(left.lines[0].get_xdata(), aurocs[:, 0])
     np.testing.assert_allclose(left.containers[0].lines[0].get_xdata(), [0.7, 0.55])
+    ours = left.containers[0].lines[2][0].get_segments()[0][:, 0]  # a deviation, as the paper's
+    np.testing.assert_allclose(ours, [0.7 - 0.02**0.5, 0.7 + 0.02**0.5])
     np.testing.assert_allclose(right.containers[0].lines[0].get_xdata(), [0.649, 0.607])
     ends = right.containers[0].lines[2][0].get_segments()[1]
     np.testing.assert_allclose(ends[:, 0], [0.522, 0.692])
@@ -280,11 +326,28 @@ def test_draw_ablations_draws_draws_means_and_the_paper():
     assert left.get_ylim() == (1.5, -0.5)  # the first above
 
 
-def test_draw_differences_has_two_standard_errors():
-    (ax,) = draw_06.draw_differences(["a"], np.array([[-0.1, 0.1, 0.3]])).axes
+def test_draw_differences_has_the_interval_of_the_verdict():
+    """The bar leaves zero out where t is beyond its factor, and only there."""
+    differences = np.array([[-0.1, 0.1, 0.3], [0.1, 0.1, 0.15]])
+    (ax,) = draw_06.draw_differences(["a", "b"], differences).axes
     assert [line.get_xdata()[0] for line in ax.lines[:3]] == [-0.1, 0.1, 0.3]
-    ends = ax.containers[0].lines[2][0].get_segments()[0][:, 0]
-    np.testing.assert_allclose(ends, [0.1 - 0.4 / math.sqrt(3), 0.1 + 0.4 / math.sqrt(3)])
+    bars = ax.containers[0].lines[2][0].get_segments()
+    half = 4.302653 * 0.2 / math.sqrt(3)  # Student's t, two degrees of freedom
+    np.testing.assert_allclose(bars[0][:, 0], [0.1 - half, 0.1 + half], rtol=1e-6)
+    for row, bar in zip(differences, bars, strict=True):
+        expected = stats.ttest_1samp(row, 0).confidence_interval(0.95)
+        np.testing.assert_allclose(bar[:, 0], expected)
+        assert (bar[0, 0] <= 0 <= bar[1, 0]) == (stats.ttest_1samp(row, 0).pvalue >= 0.05)
+
+
+def test_draw_samples_gives_every_image_a_title():
+    images = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 4, 3), dtype=np.uint8)
+    figure = draw_06.draw_samples({"b": images[0], "c": images[1, :2]})
+    assert [band._suptitle.get_text() for band in figure.subfigs] == ["b", "c"]
+    titles = [[ax.get_title() for ax in band.axes] for band in figure.subfigs]
+    assert titles[0] == ["rebuilt from z*", "sample 1", "sample 2"]
+    assert titles[1][:2] == titles[0][:2]
+    np.testing.assert_array_equal(shown(figure.subfigs[1].axes[1]), images[1, 1])
 
 
 def test_draw_play_shows_one_draw_among_the_others():

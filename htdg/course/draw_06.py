@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, OTHERS, show_image
+from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, OTHERS, plot_gallery, show_image
 
 #: Colours and markers of the draws, or of the paper's data sets.
 LOOKS = (
@@ -118,6 +120,8 @@ def draw_shots(
 ) -> Figure:
     """AUROC over the number of training images: every draw here, and the paper's averages.
 
+    The bars of both panels are standard deviations over draws.
+
     Args:
         shots: the numbers K of training images.
         aurocs: (draws, len(shots)), in [0, 1]; a row is one draw, joined by a line.
@@ -130,10 +134,9 @@ def draw_shots(
         colour, marker = LOOKS[number % len(LOOKS)]
         style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 0.9}
         left.plot(places, row, "-", alpha=0.75, label=f"draw {number}", **style)
-    mean, error = mean_and_error(aurocs.T)
-    left.errorbar(
-        places, mean, error, color="black", linewidth=2.2, capsize=5, label="mean, standard error"
-    )
+    mean, spread = aurocs.mean(0), aurocs.std(0, ddof=1)
+    style = {"color": "black", "linewidth": 2.2, "capsize": 5, "label": "mean of the draws"}
+    left.errorbar(places, mean, spread, **style)
     looks = zip(paper.items(), LOOKS, strict=False)
     for number, ((name, (means, deviations)), (colour, marker)) in enumerate(looks):
         beside = places + 0.05 * (number - (len(paper) - 1) / 2)  # so that no bar hides another
@@ -141,7 +144,7 @@ def draw_shots(
         style = {"color": colour, "marker": marker, "markersize": 5, "capsize": 3}
         right.errorbar(beside, high, spread, label=name, linewidth=1.2, **style)
     left.set(ylabel="image AUROC", title="faces, this notebook")
-    right.set(title="paper, mean over classes, standard deviation over draws")
+    right.set(title="paper, means over classes")
     for ax in (left, right):
         ax.title.set_size(9)
         ax.set_xticks(places, [str(k) for k in shots])
@@ -184,7 +187,9 @@ def draw_interval(ax: Axes, values: np.ndarray, edges: np.ndarray) -> tuple[floa
 def draw_ablations(
     names: Sequence[str], aurocs: np.ndarray, paper: Sequence[tuple[float, float]]
 ) -> Figure:
-    """AUROC of the variants: every draw, mean and standard error; beside it the paper's averages.
+    """AUROC of the variants: every draw, and their mean; beside it the paper's averages.
+
+    The bars of both panels are standard deviations over draws.
 
     Args:
         names: of the V variants, the whole method first.
@@ -195,7 +200,7 @@ def draw_ablations(
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.3, 1))
     rows = np.arange(len(names))
     _dots(left, aurocs)
-    _means(left, aurocs)
+    _means(left, aurocs, aurocs.std(-1, ddof=1))
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(LOOKS))
     left.set(xlabel="image AUROC", title="faces, this notebook, one shot")
     mean, deviation = np.array(paper).T / 100
@@ -211,15 +216,19 @@ def draw_ablations(
 
 
 def draw_differences(names: Sequence[str], differences: np.ndarray) -> Figure:
-    """Differences of variant and whole method (V, draws), with means and two standard errors."""
+    """Differences of variant and whole method (V, draws), with means and their 95 % intervals.
+
+    The intervals are those of Student's t: where one crosses zero, the difference may be chance.
+    """
     figure = Figure(figsize=(7.2, 0.36 * len(names) + 1.1), layout="constrained")
     ax = figure.subplots()
     _dots(ax, differences)
-    _means(ax, differences, errors=2)
+    _, error = mean_and_error(differences)
+    _means(ax, differences, stats.t.ppf(0.975, differences.shape[1] - 1) * error)
     ax.axvline(0, color=NORMAL, linestyle="--", linewidth=1.2)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.set_xlabel("AUROC of the variant less that of the whole method")
+    ax.set_xlabel("AUROC of the variant minus that of the whole method")
     return figure
 
 
@@ -233,13 +242,22 @@ def _dots(ax: Axes, values: np.ndarray) -> None:
         )
 
 
-def _means(ax: Axes, values: np.ndarray, errors: float = 1) -> None:
-    """The means of the rows of (V, draws), with that many standard errors."""
-    mean, error = mean_and_error(values)
+def _means(ax: Axes, values: np.ndarray, bars: np.ndarray) -> None:
+    """The means of the rows of (V, draws), with bars of these lengths (V,) to either side."""
     rows = np.arange(len(values)) + 0.2
-    ax.errorbar(
-        mean, rows, xerr=errors * error, fmt="|", color="black", markersize=9, linewidth=1.6
-    )
+    style: dict[str, Any] = {"color": "black", "markersize": 9, "linewidth": 1.6}
+    ax.errorbar(values.mean(-1), rows, xerr=bars, fmt="|", **style)
+
+
+def draw_samples(rows: Mapping[str, np.ndarray]) -> Figure:
+    """Rows of images (n, H, W, 3) uint8, the reconstruction first, with a title for each image."""
+    named = {
+        name: [
+            (image, "rebuilt from z*" if i == 0 else f"sample {i}") for i, image in enumerate(of)
+        ]
+        for name, of in rows.items()
+    }
+    return plot_gallery(named, max(map(len, rows.values())))
 
 
 # --- Play ---------------------------------------------------------------------------------------
@@ -314,7 +332,8 @@ def draw_needed(difference: float, deviation: float, most: int = 60) -> Figure:
         f"{needed} draws are enough" if needed <= most else f"{needed} draws: off the figure"
     )
     ax.set_title(
-        f"difference {abs(difference):.3f}, deviation {deviation:.3f}: {explanation}", fontsize=9
+        f"difference {abs(difference):.3f}, standard deviation {deviation:.3f}: {explanation}",
+        fontsize=9,
     )
     ax.legend(frameon=False, fontsize=8, loc="upper right")
     return figure
