@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
 from htdg.course.check import check, expect
-from htdg.course.checks_06 import expect_an_interval
+from htdg.course.checks_06 import FEW_REPEATS, expect_an_interval, expect_stratified
 from htdg.course.draw_09 import bootstrap_differences, paired_interval, shares_right
 from htdg.nearest import nearest_distances
 from htdg.patches import PixelPatches
@@ -80,10 +81,12 @@ def check_nearest_patch(answer: Callable[[torch.Tensor, torch.Tensor, int], Any]
 
     expect(
         not same(expected.T),
-        "The map is turned over: its first axis are the rows of the image, its second the columns.",
+        "The map is transposed: its first axis must be the rows of the image, its second the "
+        "columns.",
     )
     expect(
-        not is_any(table.amax(1)), "That is the farthest patch of the normal image: take the least."
+        not is_any(table.amax(1)),
+        "That is the farthest patch of the normal image: take the nearest.",
     )
     expect(
         not is_any(table.mean(1)),
@@ -118,6 +121,25 @@ def check_nearest_patch(answer: Callable[[torch.Tensor, torch.Tensor, int], Any]
         not same(length / numbers),
         f"You divide the length by {numbers}: the mean belongs inside the root.",
     )
+    expect(
+        not same(table.argmin(1).view(h, h).double()),
+        "Those are the numbers of the nearest patches (argmin): return their distances (min).",
+    )
+    greys = [x.view(len(x), 3, -1).mean(1) for x in (patches, bank)]
+    reds = [x.view(len(x), 3, -1)[:, 0] for x in (patches, bank)]
+    expect(
+        not any(
+            is_any(torch.cdist(one, two).amin(1) * f)
+            for one, two in (greys, reds)
+            for f in (1, 3**0.5)
+        ),
+        "You compare one channel or the mean of the channels: a patch has all three.",
+    )
+    angles = 1 - F.normalize(patches) @ F.normalize(bank).T
+    expect(
+        not same(angles.amin(1).view(h, h)),
+        "Those are angles (cosine distances): take the root mean squared difference.",
+    )
     absolute = torch.cdist(patches, bank, p=1).amin(1).view(h, h)
     expect(
         not same(absolute) and not same(absolute / numbers),
@@ -147,6 +169,7 @@ def check_shares(answer: Callable[[np.ndarray, np.ndarray], Any]) -> str:
         for op in (np.greater, np.greater_equal)
     )
     flipped = np.where(labels == 1, expected, 1 - expected)
+    kinds = list(zip(labels, scores, strict=True))
     expect(
         not _same(result, 1 - expected),
         "Those are the shares in the wrong order: anomalous images should score higher.",
@@ -159,6 +182,15 @@ def check_shares(answer: Callable[[np.ndarray, np.ndarray], Any]) -> str:
         not _same(result, strict) and not _same(result, loose),
         "A tie counts one half: an anomalous image with the score of a normal one is neither in "
         "right nor in wrong order with it.",
+    )
+    alike = np.where(
+        labels == 1,
+        [((scores[labels == k] < x) + 0.5 * (scores[labels == k] == x)).mean() for k, x in kinds],
+        [((scores[labels == k] > x) + 0.5 * (scores[labels == k] == x)).mean() for k, x in kinds],
+    )
+    expect(
+        not _same(result, alike),
+        "You compare each image with those of its own kind: compare it with those of the other.",
     )
     everyone = (scores[:, None] > scores).mean(1)
     ranks = stats.rankdata(scores)
@@ -198,8 +230,16 @@ def check_interval(answer: Callable[[np.ndarray, np.ndarray], Any]) -> str:
     mean, low, high = paired_interval(one, other)
     result = _numbers(answer(one.copy(), other.copy()), 3)
     expect(
+        not _same(result, (low, mean, high)) and not _same(result, (low, high, mean)),
+        "The three numbers are in another order: the mean first, then the lower and the upper end.",
+    )
+    expect(
+        not _same(result, (mean, -(mean - low), mean - low)),
+        "The ends lie around 0: add the mean difference to both.",
+    )
+    expect(
         not _same(result[0], -mean),
-        "The sign is wrong: one less other, so that it is above 0 where one is better.",
+        "The sign is wrong: one minus other, so that it is above 0 where one is better.",
     )
     expect(not _same(result[0], np.median(gap)), "That is the median: take the mean.")
     expect(
@@ -207,6 +247,12 @@ def check_interval(answer: Callable[[np.ndarray, np.ndarray], Any]) -> str:
         f"The first number must be the mean difference, {mean:.4f}, not {result[0]:.4f}.",
     )
     expect(result[1] <= result[2], "The lower end must come second and the upper end last.")
+    expect(
+        not _same(result[1:], np.quantile(gap, (0.025, 0.975)))
+        and not _same(result[1:], (gap.min(), gap.max())),
+        "Those are quantiles or ends of the five differences: the interval of their mean is the "
+        "mean plus or minus the factor of t times the standard error.",
+    )
     half = (result[2] - result[1]) / 2
     expect(
         not _same(half, (high - low) / 2) or _same(result, (mean, low, high)),
@@ -217,11 +263,11 @@ def check_interval(answer: Callable[[np.ndarray, np.ndarray], Any]) -> str:
     factors = (factor, 1.96, 2, stats.t.ppf(0.975, 2 * n - 2))
     expect(
         not any(_same(half, f * e) for f in factors for e in apart),
-        "You take the draws of both as if they had nothing to do with each other: take the "
-        "differences first, then their deviation.",
+        "You treat the draws of both methods as unrelated: take the differences first, then their "
+        "standard deviation.",
     )
     for names, values in (
-        ("n - 1 inside the deviation (ddof=1), not n", gap.std() / math.sqrt(n)),
+        ("n - 1 inside the standard deviation (ddof=1), not n", gap.std() / math.sqrt(n)),
         ("the root of n: that is the interval of a single draw", gap.std(ddof=1)),
         ("the root of n, not n", gap.std(ddof=1) / n),
     ):
@@ -229,8 +275,8 @@ def check_interval(answer: Callable[[np.ndarray, np.ndarray], Any]) -> str:
     error = gap.std(ddof=1) / math.sqrt(n)
     expect(
         not any(_same(half, f * error) for f in (1.96, stats.norm.ppf(0.975), 2)),
-        "About 2 standard errors are right for many draws: with five the deviation itself is "
-        "uncertain, so take the factor of Student's t.",
+        "About 2 standard errors are right for many draws: with five the standard deviation itself "
+        "is uncertain, so take the factor of Student's t.",
     )
     expect(not _same(half, error), "That is one standard error: multiply it by the factor of t.")
     expect(
@@ -266,13 +312,24 @@ def check_paired_bootstrap(
     expect_an_interval(low, high)
     middle, width = (low + high) / 2, (high - low) / np.diff(expected)[0]
     expect(
+        abs(middle) > 0.25 * abs(centre) or width > 1.7,
+        "Your interval lies around 0: you draw labels and scores apart, so a score no longer "
+        "belongs to its label. Draw images, each with its label and both scores.",
+    )
+    alone = [float(roc_auc_score(labels, scores)) for scores in (one, other)]
+    expect(
+        not any(abs(middle - value) < 0.05 for value in alone),
+        "That is the interval of a single AUROC: take the difference of both in each drawn test "
+        "set.",
+    )
+    expect(
         width < 1.7,
         "Your interval is far too wide: judge both methods by the same drawn images, so draw once "
         "and use the drawn images for both.",
     )
     expect(
         abs(middle + centre) > 0.012 or abs(middle - centre) < 0.012,
-        "The sign is wrong: the AUROC of one less that of other.",
+        "The sign is wrong: the AUROC of one minus that of other.",
     )
     expect(
         abs(middle - centre) < 0.012,
@@ -288,4 +345,6 @@ def check_paired_bootstrap(
         f"Your interval is too {'narrow' if width < 1 else 'wide'}: the quantiles are 0.025 and "
         "0.975, and a drawn test set has as many images as the real one.",
     )
+    rng, flat = np.random.default_rng(0), np.zeros(50)  # which has an AUROC of 0.5
+    expect_stratified(lambda y, scores: answer(y, scores, flat, rng, FEW_REPEATS), 0.5)
     return "both methods are judged by the same images, and what these share cancels out"
