@@ -11,10 +11,15 @@ import pytest
 from PIL import Image
 
 from htdg import HTDGConfig, HTDGDetector
-from htdg.course import draw_07
+from htdg.course import checks_07, draw_07
+from htdg.course.check import NotRight
 from htdg.course.draw_07 import Finding, findings, folder_box, folder_page
+from htdg.course.execute import WIDGET
+from htdg.course.photographs import squares_of
+from htdg.datasets.samples import texture_set
 from htdg.errors import UserError
 from htdg.evaluation.plots import ANOMALOUS, NORMAL
+from htdg.thresholds import HELD_OUT, Threshold
 from tests.course import NOTEBOOKS
 
 PAGE = NOTEBOOKS / "07_your_own_images.ipynb"
@@ -89,7 +94,7 @@ def test_a_page_shows_the_oddest_only(calibrated, folder, monkeypatch):
     monkeypatch.setattr(draw_07, "MAX_SHOWN", 2)
     page = folder_page(calibrated, folder)
     oddest = [finding.name for finding in findings(calibrated, folder)][:2]
-    assert "The 2 oddest are shown" in page
+    assert "The 2 most anomalous are shown" in page
     assert re.findall(r'alt="([^,]+),', page) == oddest
 
 
@@ -103,13 +108,40 @@ def test_what_is_wrong_with_a_folder_is_said(calibrated, tiny, tmp_path):
 
 
 def test_the_button_scores_the_folder_that_was_typed(calibrated, folder):
-    box = folder_box(calibrated)
+    box = folder_box(calibrated).box
     (place, button), page = box.children[0].children, box.children[1]
     button.click()
     assert "Give the path" in page.value
     place.value = str(folder)
     button.click()
     assert page.value == folder_page(calibrated, folder)
+
+
+def test_the_box_leaves_a_figure_that_says_what_the_page_says(calibrated, folder, monkeypatch):
+    monkeypatch.setattr(draw_07, "MAX_SHOWN", 4)
+    figure, alt = draw_07.folder_figure(calibrated, folder)
+    report = findings(calibrated, folder)
+    page = folder_page(calibrated, folder)
+    summary = " ".join(re.findall("<p>(.*?)</p>", page))
+    assert figure._suptitle.get_text() == summary
+    assert summary.endswith("The 4 most anomalous are shown.")
+    shown = [ax for ax in figure.axes if ax.images]
+    assert len(shown) == 4 == page.count("<img ")
+    for ax, finding in zip(shown, report, strict=False):
+        np.testing.assert_array_equal(ax.images[0].get_array(), finding.picture)
+        assert f"{finding.score:.3f}" in ax.get_title()
+        assert ("!" in ax.get_title()) == finding.anomalous
+    data, metadata = folder_box(calibrated, str(folder))._repr_mimebundle_()
+    assert data["text/plain"] == metadata["image/png"]["alt"] == alt
+    assert alt.startswith(summary)
+    assert set(data) == {WIDGET, "image/png", "text/plain"}
+
+
+def test_the_figure_of_a_folder_that_is_missing_says_so(calibrated, tmp_path):
+    figure, alt = draw_07.folder_figure(calibrated, tmp_path / "missing")
+    assert "is no folder" in figure._suptitle.get_text()
+    assert "is no folder" in alt
+    assert "Give the path" in folder_box(calibrated)._repr_mimebundle_()[0]["text/plain"]
 
 
 def test_without_ipywidgets_the_findings_are_shown_and_what_to_install(
@@ -166,6 +198,127 @@ def test_thresholds_are_lines_across_the_groups():
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert names == ["held out (2)", "new, normal (1)", "new, damaged (3)"]
     assert "anomaly score" in ax.get_xlabel()
+
+
+# --- Photographs of one's own -------------------------------------------------------------------
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder of three photographs of 90 x 62 pixels, whose squares can be told apart."""
+    for number in range(3):
+        values = np.full((62, 90), 10 * number, np.uint8)
+        values[1:31, 15:45] += 1  # the square in the upper left, where it is cut into 2 x 2
+        values[31:61, 45:75] += 2
+        Image.fromarray(values).save(tmp_path / f"photo_{number}.png")
+    return tmp_path
+
+
+def test_photographs_are_cut_from_their_middle(photographs):
+    squares = squares_of(photographs, 2)
+    assert squares.source == "your photographs photo_0.png, photo_1.png, photo_2.png"
+    assert squares.train.shape == (31, 31, 3)
+    assert [square.shape for square in squares.held_out] == [(31, 31, 3)] * 8
+    assert squares.train[0, 0, 0] == 0  # the third of the first: below, on the left
+    assert squares.held_out[0][5, 5, 0] == 11
+    assert squares.held_out[7][5, 5, 0] == 22
+    whole = squares_of(photographs, 1)
+    assert whole.train.shape == (62, 62, 3)
+    assert len(whole.held_out) == 2
+    (photographs / "photo_2.png").unlink()
+    assert len(squares_of(str(photographs), 2).held_out) == 4
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: folder / "missing", "missing is no folder: give one that holds images."),
+        (lambda folder: folder, "holds no image: put two or three photographs into it."),
+        (lambda folder: with_images(folder, 1), "holds only one image: put two or three"),
+        (lambda folder: with_images(folder, 2, 60), "photo_0.png has 60 x 60 pixels, too few for"),
+        (lambda folder: with_images(folder, 2, damaged=True), "photo_1.png"),
+    ],
+)
+def test_shipped_images_stand_in_for_a_folder_that_cannot_be_used(make, said, tmp_path):
+    squares = squares_of(make(tmp_path), 3)
+    assert said in squares.source
+    assert squares.source.endswith(" Instead: 19 shipped crops of brick")
+    assert len(squares.held_out) == 18
+    np.testing.assert_array_equal(squares.train, texture_set("brick").train[0])
+
+
+def with_images(folder, count, side=200, damaged=False):
+    for number in range(count):
+        Image.fromarray(np.zeros((side, side), np.uint8)).save(folder / f"photo_{number}.png")
+    if damaged:
+        path = folder / f"photo_{count - 1}.png"
+        path.write_bytes(path.read_bytes()[:60])
+    return folder
+
+
+def test_without_a_folder_shipped_images_are_taken():
+    squares = squares_of(" ", 1, "gravel")
+    assert squares.source == "3 shipped crops of gravel"
+    np.testing.assert_array_equal(squares.held_out[1], texture_set("gravel").test[1])
+    with pytest.raises(UserError, match="no texture 'sand'"):
+        squares_of("", 1, "sand")
+    with pytest.raises(UserError, match="cuts is 0, but it must be a whole number from 1 to 5"):
+        squares_of("", 0)
+
+
+def threshold(mean_vote, count, rate=0.05):
+    return Threshold(0.8, 0.9, rate, count, HELD_OUT, 0.02, mean_vote=mean_vote)
+
+
+@pytest.mark.parametrize(
+    ("vote", "count", "tells", "keeps"),
+    [
+        (0.47, 18, True, False),
+        (0.26, 18, False, False),
+        (0.2749, 19, False, True),
+        (0.2751, 40, True, True),
+    ],
+)
+def test_predictions_are_held_against_what_was_measured(vote, count, tells, keeps, capsys):
+    def check(*predictions):
+        checks_07.check_predictions(*predictions, threshold(vote, count), 4)
+
+    check(tells, keeps)
+    said = capsys.readouterr().out
+    assert said.startswith(f"Right: the mean vote of the {count} held-out images is {vote:.2f}")
+    about_rotations = "have a direction|has a direction" if tells else "the same in all directions"
+    about_promise = "can promise 5%, since" if keeps else f"no less than 1 / .{count} . 1. = "
+    with pytest.raises(NotRight, match=about_rotations) as wrong:
+        check(not tells, keeps)
+    assert "can_promise should" not in str(wrong.value)
+    with pytest.raises(NotRight, match=about_promise) as wrong:
+        check(tells, not keeps)
+    assert "can_tell should" not in str(wrong.value)
+    with pytest.raises(NotRight, match=f"can_tell should be {tells}.* can_promise should be"):
+        check(not tells, not keeps)
+
+
+def test_what_the_promise_takes_is_said():
+    with pytest.raises(NotRight, match=r"1 / \(18 \+ 1\) = 5\.3%; 5% take 19 or more"):
+        checks_07.check_predictions(True, True, threshold(0.4, 18), 4)
+    with pytest.raises(NotRight, match="10% take 9 or more"):
+        checks_07.check_predictions(True, True, threshold(0.4, 8, 0.1), 4)
+
+
+def test_predictions_come_first_and_are_true_or_false(capsys):
+    checks_07.check_predictions(None, True, threshold(0.4, 18), 4)
+    assert capsys.readouterr().out.startswith("Not done yet")
+    with pytest.raises(NotRight, match="can_tell is 'yes': write True or False"):
+        checks_07.check_predictions("yes", True, threshold(0.4, 18), 4)
+
+
+def test_a_detector_s_threshold_has_what_the_check_needs(calibrated):
+    assert calibrated.threshold_.mean_vote is not None
+    with pytest.raises(NotRight, match="can_promise should be True: 6 held-out images"):
+        checks_07.check_predictions(False, False, calibrated.threshold_, 4)
+
+
+# --- The page -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

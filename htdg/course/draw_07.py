@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from htdg.course.show import Controls
 from htdg.detector import HTDGDetector
 from htdg.errors import UserError
 from htdg.evaluation.overlays import ColourScale, overlay
@@ -28,7 +29,6 @@ from htdg.io.images import list_images, load_uint8
 
 if TYPE_CHECKING:
     from IPython.display import HTML as Page
-    from ipywidgets import VBox
 
 #: The most images on a page.
 MAX_SHOWN = 12
@@ -86,17 +86,10 @@ def folder_page(detector: HTDGDetector, folder: str | Path) -> str:
         folder: where the images are.
     """
     try:
-        if not str(folder).strip():
-            raise UserError("Give the path of a folder that holds images.")
-        report = findings(detector, Path(folder).expanduser())
+        report = _findings_in(detector, folder)
     except UserError as error:
         return f"<p>{html.escape(str(error))}</p>"
-    flagged = sum(finding.anomalous for finding in report)
-    assert detector.threshold_ is not None  # or ``findings`` had raised an error
-    limit = f"{detector.threshold_.score:.3f}"
-    parts = [f"<p>{flagged} of {len(report)} images score above the threshold of {limit}.</p>"]
-    if len(report) > MAX_SHOWN:
-        parts.append(f"<p>The {MAX_SHOWN} oddest are shown.</p>")
+    parts = [f"<p>{sentence}</p>" for sentence in _summary(detector, report)]
     for finding in report[:MAX_SHOWN]:
         label = "anomalous" if finding.anomalous else "normal"
         name = html.escape(finding.name)
@@ -109,11 +102,43 @@ def folder_page(detector: HTDGDetector, folder: str | Path) -> str:
     return "\n".join(parts)
 
 
-def folder_box(detector: HTDGDetector, folder: str = "") -> VBox | Page:
+def folder_figure(detector: HTDGDetector, folder: str | Path) -> tuple[Figure, str]:
+    """What ``folder_page`` says, as a figure and an alternative text, for where no kernel runs."""
+    try:
+        report = _findings_in(detector, folder)
+    except UserError as error:
+        figure = Figure(figsize=(PAGE, 0.5), layout="constrained")
+        figure.suptitle(str(error), fontsize=9, x=0.01, ha="left", wrap=True)
+        return figure, f"A message in the place of findings: {error}"
+    figure = draw_findings(report[:MAX_SHOWN], columns=6)
+    summary = " ".join(_summary(detector, report))
+    figure.suptitle(summary, fontsize=9, x=0.01, ha="left")
+    return figure, f"{summary} Each image has its anomaly map laid over it, and its score above."
+
+
+def _findings_in(detector: HTDGDetector, folder: str | Path) -> list[Finding]:
+    """The findings on a folder as somebody types it; UserError as ``findings``."""
+    if not str(folder).strip():
+        raise UserError("Give the path of a folder that holds images.")
+    return findings(detector, Path(folder).expanduser())
+
+
+def _summary(detector: HTDGDetector, report: Sequence[Finding]) -> list[str]:
+    """How many images are above the threshold, and how many are shown: one or two sentences."""
+    assert detector.threshold_ is not None  # or ``findings`` had raised an error
+    flagged = sum(finding.anomalous for finding in report)
+    limit = f"{detector.threshold_.score:.3f}"
+    sentences = [f"{flagged} of {len(report)} images score above the threshold of {limit}."]
+    if len(report) > MAX_SHOWN:
+        sentences.append(f"The {MAX_SHOWN} most anomalous are shown.")
+    return sentences
+
+
+def folder_box(detector: HTDGDetector, folder: str = "") -> Controls | Page:
     """A text field for the path of a folder, and a button that shows the findings below.
 
-    Without ipywidgets the findings in ``folder`` and what to install, since nothing else in the
-    notebook needs them.
+    A saved notebook keeps a figure of the findings in ``folder``. Without ipywidgets these
+    findings as a page, and what to install, since nothing else in the notebook needs them.
     """
     try:
         from ipywidgets import HTML, Button, HBox, Layout, Text, VBox
@@ -136,7 +161,7 @@ def folder_box(detector: HTDGDetector, folder: str = "") -> VBox | Page:
         page.value = folder_page(detector, path.value)
 
     button.on_click(score)
-    return VBox([HBox([path, button]), page])
+    return Controls(VBox([HBox([path, button]), page]), *folder_figure(detector, folder))
 
 
 def draw_images(rows: Mapping[str, Sequence[np.ndarray]]) -> Figure:
