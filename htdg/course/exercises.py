@@ -7,7 +7,7 @@ lines between
     ### END SOLUTION
 
 are replaced by a line that raises NotImplementedError. Cells with the tag ``solution`` are left
-out, and links to ``docs``, one folder further away from the solutions, are shortened. ``--check``
+out, and links that lead out of the folder of solutions are shortened by one ``../``. ``--check``
 changes nothing and fails if a notebook is not up to date.
 """
 
@@ -46,7 +46,7 @@ def without_answers(notebook: NotebookNode) -> NotebookNode:
     exercises["cells"] = [cell for cell in exercises["cells"] if "solution" not in tags(cell)]
     for number, cell in enumerate(exercises["cells"]):
         if cell["cell_type"] != "code":
-            cell["source"] = cell["source"].replace("](../../docs/", "](../docs/")
+            cell["source"] = cell["source"].replace("](../", "](")
             cell["metadata"].pop("values", None)  # like outputs: of ``htdg.course.marks``
             continue
         cell["outputs"], cell["execution_count"] = [], None
