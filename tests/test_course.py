@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 
 import nbformat
 import pytest
@@ -42,6 +43,23 @@ def test_the_exercise_version_has_no_answers():
     ]
     assert all(c["outputs"] == [] and c["execution_count"] is None for c in exercise_book["cells"])
     assert book["cells"][1]["source"] == ANSWER  # the solution stays as it was
+
+
+def test_links_out_of_the_solutions_are_one_step_shorter_in_the_exercises():
+    book = notebook_of((ANSWER, ["exercise"]))
+    text = "[a](../../docs/glossary.md) [b](../README.md) [c](08_x.ipynb)"
+    book["cells"].append(nbformat.v4.new_markdown_cell(text))
+    made = exercises.without_answers(book)["cells"][-1]["source"]
+    assert made == "[a](../docs/glossary.md) [b](README.md) [c](08_x.ipynb)"
+
+
+@pytest.mark.parametrize("name", ["06_", "07_", "08_", "09_"])
+def test_links_of_notebooks_lead_somewhere(name):
+    for path in NOTEBOOKS.rglob(f"{name}*.ipynb"):
+        for cell in nbformat.read(path, as_version=4)["cells"]:
+            targets = re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", cell["source"])
+            missing = [target for target in targets if not (path.parent / target).exists()]
+            assert cell["cell_type"] == "code" or missing == [], path
 
 
 def test_the_answer_is_the_cell_without_marks():
