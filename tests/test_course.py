@@ -53,7 +53,7 @@ def test_links_out_of_the_solutions_are_one_step_shorter_in_the_exercises():
     assert made == "[a](../docs/glossary.md) [b](README.md) [c](08_x.ipynb)"
 
 
-@pytest.mark.parametrize("name", ["06_", "07_", "08_", "09_"])
+@pytest.mark.parametrize("name", [f"{number:02}_" for number in range(10)])
 def test_links_of_notebooks_lead_somewhere(name):
     for path in NOTEBOOKS.rglob(f"{name}*.ipynb"):
         for cell in nbformat.read(path, as_version=4)["cells"]:
