@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from sklearn.metrics import roc_auc_score
 
-from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, show_image
+from htdg.course.vote_maps import show_patches
+from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, outline, show_image
 
 #: Side of a patch in pixels: the receptive field of the discriminator.
 FIELD = 11
 #: Labels of the votes under the four turns.
 TURNS = ("0°", "90°", "180°", "270°")
+#: Colours of the map of a wall with a placed defect, and the axis of its score.
+MAP_RANGE, SCORE_RANGE = (0.3, 0.9), (0.77, 1.01)
 
 
 def patch_at(down: float, across: float, h: int) -> tuple[int, int]:
@@ -131,31 +136,32 @@ def draw_vote_maps(
 ) -> Figure:
     """Turned copies, their votes, the votes turned back, and the mean of these beside the image.
 
+    Votes lie where their patches have their centres, so that places line up with the images above.
+
     Args:
         image: (H, H, 3) uint8.
         copies: (M, H, H, 3) uint8.
         maps: (M, h, h) the votes in the coordinates of the copies.
         located: (M, h, h) the same in image coordinates.
     """
-    m = len(copies)
-    border = (image.shape[0] - maps.shape[-1]) / 2
+    m, side, h = len(copies), len(image), maps.shape[-1]
+    border = (side - h) / 2
+    colours: dict[str, Any] = {"cmap": "viridis", "vmin": 0, "vmax": 1}
     figure = Figure(figsize=(1.55 * (m + 1) + 0.9, 4.7), layout="constrained")
     axes = figure.subplots(3, m + 1)
     for k in range(m):
         show_image(axes[0, k], copies[k], f"copy, turned by {TURNS[k]}")
-        axes[1, k].imshow(maps[k], cmap="viridis", vmin=0, vmax=1)
+        show_patches(axes[1, k], maps[k], side, **colours)
         axes[1, k].set_title(f"votes, mean {maps[k].mean():.2f}", fontsize=8)
-        axes[2, k].imshow(located[k], cmap="viridis", vmin=0, vmax=1)
+        show_patches(axes[2, k], located[k], side, **colours)
         axes[2, k].set_title("votes, turned back", fontsize=8)
     show_image(axes[0, m], image, "the image")
     corner = (border - 0.5, border - 0.5)
-    side = maps.shape[-1]
-    axes[0, m].add_patch(Rectangle(corner, side, side, fill=False, edgecolor=NORMAL, linewidth=1.6))
+    frame = Rectangle(corner, h, h, fill=False, edgecolor=NORMAL, linewidth=1.6)
+    axes[0, m].add_patch(frame)
     axes[1, m].set_axis_off()
-    shown = axes[2, m].imshow(located.mean(0), cmap="viridis", vmin=0, vmax=1)
+    shown = show_patches(axes[2, m], located.mean(0), side, **colours)
     axes[2, m].set_title("their mean", fontsize=8)
-    for ax in axes[1:].flat:
-        ax.set(xticks=[], yticks=[])
     figure.colorbar(shown, ax=axes, label="vote (0 to 1)", fraction=0.03)
     return figure
 
@@ -180,29 +186,33 @@ def draw_patch(
     m, h = of_scale.shape[:2]
     row, column = patch_at(down, across, h)
     patch_votes = of_scale[:, row, column]
-    figure = Figure(figsize=(7.8, 2.9), layout="constrained")
+    figure = Figure(figsize=(8.2, 3.1), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.35))
     show_image(left, image, f"scale {scale}: {len(image)} x {len(image)} px")
     frame_patch(left, row, column)
-    enlarged = image[row : row + FIELD, column : column + FIELD]
-    show_image(middle, enlarged, f"the patch at row {row}, column {column}", ANOMALOUS)
+    last = len(image) - 1
+    left.set(xticks=(0, last // 2, last), yticks=(0, last // 2, last))
+    show_image(middle, image, f"the patch at row {row}, column {column}", ANOMALOUS)
+    rows, columns = (row, row + FIELD - 1), (column, column + FIELD - 1)  # first and last pixel
+    middle.set(xlim=(columns[0] - 0.5, columns[1] + 0.5), ylim=(rows[1] + 0.5, rows[0] - 0.5))
+    middle.set(xticks=columns, yticks=rows)
+    for ax in (left, middle):
+        ax.set_xlabel("column (px)", fontsize=8)
+        ax.set_ylabel("row (px)", fontsize=8)
+        ax.tick_params(labelsize=8)
     right.bar(range(m), patch_votes, color=NORMAL, width=0.65)
     for k, vote in enumerate(patch_votes):
-        written = right.text(k, vote + 0.02, f"{vote:.2f}", ha="center", fontsize=8)
-        written.set_bbox(
-            {"color": "white", "pad": 0.5}
-        )  # the number stays readable where lines cross it
-    right.axhline(1 / m, color=GREY, linestyle=":", label=f"knows nothing (1/{m})")
-    right.axhline(
-        patch_votes.mean(),
-        color=ANOMALOUS,
-        linestyle="--",
-        label=f"mean vote {patch_votes.mean():.2f}",
-    )
+        # In the bar where there is no room above it; on white, to be read where lines cross it.
+        height, align = (vote + 0.02, "bottom") if vote < 0.9 else (vote - 0.03, "top")
+        style: dict[str, Any] = {"ha": "center", "va": align, "fontsize": 8}
+        right.text(k, height, f"{vote:.2f}", bbox={"color": "white", "pad": 0.5}, **style)
+    mean = patch_votes.mean()
+    right.axhline(1 / m, color=GREY, linestyle=":", label=f"no information (1/{m})")
+    right.axhline(mean, color=ANOMALOUS, linestyle="--", label=f"mean vote {mean:.2f}")
     right.set_xticks(range(m), TURNS[:m])
-    right.set(ylim=(0, 1.4), yticks=np.arange(0, 1.01, 0.25), xlabel="turned by")
-    right.set_ylabel("vote for the turn made")
-    right.legend(frameon=False, fontsize=8, loc="upper right")
+    right.set(ylim=(0, 1), yticks=np.arange(0, 1.01, 0.25), xlabel="copy turned by")
+    right.set_ylabel("vote (probability of the turn made)")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
@@ -336,3 +346,66 @@ def auroc_against_good(scores: np.ndarray, kinds: Sequence[str], kind: str) -> f
     chosen = np.array([k in ("good", kind) for k in kinds])
     labels = np.array([k == kind for k in kinds])
     return float(roc_auc_score(labels[chosen], np.asarray(scores)[chosen]))
+
+
+class PlacedFigure:
+    """A wall with a defect, its anomaly map, and its score among those of normal walls.
+
+    The axes are made once, and only what they show is changed: that takes half the time, and a
+    slider waits for it. Colours and axes never change, so that what moves is the defect's doing.
+    """
+
+    def __init__(self, normal: np.ndarray, side: int) -> None:
+        """For walls of ``side`` pixels; ``normal`` are the anomaly scores (B,) of normal ones."""
+        self._normal = np.asarray(normal)
+        self._figure = figure = Figure(figsize=(8.4, 2.9))
+        bottom, height = 0.17, 0.7  # a computed layout would take as long as all the rest
+        left, self._middle, self._right = (
+            figure.add_axes((x, bottom, 0.24, height)) for x in (0.06, 0.35, 0.74)
+        )
+        empty = np.zeros((side, side))
+        self._wall = left.imshow(empty, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        low, high = MAP_RANGE
+        self._map = self._middle.imshow(empty, cmap="viridis", vmin=low, vmax=high)
+        (self._highest,) = self._middle.plot([], [], "x", color="black", clip_on=False)
+        for ax, title in ((left, "the wall"), (self._middle, "anomaly map, x: highest")):
+            ax.set_title(title, fontsize=9)
+            ax.set(xticks=(0, side // 2, side - 1), xlabel="across (px)")
+            ax.set_yticks((0, side // 2, side - 1))
+        left.set_ylabel("down (px)")
+        place = figure.add_axes((0.605, bottom, 0.014, height))
+        bar = figure.colorbar(self._map, cax=place, ticks=MAP_RANGE, extend="both")
+        bar.set_label("anomaly (0 to 1)", fontsize=8)
+        heights = np.random.default_rng(0).uniform(-0.3, 0.3, len(self._normal))
+        self._right.plot(self._normal, heights, "o", color=NORMAL, markersize=4, alpha=0.7)
+        (self._score,) = self._right.plot([], [], "^", color=ANOMALOUS, markersize=9)
+        self._line = self._right.axvline(0, color=ANOMALOUS, linewidth=1)
+        self._right.set(ylim=(-0.6, 1.5), xlim=SCORE_RANGE, xlabel="anomaly score")
+        self._right.set_xticks((0.8, 0.9, 1))
+        self._right.set_yticks((0, 1), ("normal\nwalls", "this\nwall"), fontsize=8)
+        self._outline: ContourSet | None = None
+
+    def draw(
+        self, image: np.ndarray, mask: np.ndarray, anomaly_map: np.ndarray, score: float
+    ) -> Figure:
+        """The figure of one wall; the next call changes it.
+
+        Args:
+            image: (H, H) uint8.
+            mask: (H, H) bool, outlined in the map.
+            anomaly_map: (H, H) in [0, 1].
+            score: the anomaly score of the image, in [0, 1].
+        """
+        self._wall.set_data(image)
+        self._map.set_data(anomaly_map)
+        if self._outline is not None:
+            self._outline.remove()
+        self._outline = outline(self._middle, mask) if mask.any() else None
+        row, column = np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)
+        self._highest.set_data([column], [row])
+        self._score.set_data([score], [1])
+        self._line.set_xdata([score, score])
+        above = int((score > self._normal).sum())
+        title = f"score {score:.3f}: above {above} of {len(self._normal)}"
+        self._right.set_title(title, fontsize=9)
+        return self._figure

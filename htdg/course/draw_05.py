@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from htdg.course.vote_maps import show_patches
 from htdg.evaluation.overlays import ColourScale, overlay
 from htdg.evaluation.pixel_metrics import FPR_LIMIT
 from htdg.evaluation.plots import ANOMALOUS, GREY, NORMAL, OTHERS, outline, show_image
@@ -57,20 +58,26 @@ def draw_fractions(
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     per_cent = 100 * np.asarray(fractions)
+    # Both have the same axes, which hold every point: an AUROC may be worse than guessing.
+    shares = [*per_cent, *paper]
+    lowest = min(0.5, *(min(values) for values in curves.values()), min(paper.values()) / 100)
+    ticks = [share for share in (0.5, 1, 2, 5, 10, 20, 50, 100) if share <= max(shares)]
     for name, values in curves.items():
         colour, line, marker = STYLES[name]
         width = 2.4 if name == "all kinds" else 1.3
         style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": width}
         left.plot(per_cent, values, line, label=name, **style)
-    left.set(ylim=(0.48, 1.02), ylabel="image AUROC", title="this wall, by kind of defect")
+    left.set(ylabel="image AUROC", title="this wall, by kind of defect")
     left.legend(frameon=False, fontsize=8, loc="lower left")
     right.plot(list(paper), np.array(list(paper.values())) / 100, "o-", color="black")
-    right.set(ylim=(0.48, 1.02), ylabel="mean image AUROC", title="paper, Table 7, one image")
+    right.set(ylabel="mean image AUROC", title="paper, Table 7, one image")
     for ax in (left, right):
         ax.title.set_size(9)
         ax.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
         ax.set(xscale="log", xlabel="share of the votes that counts (%, log scale)")
-        ax.set_xticks([1, 10, 100], ["1", "10", "100"])
+        ax.set(xlim=(0.9 * min(shares), 1.1 * max(shares)), ylim=(lowest - 0.03, 1.03))
+        ax.set_xticks(ticks, [f"{share:g}" for share in ticks])
+        ax.minorticks_off()
     return figure
 
 
@@ -117,7 +124,8 @@ def hatch(ax: Axes, where: np.ndarray) -> None:
 def draw_turns(image: np.ndarray, maps: np.ndarray, located: np.ndarray) -> Figure:
     """Votes of turned copies (above), the same in the coordinates of the image (below), their mean.
 
-    The colours of the votes run from 0 to 1, those of the mean from its minimum to its maximum.
+    Votes lie where their patches have their centres, so that places line up with the image. The
+    colours of the votes run from 0 to 1, those of the mean from its minimum to its maximum.
 
     Args:
         image: (H, H, 3) uint8.
@@ -129,14 +137,12 @@ def draw_turns(image: np.ndarray, maps: np.ndarray, located: np.ndarray) -> Figu
     axes = figure.subplots(2, count + 1)
     for k in range(count):
         for ax, votes, name in ((axes[0, k], maps[k], "copy"), (axes[1, k], located[k], "undone")):
-            shown = ax.imshow(votes, cmap="viridis", vmin=0, vmax=1)
+            shown = show_patches(ax, votes, len(image), cmap="viridis", vmin=0, vmax=1)
             ax.set_title(f"turn {90 * k}°, {name}", fontsize=8)
     show_image(axes[0, count], image, "the image")
     mean = located.mean(0)
-    axes[1, count].imshow(mean, cmap="viridis")
+    show_patches(axes[1, count], mean, len(image), cmap="viridis")
     axes[1, count].set_title(f"mean, {mean.min():.2f} to {mean.max():.2f}", fontsize=8)
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
     figure.colorbar(shown, ax=axes, label="vote", fraction=0.04)
     return figure
 
@@ -295,8 +301,8 @@ def draw_play(
         outline(axes[0], mask)
     m, h = located.shape[1:3]
     patches = max(1, int(h * h * fraction))
-    shown = axes[1].imshow(counted(located[number], fraction), cmap="viridis", vmin=0, vmax=m)
-    axes[1].set(xticks=[], yticks=[])
+    counts = counted(located[number], fraction)
+    shown = show_patches(axes[1], counts, h + 2 * RADIUS, cmap="viridis", vmin=0, vmax=m)
     axes[1].set_title(
         f"{patches} of {h * h} patches count\nin each turn (finest scale)", fontsize=8
     )

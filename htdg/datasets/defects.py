@@ -35,7 +35,7 @@ def scratch(crop: np.ndarray, rng: np.random.Generator) -> Defective:
         canvas.line(line, fill=255, width=max(1, round(width * OVERSAMPLING)), joint="curve")
 
     change = rng.choice([-1, 1]) * rng.uniform(25, 90)
-    return _blend(crop, crop + change, _coverage(crop.shape, draw))
+    return blend(crop, crop + change, coverage(crop.shape, draw))
 
 
 def hole(crop: np.ndarray, rng: np.random.Generator) -> Defective:
@@ -44,7 +44,7 @@ def hole(crop: np.ndarray, rng: np.random.Generator) -> Defective:
     cover = _blob(crop, rng, radius)
     depth = rng.uniform(0.25, 0.75)
     inside = np.median(crop) * depth + (crop - np.median(crop)) * 0.25
-    return _blend(crop, inside, cover)
+    return blend(crop, inside, cover)
 
 
 def stain(crop: np.ndarray, rng: np.random.Generator) -> Defective:
@@ -57,7 +57,7 @@ def stain(crop: np.ndarray, rng: np.random.Generator) -> Defective:
     distance = np.hypot(u / radius, v / (radius * rng.uniform(0.5, 1.0)))
     cover = np.clip(1.6 * (1 - distance), 0, 1)
     factor = 1 + rng.choice([-1, 1]) * rng.uniform(0.10, 0.35)
-    return _blend(crop, crop * factor, cover)
+    return blend(crop, crop * factor, cover)
 
 
 def foreign_patch(crop: np.ndarray, rng: np.random.Generator, other: np.ndarray) -> Defective:
@@ -72,7 +72,7 @@ def foreign_patch(crop: np.ndarray, rng: np.random.Generator, other: np.ndarray)
     patch = other[top : top + height, left : left + width].astype(float)
     # The same brightness as what it covers, so that only the texture gives it away.
     patch += np.average(crop, weights=cover) - np.average(patch, weights=cover)
-    return _blend(crop, patch + rng.uniform(-12, 12), cover)
+    return blend(crop, patch + rng.uniform(-12, 12), cover)
 
 
 #: The defects that need nothing but the crop.
@@ -99,10 +99,10 @@ def _blob(crop: np.ndarray, rng: np.random.Generator, radius: float) -> np.ndarr
     outline = np.stack([np.cos(angles) * radii, np.sin(angles) * radii], 1)
     outline += _centre(crop, rng, radius)
     points = [tuple(point) for point in outline * OVERSAMPLING]
-    return _coverage(crop.shape, lambda canvas: canvas.polygon(points, fill=255))
+    return coverage(crop.shape, lambda canvas: canvas.polygon(points, fill=255))
 
 
-def _coverage(shape: tuple[int, ...], draw: Callable[[ImageDraw.ImageDraw], None]) -> np.ndarray:
+def coverage(shape: tuple[int, ...], draw: Callable[[ImageDraw.ImageDraw], None]) -> np.ndarray:
     """The share of each pixel (H, W), in [0, 1], that is covered by what ``draw`` draws."""
     height, width = shape
     large = Image.new("L", (width * OVERSAMPLING, height * OVERSAMPLING))
@@ -110,7 +110,7 @@ def _coverage(shape: tuple[int, ...], draw: Callable[[ImageDraw.ImageDraw], None
     return np.asarray(large.reduce(OVERSAMPLING), dtype=float) / 255
 
 
-def _blend(crop: np.ndarray, defect: np.ndarray, cover: np.ndarray) -> Defective:
+def blend(crop: np.ndarray, defect: np.ndarray, cover: np.ndarray) -> Defective:
     """The defect laid over the crop by its coverage, and the mask of what changed."""
     blended = crop + cover * (np.clip(defect, 0, 255) - crop)
     rounded = np.round(blended).astype(np.uint8)

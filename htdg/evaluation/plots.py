@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
@@ -211,12 +212,12 @@ def plot_maps(
     return figure
 
 
-def outline(ax: Axes, mask: np.ndarray, colour: str = "red") -> None:
+def outline(ax: Axes, mask: np.ndarray, colour: str = "red") -> ContourSet:
     """Draw the outer border of the regions of a mask (H, W) bool; holes in them are left out."""
     # Padded, so that regions at the edge are closed.
     framed = np.pad(binary_fill_holes(mask).astype(float), 1)
     y, x = (np.arange(n) - 1 for n in framed.shape)
-    ax.contour(x, y, framed, [0.5], colors=colour, linewidths=1.2)
+    return ax.contour(x, y, framed, [0.5], colors=colour, linewidths=1.2)
 
 
 def plot_sample_grid(rows: Mapping[str, np.ndarray]) -> Figure:
