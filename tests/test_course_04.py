@@ -11,6 +11,9 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from htdg.course import checks_04, draw_04
 from htdg.course.check import NotRight
+from htdg.course.frozen import frozen
+from htdg.course.placed import KINDS, placed_defect
+from htdg.datasets.samples import texture_set
 from htdg.evaluation.plots import ANOMALOUS, NORMAL
 from htdg.localisation import patch_votes
 from htdg.transformations import transformations_named
@@ -57,6 +60,11 @@ def of_the_notebook(logits):
         (lambda x: x[:, :-1].softmax(1)[:, 0], "class 0 of every copy"),
         (lambda x: own_class(x[:, :-1].softmax(1)).numpy(), "Return a tensor, not an ndarray"),
         (lambda x: own_class(x[:, :-1].softmax(1)) ** 2, "not those of the library"),
+        (lambda x: x[:, :-1].softmax(1).diagonal(), "diagonal puts the copies last"),
+        (lambda x: 1 - own_class(x[:, :-1].softmax(1)), "one minus the votes"),
+        (lambda x: x[:, :-1].softmax(1).mean(1), "which is 1/M everywhere"),
+        (lambda x: own_class(x[:, :-1] == x[:, :-1].amax(1, True)), "Yours are 0 or 1"),
+        (lambda x: own_class(x[:, 1:].softmax(1)), "You leave out the first class"),
         (diverging, "With large logits exp overflows"),
         (of_the_notebook, "which has M = 3: take M from the argument, len(logits)"),
     ],
@@ -93,6 +101,9 @@ def turned(i, j, k, last):
             lambda i, j, k, s: tuple(v + 5 for v in turned(i, j, k, s - 1)),
             "Add 5 first, then turn back",
         ),
+        (lambda i, j, k, s: turned(i + 5, j + 5, k, s - 11), "You turn back within side - 10"),
+        (lambda i, j, k, s: turned(i + 5, j + 5, min(k, 1), s - 1), "undo k of them"),
+        (lambda i, j, k, s: (j + 5, i + 5) if k % 2 else (i + 5, j + 5), "that mirrors the image"),
         (lambda i, j, k, s: turned(i + 5, j + 5, k, 24), "but not for side 41"),
         (lambda i, j, k, s: turned(i + 5, j + 5, min(k, 2), s - 1), "For k = 3 the patch (2, 9)"),
         (lambda i, j, k, s: i + 5, "Return two numbers"),
@@ -156,7 +167,10 @@ def scales_of(votes):
         (lambda v: 1 - np.array(v).mean(), "The scales have different h"),
         (lambda v: 1 - np.stack(v).mean(), "The scales have different h"),
         (lambda v: 1 - np.mean(scales_of(v)) / 3 + 2, "must be at most 1"),
-        (lambda v: 1 - v[0].mean(), "For the test votes it must be"),
+        (lambda v: 1 - v[1].mean(), "For the test votes it must be"),
+        (lambda v: 1 - v[0].mean(), "You take the coarsest scale only"),
+        (lambda v: 1 - v[-1].mean(), "You take the finest scale only"),
+        (lambda v: 1 - np.median([x.mean() for x in v]), "You take the median of the scales"),
         (lambda v: 1 - np.mean(scales_of(v)) / 3 if len(v) == 5 else 0.5, "With M = 5 and every"),
     ],
 )
@@ -207,6 +221,13 @@ def rows_of(votes):
         ),
         (lambda v, f: v.min((1, 2)).sum(), "the lowest vote of each transformation alone"),
         (lambda v, f: 0.5, "For the test votes it must be"),
+        (lambda v, f: np.quantile(rows_of(v), f, axis=1).sum(), "(a quantile): average all"),
+        (lambda v, f: rows_of(v)[:, : v[0].size * f].mean(1).sum(), "round it down with int"),
+        (lambda v, f: v[v < f].sum(), "a share of the patches, not a vote"),
+        (
+            lambda v, f: np.argsort(v.reshape(4, -1), 1)[:, :3].mean(1).sum(),
+            "Those are the places of the lowest votes",
+        ),
         (
             lambda v, f: rows_of(v)[:, : int(v[0].size * f)].mean(1).sum(),
             "the mean of nothing is NaN: take at least one patch",
@@ -244,6 +265,14 @@ def differences(labels, scores):
         (lambda y, s: right_auroc(y, s) * 12 / 49, "You divide by all 7 * 7 pairs"),
         (lambda y, s: right_auroc(y, s) * 12 / 21, "You divide by 21"),
         (lambda y, s: right_auroc(y, s) * 12 / 7, "You divide by the number of images"),
+        (lambda y, s: (differences(y, s) > 0).sum(), "and leave out the tie: add 1/2"),
+        (
+            lambda y, s: (differences(y, s) > 0).mean() + (differences(y, s) == 0).sum() / 2,
+            "but not the ties",
+        ),
+        (lambda y, s: differences(y, s).mean(), "By how much does not matter"),
+        (lambda y, s: (s[y == 1] > np.median(s[y == 0])).mean(), "with one threshold"),
+        (lambda y, s: ((s > 0.5) == y).mean(), "The AUROC has no threshold"),
         (lambda y, s: s.mean(), "For the test scores it must be"),
         (lambda y, s: right_auroc(y, s) if len(set(s)) > 1 else 0, "If all scores are equal"),
         (lambda y, s: right_auroc(y[:7], s[:7]), "but for 60 it must be"),
@@ -335,6 +364,10 @@ def test_the_vote_maps():
         assert f"{maps[k].mean():.2f}" in axes[1, k].get_title()
         assert np.array_equal(axes[2, k].images[0].get_array(), located[k])
     assert np.allclose(axes[2, 4].images[0].get_array(), located.mean(0))
+    for ax in (axes[1, 0], axes[2, 3], axes[2, 4]):  # patch (0, 0) lies at the pixel (5, 5)
+        assert tuple(ax.images[0].get_extent()) == (4.5, 19.5, 19.5, 4.5)
+        assert ax.get_xlim() == (-0.5, 24.5)
+        assert ax.get_ylim() == (24.5, -0.5)
     frame = axes[0, 4].patches[0]
     assert (*frame.get_xy(), frame.get_width()) == (4.5, 4.5, 15)  # the pixels 5 to 19
 
@@ -348,13 +381,17 @@ def test_one_patch_and_its_votes():
     row, column = 10, 19
     assert left.get_title() == "scale 1: 30 x 30 px"
     assert left.patches[0].get_xy() == (column - 0.5, row - 0.5)
-    enlarged = middle.images[0].get_array()
-    assert np.array_equal(enlarged, images[1][row : row + 11, column : column + 11])
+    assert [left.get_xlabel(), left.get_ylabel()] == ["column (px)", "row (px)"]
+    assert np.array_equal(middle.images[0].get_array(), images[1])
+    assert middle.get_xlim() == (column - 0.5, column + 10.5)  # 11 pixels, whole
+    assert middle.get_ylim() == (row + 10.5, row - 0.5)
+    assert list(middle.get_yticks()) == [row, row + 10]
+    assert right.get_ylim() == (0, 1)  # a vote is a probability
     heights = [bar.get_height() for bar in right.patches]
     assert np.allclose(heights, votes[1][:, row, column])
     lines = {line.get_label(): line.get_ydata()[0] for line in right.lines}
     mean = votes[1][:, row, column].mean()
-    assert lines == {"knows nothing (1/4)": 0.25, f"mean vote {mean:.2f}": pytest.approx(mean)}
+    assert lines == {"no information (1/4)": 0.25, f"mean vote {mean:.2f}": pytest.approx(mean)}
 
 
 def test_the_lowest_votes():
@@ -432,6 +469,90 @@ def test_one_kind_against_good():
     scores = np.array([0.2, 0.6, 0.4, 0.9])
     assert draw_04.auroc_against_good(scores, kinds, "hole") == 0.5
     assert draw_04.auroc_against_good(scores, kinds, "stain") == 1
+
+
+def test_a_placed_figure_shows_each_wall_anew():
+    normal = np.array([0.80, 0.82, 0.84, 0.86])
+    placed = draw_04.PlacedFigure(normal, 96)
+    mask = np.zeros((96, 96), bool)
+    mask[40:50, 60:70] = True
+    walls = np.zeros((2, 96, 96), np.uint8)
+    walls[1] = 7
+    maps = np.full((2, 96, 96), 0.5)
+    maps[0, 30, 20], maps[1, 44, 61] = 0.8, 0.9
+    placed.draw(walls[0], ~mask, maps[0], 0.83)
+    left, middle, right, _bar = placed.draw(walls[1], mask, maps[1], 0.85).axes
+    assert np.array_equal(left.images[0].get_array(), walls[1])
+    assert np.array_equal(middle.images[0].get_array(), maps[1])
+    assert middle.images[0].get_clim() == draw_04.MAP_RANGE  # the same for every wall
+    assert middle.lines[0].get_xydata().tolist() == [[61, 44]]
+    assert len(middle.collections) == 1  # the old outline is gone
+    xs, ys = middle.collections[0].get_paths()[0].vertices.T
+    assert (xs.min(), xs.max(), ys.min(), ys.max()) == (59.5, 69.5, 39.5, 49.5)
+    assert left.get_xlim() == middle.get_xlim() == (-0.5, 95.5)
+    assert sorted(right.lines[0].get_xdata()) == sorted(normal)
+    assert right.lines[1].get_xydata().tolist() == [[0.85, 1]]
+    assert right.get_title() == "score 0.850: above 3 of 4"
+
+
+# --- A defect where one wants it ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wall_and_gravel():
+    gravel = texture_set("gravel", train=1, good=1, per_defect=0).test[0]
+    return texture_set("brick", train=1, good=20, per_defect=0).test, gravel
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_defect_is_where_the_sliders_say(wall_and_gravel, kind):
+    (wall, *_), gravel = wall_and_gravel
+    image, mask = placed_defect(wall, kind, across=60, down=30, size=10, other=gravel)
+    assert np.array_equal(mask, image != wall)
+    rows, columns = np.nonzero(mask)
+    assert abs(rows.mean() - 30) < 2
+    assert abs(columns.mean() - 60) < 2
+    width = 1 if kind == "scratch" else 10
+    assert rows.min() >= 20 - 1
+    assert rows.max() <= 40 + 1
+    assert columns.min() >= 60 - width - 1
+    assert columns.max() <= 60 + width + 1
+    assert np.ptp(rows) > 14  # as long as asked for
+    _, smaller = placed_defect(wall, kind, 60, 30, 5, gravel)
+    assert 0 < smaller.sum() < mask.sum()
+    _, moved = placed_defect(wall, kind, 30, 70, 10, gravel)
+    assert abs(np.nonzero(moved)[0].mean() - 70) < 2
+
+
+def test_a_foreign_patch_is_as_bright_as_what_it_covers(wall_and_gravel):
+    (wall, *_), gravel = wall_and_gravel
+    image, mask = placed_defect(wall, "foreign patch", 48, 48, 14, gravel)
+    assert image[mask].mean() == pytest.approx(wall[mask].mean(), abs=4)
+    assert np.corrcoef(image[mask], gravel[mask])[0, 1] > 0.9
+
+
+def test_a_defect_may_lie_at_the_edge_but_must_be_of_a_known_kind(wall_and_gravel):
+    (wall, *_), gravel = wall_and_gravel
+    _, corner = placed_defect(wall, "hole", 0, 0, 6, gravel)
+    assert corner[0, 0]
+    assert not corner[8:].any()
+    with pytest.raises(ValueError, match="There is no defect 'crack': choose from scratch, hole"):
+        placed_defect(wall, "crack", 0, 0, 6, gravel)
+
+
+def test_the_map_of_the_frozen_model_follows_a_strong_defect(wall_and_gravel):
+    """Its maximum lies within half a patch of the coarsest scale from the defect."""
+    walls, gravel = wall_and_gravel
+    detector = frozen("brick")
+    reach = 96 * 5.5 / detector.sides_[0]  # pixels of the wall
+    normal = detector.anomaly_score(walls, 0.02)
+    places = [(across, down) for down in (24, 40, 56) for across in (30, 48, 66)]
+    placed = [placed_defect(walls[0], "hole", *place, 14, gravel) for place in places]
+    found = detector.predictions([image for image, _ in placed], 0.02, maps=True)
+    for (_, mask), prediction in zip(placed, found, strict=True):
+        highest = np.unravel_index(prediction.anomaly_map.argmax(), mask.shape)
+        assert np.abs(np.argwhere(mask) - highest).max(1).min() <= reach
+        assert prediction.scores[0] > normal.max()
 
 
 def test_every_figure_is_new(labels_and_scores):

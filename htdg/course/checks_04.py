@@ -49,6 +49,11 @@ def check_votes(answer: Callable[[torch.Tensor], torch.Tensor]) -> str:
         "class m.",
     )
     expect(
+        shape != (h, w, m),
+        f"Your shape is {shape}: diagonal puts the copies last. Bring them to the front with "
+        ".permute(2, 0, 1).",
+    )
+    expect(
         shape == (m, h, w),
         f"For logits of shape ({m}, {m + 1}, {h}, {w}) the votes must have shape ({m}, {h}, {w}), "
         f"but yours is {shape}.",
@@ -98,6 +103,16 @@ def _wrong_votes(logits: torch.Tensor) -> dict[str, torch.Tensor]:
             read_own_class(first.log_softmax(1))
         ),
         other: first.softmax(1)[:, 0],
+        "That is one minus the votes: a vote is the probability itself.": (
+            1 - read_own_class(first.softmax(1))
+        ),
+        "You average the probabilities over the classes, which is 1/M everywhere: of copy m read "
+        "class m.": first.softmax(1).mean(1),
+        "Yours are 0 or 1, whether the copy's own class is the most likely one: a vote is its "
+        "probability.": read_own_class((first == first.amax(1, keepdim=True)).to(logits)),
+        'You leave out the first class, but "generated" is the last one: logits[:, :M].': (
+            read_own_class(logits[:, 1:].softmax(1))
+        ),
     }
 
 
@@ -144,6 +159,21 @@ def check_place(answer: Callable[[int, int, int, int], Sequence[int]]) -> str:
         "You turn the corner of the patch as if it were a pixel of the image, and add 5 then. But "
         "after a turn another pixel is the upper left one. Add 5 first, then turn back.",
     )
+    expect(
+        places != [still, still[::-1], still, still[::-1]],
+        "For odd k you swap row and column: that mirrors the image. A turn also counts one of them "
+        "from the other end, side - 1 - r.",
+    )
+    expect(
+        places != [still, *[expected[1]] * 3],
+        "You undo one quarter turn whatever k is: undo k of them.",
+    )
+    within_map = [_turned_back(row + 5, column + 5, k, side - 10) for k in range(4)]
+    expect(
+        places != within_map,
+        "You turn back within side - 10 pixels, but (i + 5, j + 5) is a pixel of the copy, which "
+        "has side pixels: use side - 1 - r.",
+    )
     for k in (1, 2, 3):
         expect(
             places[k] == expected[k],
@@ -186,7 +216,7 @@ def _centre(row: int, column: int, k: int, side: int) -> tuple[int, int]:
 def _some_votes() -> list[np.ndarray]:
     """Votes of M = 3 transformations at five scales, whose means differ much."""
     rng = np.random.default_rng(0)
-    means = (0.8, 0.6, 0.3, 0.2, 0.5)
+    means = (0.8, 0.6, 0.3, 0.5, 0.2)
     return [rng.uniform(0.5, 1, (3, 3 + n, 3 + n)) * mean for n, mean in enumerate(means)]
 
 
@@ -267,6 +297,9 @@ def _wrong_scores(votes: Sequence[np.ndarray]) -> dict[str, float]:
         patches: 1 - added / m,
         f"{patches} Then divide by M, too.": 1 - added,
         f"{patches} Divide by M once only.": 1 - added / m**2,
+        "You take the finest scale only: take the mean over all scales.": 1 - rows[-1] / m,
+        "You take the coarsest scale only: take the mean over all scales.": 1 - rows[0] / m,
+        "You take the median of the scales: take their mean.": 1 - float(np.median(rows)) / m,
     }
 
 
@@ -276,7 +309,14 @@ def check_lowest(answer: Callable[[np.ndarray, float], float]) -> str:
     rng = np.random.default_rng(1)
     votes = rng.uniform(0, 1, (4, 6, 6)) * np.array([1, 0.8, 0.5, 0.2])[:, None, None]
     fraction = 0.1  # of 36 patches: 3.6, so 3
-    result = _number(answer(votes.copy(), fraction))
+    try:
+        result = _number(answer(votes.copy(), fraction))
+    except TypeError as error:
+        expect(
+            "slice indices" not in str(error),
+            "P * fraction is no whole number, so it cannot end a slice: round it down with int.",
+        )
+        raise
     for message, wrong in _wrong_lowest(votes).items():
         expect(not _near(result, float(wrong)), message)
     right = float(np.sort(votes.reshape(4, -1), axis=1)[:, :3].mean(1).sum())
@@ -351,6 +391,15 @@ def _wrong_lowest(votes: np.ndarray) -> dict[str, float]:
         ),
         "That is the lowest vote of each transformation alone: average the lowest "
         "int(P * fraction).": ordered[:, 0].sum(),
+        "That is the highest of the lowest votes (a quantile): average all that are as low.": (
+            np.quantile(ordered, 0.1, axis=1).sum()
+        ),
+        "Those are the places of the lowest votes (argsort), not the votes: use np.sort.": (
+            np.argsort(votes.reshape(4, -1), axis=1)[:, :3].mean(1).sum()
+        ),
+        "You compare votes with fraction, but that is a share of the patches, not a vote.": (
+            votes[votes < 0.1].sum()
+        ),
     }
 
 
@@ -384,6 +433,19 @@ def check_auroc(answer: Callable[[np.ndarray, np.ndarray], float]) -> str:
         "Upside down, and the tie is left out: count the pairs in which the anomalous image scores "
         "higher, and half of the ties.": less / pairs,
         "You give the number of pairs: divide by how many pairs there are.": more + ties / 2,
+        "You give the number of pairs, and leave out the tie: add 1/2 for it, and divide by how "
+        "many pairs there are.": more,
+        "You divide the pairs that are won by their number, but not the ties.": (
+            more / pairs + ties / 2
+        ),
+        "That is by how much anomalous images score higher on average. By how much does not "
+        "matter: count the pairs in which they do.": (anomalous.mean() - normal.mean()),
+        "You compare each anomalous image with one threshold (such as the median of the normal "
+        "ones): compare it with every normal image.": (
+            float((anomalous > np.median(normal)).mean())
+        ),
+        "That is the share of images on the right side of a threshold (the accuracy). The AUROC "
+        "has no threshold: count pairs.": float(((scores > 0.5) == labels).mean()),
         "You divide by all 7 * 7 pairs of images: a pair is one anomalous and one normal image, "
         "3 * 4.": (more + ties / 2) / 49,
         "You divide by 21, all pairs of two images: a pair is one anomalous and one normal image, "

@@ -372,6 +372,7 @@ class PlacedFigure:
             ax.set_title(title, fontsize=9)
             ax.set(xticks=(0, side // 2, side - 1), xlabel="across (px)")
             ax.set_yticks((0, side // 2, side - 1))
+            ax.set_autoscale_on(False)  # an outline at the edge would widen the axes
         left.set_ylabel("down (px)")
         place = figure.add_axes((0.605, bottom, 0.014, height))
         bar = figure.colorbar(self._map, cax=place, ticks=MAP_RANGE, extend="both")
