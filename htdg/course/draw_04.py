@@ -211,7 +211,7 @@ def draw_patch(
     right.axhline(mean, color=ANOMALOUS, linestyle="--", label=f"mean vote {mean:.2f}")
     right.set_xticks(range(m), TURNS[:m])
     right.set(ylim=(0, 1), yticks=np.arange(0, 1.01, 0.25), xlabel="copy turned by")
-    right.set_ylabel("vote (probability of the turn made)")
+    right.set_ylabel("vote (0 to 1)")
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
@@ -376,7 +376,7 @@ class PlacedFigure:
         left.set_ylabel("down (px)")
         place = figure.add_axes((0.605, bottom, 0.014, height))
         bar = figure.colorbar(self._map, cax=place, ticks=MAP_RANGE, extend="both")
-        bar.set_label("anomaly (0 to 1)", fontsize=8)
+        bar.set_label("anomaly (0 to 1)", fontsize=8, labelpad=-8)
         heights = np.random.default_rng(0).uniform(-0.3, 0.3, len(self._normal))
         self._right.plot(self._normal, heights, "o", color=NORMAL, markersize=4, alpha=0.7)
         (self._score,) = self._right.plot([], [], "^", color=ANOMALOUS, markersize=9)
