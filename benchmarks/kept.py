@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -49,3 +50,11 @@ def do_missing(
         write_text(file, json.dumps(kept, indent=1) + "\n")
         print(key, json.dumps(kept["runs"][key]), flush=True)
     return complete
+
+
+def kept_options(description: str) -> argparse.Namespace:
+    """The command line of a benchmark whose runs are kept: ``data_root`` and ``report_only``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--report-only", action="store_true", help="only write the page again")
+    return parser.parse_args()

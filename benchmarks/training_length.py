@@ -9,7 +9,6 @@ it was. Writes its part of ``benchmarks/README.md`` and prints it.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.detection import CASES, Case, perform
-from benchmarks.kept import do_missing, read_kept
+from benchmarks.kept import do_missing, kept_options, read_kept
 from benchmarks.report import write_part
 from benchmarks.studies import table
 from htdg.runtime.device import machine, resolve_device
@@ -177,10 +176,7 @@ def page(kept: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run what is missing and write the page."""
-    parser = argparse.ArgumentParser(description="How long to train, and what bf16 costs.")
-    parser.add_argument("--data-root", type=Path, default=Path("data"))
-    parser.add_argument("--report-only", action="store_true", help="only write the page again")
-    options = parser.parse_args()
+    options = kept_options("How long to train, and what bf16 costs.")
     torch.set_num_threads(1)  # times are the processor's
     kept = read_kept(FILE, machine(resolve_device("cpu")))
     complete = True

@@ -9,7 +9,6 @@ Every run is kept in ``typical.json`` as soon as it is done. Writes its part of
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.detection import CASES, Case, test_samples
-from benchmarks.kept import do_missing, read_kept
+from benchmarks.kept import do_missing, kept_options, read_kept
 from benchmarks.quality import commit
 from benchmarks.report import write_part
 from benchmarks.studies import table
@@ -91,10 +90,7 @@ def page(kept: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run what is missing and write the page."""
-    parser = argparse.ArgumentParser(description="What choosing the training images is worth.")
-    parser.add_argument("--data-root", type=Path, default=Path("data"))
-    parser.add_argument("--report-only", action="store_true", help="only write the page again")
-    options = parser.parse_args()
+    options = kept_options("What choosing the training images is worth.")
     kept = read_kept(FILE, machine(resolve_device("cpu")))
     complete = True
     if not options.report_only:
