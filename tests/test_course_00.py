@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from htdg.course import draw_00
-from htdg.course.photo import PhotoError, course_images, grey_square
+from htdg.course.photo import CourseImagesError, course_images, grey_square
 from htdg.datasets.samples import PHOTO, photo_set, texture_photo, texture_set
 
 
@@ -77,7 +77,7 @@ def test_what_cannot_be_used_is_said_in_one_sentence(texture, name, sentence, tm
     (tmp_path / "text.png").write_text("no image")
     Image.effect_noise((300, 255), 50).save(tmp_path / "small.png")
     Image.new("RGB", (300, 300), "red").save(tmp_path / "flat.png")
-    with pytest.raises(PhotoError, match=sentence) as wrong:
+    with pytest.raises(CourseImagesError, match=sentence) as wrong:
         course_images(texture, str(tmp_path / name) if name else "")
     assert wrong.value._render_traceback_() == [str(wrong.value)]
     assert "\n" not in str(wrong.value)
@@ -85,9 +85,13 @@ def test_what_cannot_be_used_is_said_in_one_sentence(texture, name, sentence, tm
 
 def test_a_home_folder_may_be_a_tilde(photo, monkeypatch):
     monkeypatch.setenv("HOME", str(photo.parent))
-    np.testing.assert_array_equal(
-        course_images("brick", "~/my wall.png").train[0], course_images("brick", photo).train[0]
-    )
+    expected = course_images("brick", photo).train[0]
+    for typed in ("~/my wall.png", " ~/my wall.png "):
+        np.testing.assert_array_equal(course_images("brick", typed).train[0], expected)
+    with pytest.raises(
+        CourseImagesError, match=r"^~nobody_here/wall.png is not there: check the path"
+    ):
+        course_images("brick", "~nobody_here/wall.png")
 
 
 def test_one_image_of_each_kind_is_drawn():

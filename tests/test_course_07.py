@@ -15,6 +15,7 @@ from htdg.course import checks_07, draw_07
 from htdg.course.check import NotRight
 from htdg.course.draw_07 import Finding, findings, folder_box, folder_page
 from htdg.course.execute import WIDGET
+from htdg.course.photo import CourseImagesError
 from htdg.course.photographs import squares_of
 from htdg.datasets.samples import texture_set
 from htdg.errors import UserError
@@ -233,8 +234,8 @@ def test_photographs_are_cut_from_their_middle(photographs):
     ("make", "said"),
     [
         (lambda folder: folder / "missing", "missing is no folder: give one that holds images."),
-        (lambda folder: folder, "holds no image: put two or three photographs into it."),
-        (lambda folder: with_images(folder, 1), "holds only one image: put two or three"),
+        (lambda folder: folder, "holds no image that can be read: put two or three"),
+        (lambda folder: with_images(folder, 1), "holds only one image that can be read: put"),
         (lambda folder: with_images(folder, 2, 60), "photo_0.png has 60 x 60 pixels, too few for"),
         (lambda folder: with_images(folder, 2, damaged=True), "photo_1.png"),
     ],
@@ -260,10 +261,14 @@ def test_without_a_folder_shipped_images_are_taken():
     squares = squares_of(" ", 1, "gravel")
     assert squares.source == "3 shipped crops of gravel"
     np.testing.assert_array_equal(squares.held_out[1], texture_set("gravel").test[1])
-    with pytest.raises(UserError, match="no texture 'sand'"):
+    with pytest.raises(CourseImagesError, match="no texture 'sand'"):
         squares_of("", 1, "sand")
-    with pytest.raises(UserError, match="cuts is 0, but it must be a whole number from 1 to 5"):
-        squares_of("", 0)
+    for cuts in (0, 6, 2.0, "3", None):
+        with pytest.raises(
+            CourseImagesError, match=f"cuts is {cuts!r}, but it must be a whole number"
+        ):
+            squares_of("", cuts)
+    assert squares_of("~nobody_here", 1).source.startswith("~nobody_here is no folder")
 
 
 def threshold(mean_vote, count, rate=0.05):

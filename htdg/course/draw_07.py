@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from htdg.course.photo import typed_path
 from htdg.course.show import Controls
 from htdg.detector import HTDGDetector
 from htdg.errors import UserError
@@ -120,7 +121,7 @@ def _findings_in(detector: HTDGDetector, folder: str | Path) -> list[Finding]:
     """The findings on a folder as somebody types it; UserError as ``findings``."""
     if not str(folder).strip():
         raise UserError("Give the path of a folder that holds images.")
-    return findings(detector, Path(folder).expanduser())
+    return findings(detector, typed_path(folder))
 
 
 def _summary(detector: HTDGDetector, report: Sequence[Finding]) -> list[str]:

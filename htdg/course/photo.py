@@ -15,8 +15,8 @@ from htdg.io.images import load_uint8
 LEAST_SIDE = PHOTO // 2
 
 
-class PhotoError(UserError):
-    """A photograph that the notebook cannot use; the message names it and says what is wrong."""
+class CourseImagesError(UserError):
+    """Images that a notebook cannot use; the message names them and says what is wrong."""
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows of it: the sentence, without the traceback."""
@@ -32,15 +32,27 @@ def course_images(texture: str, photo: str | Path = "", train: int = 1) -> Sampl
         train: number of training crops.
 
     Raises:
-        PhotoError: there is no such texture, or the photograph cannot be read, is too small, or is
-            of one colour.
+        CourseImagesError: there is no such texture, or the photograph cannot be read, is too
+            small, or is of one colour.
     """
     try:
         if not str(photo).strip():
             return texture_set(texture, train)
-        return photo_set(grey_square(Path(photo).expanduser()), train)
+        return photo_set(grey_square(typed_path(photo)), train)
     except UserError as error:
-        raise PhotoError(str(error)) from None
+        raise CourseImagesError(str(error)) from None
+
+
+def typed_path(text: str | Path) -> Path:
+    """A path as somebody types it, perhaps with spaces around it, or ``~`` for the home folder.
+
+    The ``~`` of a user who is not known stays, and nothing is there.
+    """
+    path = Path(str(text).strip())
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user
+        return path
 
 
 def grey_square(path: Path) -> np.ndarray:

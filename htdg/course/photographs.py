@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from htdg.course.photo import CourseImagesError, typed_path
 from htdg.datasets.samples import texture_set
 from htdg.errors import UserError
 from htdg.io.images import list_images, load_uint8
@@ -44,17 +45,20 @@ def squares_of(folder: str | Path, cuts: int, texture: str = "brick") -> Squares
         texture: ``brick``, ``grass`` or ``gravel``.
 
     Raises:
-        UserError: ``cuts`` is another number, or there is no such texture.
+        CourseImagesError: ``cuts`` is another number, or there is no such texture.
     """
-    if cuts not in range(1, 6):
-        raise UserError(f"cuts is {cuts!r}, but it must be a whole number from 1 to 5.")
+    if not isinstance(cuts, int) or cuts not in range(1, 6):
+        raise CourseImagesError(f"cuts is {cuts!r}, but it must be a whole number from 1 to 5.")
     count = (MOST - 1) * cuts**2
-    crops = texture_set(texture, train=1, good=count)
+    try:
+        crops = texture_set(texture, train=1, good=count)
+    except UserError as error:
+        raise CourseImagesError(str(error)) from None
     shipped = Squares(crops.train[0], crops.test[:count], f"{1 + count} shipped crops of {texture}")
     if not str(folder).strip():
         return shipped
     try:
-        return _own_squares(Path(folder).expanduser(), cuts)
+        return _own_squares(typed_path(folder), cuts)
     except UserError as error:
         return Squares(shipped.train, shipped.held_out, f"{error} Instead: {shipped.source}")
 
@@ -64,7 +68,9 @@ def _own_squares(folder: Path, cuts: int) -> Squares:
     paths = list_images(folder)[0][:MOST]
     if len(paths) < 2:
         held = "only one image" if paths else "no image"
-        raise UserError(f"{folder} holds {held}: put two or three photographs into it.")
+        raise UserError(
+            f"{folder} holds {held} that can be read: put two or three photographs into it."
+        )
     photographs = [_cut(path, cuts) for path in paths]
     held_out = [square for photograph in photographs[1:] for square in photograph]
     names = ", ".join(path.name for path in paths)
