@@ -227,9 +227,9 @@ def test_a_widget_redraws_what_its_controls_say():
     controls = show.play(draw, "a line", n=IntSlider(1, 0, 5))
     slider, page = controls.box.children
     before = page.value
-    drawn.clear()
+    assert drawn == [1]  # the page and the picture that is kept share a figure
     slider.value = 4
-    assert drawn == [4]
+    assert drawn == [1, 4]
     assert page.value != before
     assert "data:image/png;base64," in page.value
 

@@ -67,12 +67,13 @@ def play(draw: Callable[..., Figure], alt: str, **controls: ValueWidget) -> Cont
     def figure() -> Figure:
         return draw(**{name: control.value for name, control in controls.items()})
 
-    def redraw(_change: object = None) -> None:
+    def show_in_page(drawn: Figure) -> None:
         # One assignment, so that the old figure stays until the new one is there: no flicker.
-        source = f"data:image/png;base64,{png(figure())}"
+        source = f"data:image/png;base64,{png(drawn)}"
         page.value = f'<img src="{source}" alt="{ALT}" style="max-width:100%">'
 
     for control in controls.values():
-        control.observe(redraw, names="value")
-    redraw()
-    return Controls(VBox([*controls.values(), page]), figure(), alt)
+        control.observe(lambda _change: show_in_page(figure()), names="value")
+    first = figure()
+    show_in_page(first)
+    return Controls(VBox([*controls.values(), page]), first, alt)
