@@ -49,6 +49,7 @@ def test_a_photograph_trains_and_tests_with_pieces_of_its_own(photo):
     below = square.copy()
     below[PHOTO - 240 :] = 0
     np.testing.assert_array_equal(photo_set(below).test, images.test)
+    assert not np.array_equal(photo_set(square, seed=1).test, images.test)
 
 
 def test_the_middle_of_a_photograph_is_taken(tmp_path):
@@ -101,6 +102,10 @@ def test_one_image_of_each_kind_is_drawn():
     figure = draw_00.draw_kinds(images)
     titles = [ax.get_title() for ax in figure.axes]
     assert titles == ["the training image", *(f"test: {images.kinds[i]}" for i in chosen)]
+    for ax, image in zip(
+        figure.axes, [images.train[0], *(images.test[i] for i in chosen)], strict=True
+    ):
+        np.testing.assert_array_equal(ax.images[0].get_array(), image)
 
 
 def test_the_highest_places_of_maps_are_marked_and_counted():
@@ -114,5 +119,13 @@ def test_the_highest_places_of_maps_are_marked_and_counted():
     assert draw_00.highest_place(right[1]) == tuple(np.argwhere(images.masks[chosen[1]])[0])
     figure = draw_00.draw_where(images, chosen, {"votes": right, "patch distances": wrong})
     assert re.search(r"in 4 by votes and in 0 by patch distances, of 4 damaged", figure.alt)
+    for ax, i in zip(figure.axes[: len(chosen)], chosen, strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), images.test[i])
+        assert bool(ax.collections) == (images.masks[i] is not None)
+        if ax.collections:
+            corners = np.concatenate([p.vertices for p in ax.collections[0].get_paths()])
+            places = np.argwhere(images.masks[i])[:, ::-1]  # a line lies half a pixel outside
+            np.testing.assert_allclose(corners.min(0), places.min(0) - 0.5)
+            np.testing.assert_allclose(corners.max(0), places.max(0) + 0.5)
     cross = figure.axes[len(chosen) + 1].lines[-1]
     assert (cross.get_ydata()[0], cross.get_xdata()[0]) == draw_00.highest_place(right[1])

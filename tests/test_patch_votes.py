@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import binary_erosion, binary_fill_holes
 
 from htdg import HTDGConfig, HTDGDetector
 from htdg.course.frozen import frozen
@@ -107,6 +107,7 @@ def test_it_begins_in_the_damage_or_at_the_lowest_votes(detector, shown, scales)
 
 def test_what_the_script_is_given_are_the_votes(shown, scales):
     data = json.loads(json.dumps(shown.data()))
+    assert data["start"] == list(shown.start)
     assert data["names"] == ["0°", "90°", "180°", "270°"]
     for given, scale in zip(data["scales"], scales, strict=True):
         h = len(scale.distances)
@@ -125,7 +126,9 @@ def test_the_damage_is_outlined(shown, detector):
     large = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown.data()["picture"]))))
     red = (large == (255, 0, 0)).all(-1)
     assert red.any()
-    assert not red[~np.kron(binary_fill_holes(MASK), np.ones((4, 4), bool))].any()
+    inside = np.kron(binary_fill_holes(MASK), np.ones((4, 4), bool))
+    assert not red[~inside].any()
+    assert not red[binary_erosion(inside, iterations=2)].any()  # a border, not a filled shape
     plain = Image.open(io.BytesIO(base64.b64decode(PatchVotes(detector, IMAGE).data()["picture"])))
     np.testing.assert_array_equal(np.asarray(plain), IMAGE)
 
@@ -175,6 +178,17 @@ def test_where_scripts_do_not_run_there_is_a_figure_that_is_described(shown, sca
     for scale, of_scale in zip(scales, bars, strict=True):
         heights = [bar.get_height() for bar in of_scale]
         np.testing.assert_allclose(heights, scale.votes[:, *scale.place(*shown.start)])
+
+
+def test_the_figure_frames_the_patch_and_its_nearest(shown, scales):
+    test, training, *_ = shown.figure().axes
+    for n, scale in enumerate(scales):
+        place, zoom = scale.place(*shown.start), 96 / scale.side
+        for ax, (row, column) in ((test, place), (training, scale.nearest[place])):
+            side = shown.training.shape[0] if ax is training else 96
+            corner = np.array((column, row)) * side / scale.side - 0.5
+            np.testing.assert_allclose(ax.patches[n].get_xy(), corner)
+        assert test.patches[n].get_width() == pytest.approx(11 * zoom)
 
 
 def test_notebooks_display_it(shown):
