@@ -242,6 +242,7 @@ WRONG = {
         "a dictionary for each sound": lambda: ["none"],
         "a dictionary for each": lambda: {"hum": "none"},
         "There is no sound siren": lambda: predicted(siren={}),
+        "There is no sound 3, siren": lambda: {**predicted(), 3: {}, "siren": {}},
     },
 }
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from htdg import HTDGConfig, HTDGDetector
+from htdg.commands import common
 from htdg.course import checks_07, draw_07
 from htdg.course.check import NotRight
 from htdg.course.draw_07 import Finding, findings, folder_box, folder_page
@@ -301,6 +302,10 @@ def test_predictions_are_held_against_what_was_measured(vote, count, tells, keep
     assert "can_tell should" not in str(wrong.value)
     with pytest.raises(NotRight, match=f"can_tell should be {tells}.* can_promise should be"):
         check(not tells, not keeps)
+
+
+def test_a_guess_is_told_as_by_the_command_line():
+    assert checks_07.CHANCE == common.CHANCE
 
 
 def test_what_the_promise_takes_is_said():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import nbformat
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -16,6 +17,7 @@ from htdg.course import few_shots, seeds, trainings
 from htdg.course.frozen import FRACTION, MODELS, frozen, model_folder, scores_of
 from htdg.course.seeds import SEEDS, figures_of, measured
 from htdg.datasets.samples import face_set, texture_set
+from tests.course import NOTEBOOKS
 
 RECORDED = json.loads((model_folder() / "scores.json").read_text(encoding="utf-8"))
 SCORES = {name: np.array(scores) for name, scores in RECORDED["scores"].items()}
@@ -98,6 +100,20 @@ def test_the_trainings_are_measured_as_recorded(monkeypatch):
             assert figures["sigmas"][0] == 1
             assert figures["moves"] == [0, 0, 0, 0]  # from the tenth iteration to the tenth
             assert figures["d_first"][0] == pytest.approx(recorded["d_first"][0, 0], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "settings"),
+    [
+        ("02_transformations", trainings.TEXTURE),
+        ("03_discriminator_training", trainings.COINS),
+    ],
+)
+def test_the_trainings_have_the_settings_of_their_notebooks(notebook, settings):
+    cells = nbformat.read(NOTEBOOKS / "solutions" / f"{notebook}.ipynb", as_version=4)["cells"]
+    code = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code")
+    (call,) = re.findall(r"^config = (HTDGConfig\.preset\(.*?\))$", code, re.M | re.S)
+    assert replace(eval(call), fast=True) == replace(settings, fast=True)
 
 
 def test_one_section_can_be_measured_again(tmp_path, monkeypatch):

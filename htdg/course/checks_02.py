@@ -543,6 +543,6 @@ def check_predictions(predict: Callable[[], dict[str, dict[str, str]]]) -> str:
                 f"{sound}, {name}: the prediction must be 'none', 'border' or 'all', not {said!r}.",
             )
             expect(said == word, f"{sound}, {name}: not {said!r}. {why}")
-    unknown = sorted(set(predicted) - set(PREDICTIONS))
+    unknown = sorted(map(str, set(predicted) - set(PREDICTIONS)))
     expect(not unknown, f"There is no sound {', '.join(unknown)}.")
     return "all fifteen predictions are what is measured below"

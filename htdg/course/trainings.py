@@ -131,10 +131,9 @@ def _pyramid(seed: int) -> Figures:
     from the tenth iteration to the last. Of the finest discriminator on the training image:
     ``batch_right`` (real, generated) are the shares of patches that it names with the statistics of
     the batch, ``called_generated`` and ``generated_right`` the shares that it calls generated with
-    running statistics, of real patches and of generated ones, and ``turns_right`` the share named
-    among the turns alone. ``right_training``, ``right_other`` and ``right_bricks`` are the latter
-    at each scale for three photographs. ``rebuilt`` is the mean absolute difference of the
-    reconstruction from the training image.
+    running statistics, of real patches and of generated ones. ``right_training``, ``right_other``
+    and ``right_bricks`` are what ``turns_right`` gives for three photographs. ``rebuilt`` is
+    the mean absolute difference of the reconstruction from the training image.
     """
     config = replace(COINS, seed=seed)
     live = LivePlot(every=10)
