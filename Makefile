@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml
 	@$(PIP_INSTALL) -e '.[notebooks,tests]'
 	@touch $@
 
-quickstart: $(STAMP) ## one normal image in, the damaged ones and where: results in runs/quickstart
+quickstart: $(STAMP) ## trains on one normal image, finds damaged ones and where: runs/quickstart
 	@$(BIN)/htdg run 00_quickstart --out runs/quickstart
 
 test: lint test-code test-notebooks ## all tests
