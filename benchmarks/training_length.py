@@ -166,7 +166,7 @@ def page(kept: dict[str, Any]) -> str:
             "### Precision",
             "",
             "Image AUROC, and the difference between bf16 and float32 with everything else equal:",
-            "mean ± standard error over draws.",
+            "mean ± standard error over draws; in the last row over all draws of all sets.",
             "",
             *precisions,
             "",
