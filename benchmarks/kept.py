@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report import write_part
 from htdg.errors import UserError
 from htdg.io.files import write_text
+from htdg.runtime.device import machine, resolve_device
 
 
 def read_kept(file: Path, where: str) -> dict[str, Any]:
@@ -52,9 +54,30 @@ def do_missing(
     return complete
 
 
-def kept_options(description: str) -> argparse.Namespace:
-    """The command line of a benchmark whose runs are kept: ``data_root`` and ``report_only``."""
+def keep_and_report(
+    description: str,
+    file: Path,
+    title: str,
+    runs: Callable[[Path], Iterable[tuple[str, Callable[[], dict[str, Any]]]]],
+    page: Callable[[dict[str, Any]], str],
+) -> None:
+    """A benchmark's command line: do the runs that are missing, then write the part of the README.
+
+    Ends the process with 1 if a run cannot be done.
+
+    Args:
+        description: what ``--help`` says.
+        file: where the runs are kept, beside the README.
+        title: of the part.
+        runs: given the folder of the data sets, the runs as ``do_missing`` takes them.
+        page: the part, from what is kept.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--report-only", action="store_true", help="only write the page again")
-    return parser.parse_args()
+    options = parser.parse_args()
+    kept = read_kept(file, machine(resolve_device("cpu")))
+    complete = options.report_only or do_missing(kept, file, runs(options.data_root))
+    write_part(file.with_name("README.md"), title, page(kept))
+    if not complete:
+        sys.exit(1)

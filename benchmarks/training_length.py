@@ -9,7 +9,6 @@ it was. Writes its part of ``benchmarks/README.md`` and prints it.
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -20,10 +19,8 @@ import numpy as np
 import torch
 
 from benchmarks.detection import CASES, Case, perform
-from benchmarks.kept import do_missing, kept_options, read_kept
-from benchmarks.report import write_part
+from benchmarks.kept import keep_and_report
 from benchmarks.studies import table
-from htdg.runtime.device import machine, resolve_device
 
 FILE = Path(__file__).parent / "training_length.json"
 TITLE = "Length of training and precision"
@@ -176,19 +173,17 @@ def page(kept: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run what is missing and write the page."""
-    options = kept_options("How long to train, and what bf16 costs.")
     torch.set_num_threads(1)  # times are the processor's
-    kept = read_kept(FILE, machine(resolve_device("cpu")))
-    complete = True
-    if not options.report_only:
-        runs = (
-            (key, partial(perform, case, 1, draw, options.data_root, **changed))
+    keep_and_report(
+        "How long to train, and what bf16 costs.",
+        FILE,
+        TITLE,
+        lambda data_root: (
+            (key, partial(perform, case, 1, draw, data_root, **changed))
             for key, case, draw, changed in plan()
-        )
-        complete = do_missing(kept, FILE, runs)
-    write_part(FILE.with_name("README.md"), TITLE, page(kept))
-    if not complete:
-        sys.exit(1)
+        ),
+        page,
+    )
 
 
 if __name__ == "__main__":

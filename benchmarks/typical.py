@@ -9,7 +9,6 @@ Every run is kept in ``typical.json`` as soon as it is done. Writes its part of
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -20,14 +19,12 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.detection import CASES, Case, test_samples
-from benchmarks.kept import do_missing, kept_options, read_kept
+from benchmarks.kept import keep_and_report
 from benchmarks.quality import commit
-from benchmarks.report import write_part
 from benchmarks.studies import table
 from htdg import HTDGDetector
 from htdg.datasets import load_dataset
 from htdg.evaluation.run import TestImages
-from htdg.runtime.device import machine, resolve_device
 from htdg.typical import scores_by_others
 
 FILE = Path(__file__).parent / "typical.json"
@@ -90,19 +87,17 @@ def page(kept: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run what is missing and write the page."""
-    options = kept_options("What choosing the training images is worth.")
-    kept = read_kept(FILE, machine(resolve_device("cpu")))
-    complete = True
-    if not options.report_only:
-        runs = (
-            (f"{case.name} {draw}", partial(perform, case, draw, options.data_root))
+    keep_and_report(
+        "What choosing the training images is worth.",
+        FILE,
+        TITLE,
+        lambda data_root: (
+            (f"{case.name} {draw}", partial(perform, case, draw, data_root))
             for case in CASES
             for draw in (DRAWS if case.dataset != "textures" else DRAWS[:1])  # they have ten
-        )
-        complete = do_missing(kept, FILE, runs)
-    write_part(FILE.with_name("README.md"), TITLE, page(kept))
-    if not complete:
-        sys.exit(1)
+        ),
+        page,
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ import torch
 
 #: The line in an exercise that nobody has done yet.
 STUB = 'raise NotImplementedError("your code here")'
+#: What an answer that has no ``return`` is told.
+NOTHING = "The function returns nothing: end it with return."
 
 
 class NotRight(AssertionError):

@@ -9,10 +9,8 @@ from typing import Any, SupportsFloat
 import torch
 from torch.nn import functional as F
 
-from htdg.course.check import NotRight, check, expect, expect_own, kind_of, like
+from htdg.course.check import NOTHING, NotRight, check, expect, expect_own, kind_of, like
 from htdg.pyramid import build_pyramid, pyramid_sides
-
-NOTHING = "The function returns nothing: end it with return."
 
 
 def _close(result: SupportsFloat, expected: float) -> bool:

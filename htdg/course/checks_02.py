@@ -8,7 +8,7 @@ from itertools import permutations
 import numpy as np
 import torch
 
-from htdg.course.check import check, expect, expect_own, kind_of, like
+from htdg.course.check import NOTHING, check, expect, expect_own, kind_of, like
 from htdg.transformations import (
     CATALOGUE,
     LUMA,
@@ -37,7 +37,7 @@ def _ask(answer: Answer, images: torch.Tensor, *options: object) -> torch.Tensor
     """The answer's result, which must be a tensor; the images must stay as they are."""
     before = images.clone()
     result = answer(images, *options)
-    expect(result is not None, "The function returns nothing: end it with return.")
+    expect(result is not None, NOTHING)
     expect(
         isinstance(result, torch.Tensor),
         f"The function returns {kind_of(result)}, but it must return a torch tensor.",
@@ -343,7 +343,7 @@ def check_transform(transform: Answer) -> str:
 def check_number(number: Callable[[int], int]) -> str:
     """The number m of the T_m that equals a turn by k quarters, then a flip."""
     numbers = [number(k) for k in range(4)]
-    expect(None not in numbers, "The function returns nothing: end it with return.")
+    expect(None not in numbers, NOTHING)
     expect(
         all(isinstance(m, (int, np.integer)) for m in numbers),
         f"It returns {numbers[0]!r}, but the number m must be an integer.",
@@ -528,7 +528,7 @@ PREDICTIONS = {
 def check_predictions(predict: Callable[[], dict[str, dict[str, str]]]) -> str:
     """How many patches of three spectrograms can tell which transformation was applied."""
     predicted = predict()
-    expect(predicted is not None, "The function returns nothing: end it with return.")
+    expect(predicted is not None, NOTHING)
     expect(
         isinstance(predicted, dict) and all(isinstance(row, dict) for row in predicted.values()),
         "Return a dictionary that holds a dictionary for each sound, as the text shows.",

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from htdg.config import HTDGConfig
-from htdg.course.check import NotRight, check, expect, expect_own, kind_of
+from htdg.course.check import NOTHING, NotRight, check, expect, expect_own, kind_of
 from htdg.networks import Generator, initialise
 
 #: An answer of an exercise.
@@ -29,7 +29,7 @@ def _close(result: float | torch.Tensor, expected: float | torch.Tensor) -> bool
 
 def _tensor(result: object) -> torch.Tensor:
     """The result, which must be a tensor."""
-    expect(result is not None, "The function returns nothing: end it with return.")
+    expect(result is not None, NOTHING)
     if not isinstance(result, torch.Tensor):
         raise NotRight(f"The function returns {kind_of(result)}, but it must return a tensor.")
     return result
@@ -43,7 +43,7 @@ def check_clueless_loss(answer: Answer) -> str:
     """The loss of a D that gives every class the same probability."""
     for m in (4, 54):
         result = answer(m)
-        expect(result is not None, "The function returns nothing: end it with return.")
+        expect(result is not None, NOTHING)
         result = float(result)
         mistakes = {
             -math.log(m + 1): "The sign is wrong: the logarithm of a probability is negative, and "

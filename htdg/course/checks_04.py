@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from htdg.course.check import NotRight, check, expect, kind_of, like, names_in
+from htdg.course.check import NOTHING, NotRight, check, expect, kind_of, like, names_in
 from htdg.votes import aggregate_votes, votes_from_logits
-
-NOTHING = "The function returns nothing: end it with return."
 
 
 def _number(result: object) -> float:

@@ -12,15 +12,13 @@ import torch
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from htdg.course.check import NotRight, check, expect
+from htdg.course.check import NOTHING, NotRight, check, expect
 from htdg.course.frozen import frozen
 from htdg.datasets.samples import texture_set
 from htdg.evaluation.pixel_metrics import mean_height
 from htdg.thresholds import upper_quantile
 from htdg.transformations import Transformation
 from htdg.votes import aggregate_votes
-
-NOTHING = "The function returns nothing: end it with return."
 
 
 def _same(result: object, expected: object) -> bool:

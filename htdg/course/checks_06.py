@@ -11,10 +11,8 @@ import torch
 from scipy import stats
 
 from htdg.ablations.nearest_image import NearestVoter
-from htdg.course.check import check, expect
+from htdg.course.check import NOTHING, check, expect
 from htdg.course.draw_06 import bootstrap_aurocs, draws_needed
-
-NOTHING = "The function returns nothing: end it with return."
 
 
 def _same(result: object, expected: object) -> bool:

@@ -18,7 +18,7 @@ from torch import nn
 
 from htdg.backend import PlainBackend
 from htdg.config import HTDGConfig
-from htdg.course.check import NotRight, check, expect, kind_of
+from htdg.course.check import NOTHING, NotRight, check, expect, kind_of
 from htdg.localisation import anomaly_map, pixel_votes
 from htdg.losses import generated_loss, real_loss
 from htdg.networks import ConvBlock, Discriminator, Generator, PatchNetwork, initialise
@@ -39,7 +39,6 @@ from htdg.votes import aggregate_votes
 #: An answer of an exercise.
 Answer = Callable[..., Any]
 
-NOTHING = "The function returns nothing: end it with return."
 #: What the options of the method are called in ``HTDGConfig``; those of the notebook are the same.
 OPTIONS = (
     *("image_size", "min_size", "max_size", "scale_factor", "translation", "channels", "niter"),

@@ -12,14 +12,11 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
-from htdg.course.check import check, expect
+from htdg.course.check import NOTHING, check, expect
 from htdg.course.checks_06 import FEW_REPEATS, expect_an_interval, expect_stratified
 from htdg.course.draw_09 import bootstrap_differences, paired_interval, shares_right
 from htdg.nearest import nearest_distances
 from htdg.patches import PixelPatches
-
-NOTHING = "The function returns nothing: end it with return."
-
 
 #: What the product of matrices in ``torch.cdist`` makes of a distance of 0, in single precision.
 ROUNDING = 3e-3
