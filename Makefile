@@ -94,6 +94,9 @@ lint: $(STAMP) ## style with ruff, types with mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy htdg
 
+# Kernels wait as `htdg` has its threads wait: docs/speed.md, "Beside other work".
+lab notebooks claims: export GOMP_SPINCOUNT ?= 1000
+
 lab: $(STAMP) ## open the first notebook in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb
 

@@ -18,7 +18,7 @@ import torch
 from benchmarks.report import write_part
 from benchmarks.studies import table
 from htdg.fast import native
-from htdg.fast.convolution import NARROWEST, _times_as_fast
+from htdg.fast.convolution import NARROWEST, times_as_fast
 from htdg.runtime.device import keep_freed_memory, machine
 
 #: Sides of a square with as many pixels as all canvases together: few, as in scoring, and many.
@@ -36,7 +36,7 @@ def page() -> str:
             continue
         for width in WIDTHS:
             ratios = [
-                statistics.median(1 / _times_as_fast(dtype, width, width, s) for _ in range(ROUNDS))
+                statistics.median(1 / times_as_fast(dtype, width, width, s) for _ in range(ROUNDS))
                 for s in SIDES
             ]
             rows.append([name, str(width), *(f"{ratio:.2f}" for ratio in ratios)])

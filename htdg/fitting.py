@@ -22,7 +22,7 @@ import torch
 from htdg.ablations.geom import train_geom
 from htdg.backend import Backend
 from htdg.config import ConfigError, HTDGConfig
-from htdg.fast.native import compiled_or_not
+from htdg.fast.choice import describe_training
 from htdg.fast.ranks import Ranks
 from htdg.io.checkpoint import Checkpoint, geom_checkpoint
 from htdg.io.model_directory import digest, scale_tensors
@@ -122,8 +122,7 @@ def fit_model(
                 "torch": torch.__version__,
                 "python": platform.python_version(),
                 "trained_on": device.type,
-                "machine": f"{machine(device)}, "
-                + compiled_or_not(device, config.fast and config.evidence != "distance")
+                "machine": f"{machine(device)}, {describe_training(device, config)}"
                 + ("" if ranks is None else f", {ranks.size} processes"),
             },
         )

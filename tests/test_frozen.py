@@ -1,5 +1,6 @@
 """The models that the notebooks analyse score the same everywhere, and are small."""
 
+import copy
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from dataclasses import replace
 import nbformat
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
 from htdg.config import HTDGConfig
@@ -17,6 +19,8 @@ from htdg.course import few_shots, seeds, trainings
 from htdg.course.frozen import FRACTION, MODELS, frozen, model_folder, scores_of
 from htdg.course.seeds import SEEDS, figures_of, measured
 from htdg.datasets.samples import face_set, texture_set
+from htdg.detector import HTDGDetector
+from htdg.sampling import generate, random_noise
 from tests.course import NOTEBOOKS
 
 RECORDED = json.loads((model_folder() / "scores.json").read_text(encoding="utf-8"))
@@ -100,6 +104,68 @@ def test_the_trainings_are_measured_as_recorded(monkeypatch):
             assert figures["sigmas"][0] == 1
             assert figures["moves"] == [0, 0, 0, 0]  # from the tenth iteration to the tenth
             assert figures["d_first"][0] == pytest.approx(recorded["d_first"][0, 0], abs=0.05)
+
+
+def test_the_figures_of_a_first_scale_by_another_way(monkeypatch):
+    kept = []
+    monkeypatch.setattr(trainings, "COINS", replace(trainings.COINS, niter=10))
+    start = trainings.start_scale
+    monkeypatch.setattr(trainings, "start_scale", lambda *a: kept.append(start(*a)) or kept[-1])
+    figures = trainings._first_scale(1)
+    d = copy.deepcopy(kept[0].scale.discriminator).train()
+    real = trainings._at_scale(trainings._photographs()["training"], 0)
+    turned = torch.cat([torch.rot90(real, k, (-2, -1)) for k in range(4)])
+    with torch.no_grad():
+        p = d(turned).softmax(1)
+    named = torch.stack([p[k, k] for k in range(4)])
+    assert figures["apart"] == pytest.approx(-named.log().mean().item(), abs=2e-4)
+    assert (
+        figures["together"] > figures["apart"] + 0.01
+    )  # other statistics, from images unlike these
+    history = kept[0].history
+    assert figures["d_last"] == [
+        pytest.approx(history[name][-1].item(), abs=1e-4) for name in ("d_real", "d_fake")
+    ]
+    row, column = trainings.CORNER
+    assert figures["patch"][0] == pytest.approx(p[0, 0, row, column].item(), abs=2e-4)
+
+
+def test_the_figures_of_a_pyramid_by_another_way(monkeypatch):
+    kept = []
+
+    class Kept(HTDGDetector):
+        def fit(self, *images, **options):
+            kept.append(self)
+            return super().fit(*images, **options)
+
+    monkeypatch.setattr(trainings, "COINS", replace(trainings.COINS, niter=10))
+    monkeypatch.setattr(trainings, "HTDGDetector", Kept)
+    figures = trainings._pyramid(1)
+    (detector,) = kept
+    scales, index = detector.scales_, torch.tensor([0])
+    real = trainings._at_scale(trainings._photographs()["training"], 3)
+    noise = random_noise(index, torch.Generator().manual_seed(0))
+    sample = generate(scales, noise, index)[-1].clamp(-1, 1)
+    shares = {}
+    for kind, image in (("real", real), ("generated", sample)):
+        turned = torch.cat([torch.rot90(image, k, (-2, -1)) for k in range(4)])
+        for mode in ("running", "batch"):
+            d = copy.deepcopy(scales[-1].discriminator).train(mode == "batch")
+            with torch.no_grad():
+                shares[kind, mode] = d(turned).numpy()
+    called = {key: logits.argmax(1) for key, logits in shares.items()}
+    assert figures["called_generated"] == pytest.approx(
+        (called["real", "running"] == 4).mean(), abs=1e-4
+    )
+    assert figures["generated_right"] == pytest.approx(
+        (called["generated", "running"] == 4).mean(), abs=1e-4
+    )
+    right = np.mean([(called["real", "batch"][k] == k).mean() for k in range(4)])
+    generated = (called["generated", "batch"] == 4).mean()
+    assert figures["batch_right"] == pytest.approx([right, generated], abs=1e-4)
+    among_turns = shares["real", "running"][:, :4].argmax(1)
+    right = np.mean([(among_turns[k] == k).mean() for k in range(4)])
+    assert figures["right_training"][3] == pytest.approx(right, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,24 @@ def test_the_figure_frames_the_patch_and_its_nearest(shown, scales):
         assert test.patches[n].get_width() == pytest.approx(11 * zoom)
 
 
+def test_an_image_that_is_not_square_is_framed_where_its_square_is(detector):
+    wide = IMAGE[:64]  # 64 x 96, which the model sees as a square
+    shown = PatchVotes(detector, wide)
+    ax = shown.figure().axes[0]
+    for frame, scale in zip(ax.patches, shown.scales, strict=True):
+        row, column = scale.place(*shown.start)
+        assert frame.get_xy() == pytest.approx(
+            (column * 96 / scale.side - 0.5, row * 64 / scale.side - 0.5)
+        )
+        size = (frame.get_width(), frame.get_height())
+        assert size == pytest.approx((11 * 96 / scale.side, 11 * 64 / scale.side))
+
+
+def test_a_mask_of_another_size_is_refused(detector):
+    with pytest.raises(ValueError, match=r"mask has \(64, 96\) pixels and the image \(96, 96\)"):
+        PatchVotes(detector, IMAGE, MASK[:64])
+
+
 def test_notebooks_display_it(shown):
     assert shown._repr_mimebundle_() == {"text/html": shown.page(), "text/plain": shown.alt}
 

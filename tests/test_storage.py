@@ -20,7 +20,7 @@ import htdg
 from htdg import ConfigError, HTDGConfig, HTDGDetector, ModelError
 from htdg.commands.cli import main
 from htdg.fast import native
-from htdg.fast.native import compiled_or_not
+from htdg.fast.choice import describe_training
 from htdg.io import folders, model_directory
 from htdg.io.files import OutputError, check_writable, write_text
 from htdg.io.model_directory import (
@@ -99,6 +99,7 @@ def test_transformations_of_ones_own_come_back(brick, tmp_path):
 
 
 def test_config_json_says_everything(tiny, saved):
+    cpu = torch.device("cpu")
     described = json.loads((saved / "config.json").read_text())
     tensors = safetensors.torch.load_file(saved / "weights.safetensors")
     assert described.pop("tensors") == {name: digest(t) for name, t in tensors.items()}
@@ -116,7 +117,7 @@ def test_config_json_says_everything(tiny, saved):
         "torch": torch.__version__,
         "python": platform.python_version(),
         "trained_on": "cpu",
-        "machine": f"{machine(torch.device('cpu'))}, {compiled_or_not(torch.device('cpu'))}",
+        "machine": f"{machine(cpu)}, {describe_training(cpu, tiny.config_)}",
         "sides": [14, 16, 18, 20],
         "transformations": [[0, 0, 0, 0, k] for k in range(4)],
         "training_images": ["image 1"],

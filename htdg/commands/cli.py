@@ -109,6 +109,8 @@ KEEP_FREED_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
     "MALLOC_TOP_PAD_": str(2**28),
 }
+#: How often a thread of OpenMP looks for the others before it sleeps; GCC's own is 300,000.
+SPINS = "1000"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if interruptible := signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop_quietly)  # while PyTorch is imported
     prepare_streams()
+    bound_spinning()
     # PyTorch makes hundreds of thousands of objects as it is imported, all of which stay. To look
     # through them for garbage takes 0.2 s during the import, and half a second as Python ends.
     gc.disable()
@@ -187,6 +190,18 @@ def say_image_warnings() -> None:
     warnings.simplefilter("default", ImageWarning)
     # PIL's, of images that are large but below the limit (``htdg.io.images.check_pixels``).
     warnings.filterwarnings("ignore", "Image size .* exceeds limit of .* pixels")
+
+
+def bound_spinning() -> None:
+    """Have OpenMP's threads, here and in processes that are started, sleep while they wait.
+
+    They meet after every operation. The first ones spin, and where another program has the core of
+    the last one, they do so for whole time slices (``benchmarks.busy``). OpenMP reads this as
+    PyTorch is imported. It is for the whole process, so the command line sets it and the library
+    never does; what the user has set stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def set_allocator(command: str) -> None:

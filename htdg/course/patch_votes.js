@@ -103,7 +103,8 @@
         votes.forEach((vote, m) => {
           part.columns[m].style.height = (vote || 0) / 10 + "%";
           part.columns[m].dataset.vote = vote;
-          part.columns[m].title = data.names[m] + ": " + (vote / 1000).toFixed(2);
+          const text = vote === null ? "no vote, the copy cuts the patch" : (vote / 1000).toFixed(2);
+          part.columns[m].title = data.names[m] + ": " + text;
         });
         const given = votes.filter((vote) => vote !== null);
         const mean = (given.reduce((a, b) => a + b, 0) / given.length / 1000).toFixed(2);

@@ -140,9 +140,18 @@ class PatchVotes:
             image: the image whose patches are shown.
             mask: (H, W) bool, where it is damaged. The picture begins in its middle; without a
                 mask at the patch of the finest scale with the lowest votes.
+
+        Raises:
+            ConfigError: the model has patch distances alone.
+            ValueError: the mask is not as large as the image.
         """
-        self.scales = votes_of_patches(detector, image)
         self.picture, self.mask = load_uint8(image), mask
+        if mask is not None and mask.shape != self.picture.shape[:2]:
+            raise ValueError(
+                f"The mask has {mask.shape} pixels and the image {self.picture.shape[:2]}: give a "
+                "mask of the image's own height and width."
+            )
+        self.scales = votes_of_patches(detector, image)
         self.training = to_uint8(detector.images_[:1])[0]
         self.names = [short_name(t, m) for m, t in enumerate(detector.transformations_, start=1)]
         self.start = self._first_place()
@@ -179,8 +188,8 @@ class PatchVotes:
         show_image(axes[1], self.training, "training image")
         for n, (ax, scale) in enumerate(zip(axes[2:], self.scales, strict=True)):
             place, colour = scale.place(*self.start), COLOURS[n % len(COLOURS)]
-            _frame(axes[0], self.picture.shape[0], scale, place, colour)
-            _frame(axes[1], self.training.shape[0], scale, scale.nearest[place], colour)
+            _frame(axes[0], self.picture, scale, place, colour)
+            _frame(axes[1], self.training, scale, scale.nearest[place], colour)
             self._bars(ax, scale, place, colour)
         axes[2].set_ylabel("vote (dashed: guessing)", fontsize=7)
         return figure
@@ -250,13 +259,17 @@ def short_name(t: Transformation, number: int) -> str:
 
 
 def _frame(
-    ax: Axes, side: int, scale: ScaleVotes, place: Sequence[int] | np.ndarray, colour: str
+    ax: Axes,
+    picture: np.ndarray,
+    scale: ScaleVotes,
+    place: Sequence[int] | np.ndarray,
+    colour: str,
 ) -> None:
-    """Frame a patch of a scale in an image that is drawn with ``side`` pixels."""
-    zoom = side / scale.side
-    corner = (place[1] * zoom - 0.5, place[0] * zoom - 0.5)
-    length = scale.patch * zoom
-    ax.add_patch(Rectangle(corner, length, length, fill=False, edgecolor=colour, linewidth=1.5))
+    """Frame a patch of a scale in the whole picture, which the scale sees as a square."""
+    down, across = (pixels / scale.side for pixels in picture.shape[:2])
+    corner = (place[1] * across - 0.5, place[0] * down - 0.5)
+    width, height = scale.patch * across, scale.patch * down
+    ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=1.5))
 
 
 def _encoded(image: np.ndarray) -> str:

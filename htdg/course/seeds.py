@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     content: dict[str, Any] = {"seeds": SEEDS, "models": {}, "trainings": {}}
-    if options.only:  # the others stay as they are
+    if options.only and options.out.exists():  # the others stay as they are
         content = json.loads(options.out.read_text(encoding="utf-8"))
     for name in [options.only] if options.only else names:
         rows = []

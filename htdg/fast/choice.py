@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from htdg.config import HTDGConfig
 from htdg.errors import UserError
 from htdg.fast import native
 from htdg.fast.compiling import SOURCES, cache_folder, digest, processor
@@ -75,16 +76,31 @@ def describe_choices() -> str:
         return f"PyTorch's operations: {native.missing() or reason}"
     names = {16: "AVX-512", 8: "AVX2"}
     compiled = f"compiled ({names.get(native.lanes(torch.float32), 'plain C')})"
+    single = _convolutions(torch.float32)
+    if single.startswith("PyTorch's"):  # and then those in bf16, too
+        return f"{compiled}, convolutions: {single}"
+    return f"{compiled}, bf16 convolutions: {_convolutions(torch.bfloat16)}"
+
+
+def describe_training(device: torch.device, config: HTDGConfig) -> str:
+    """What else than processor and threads the last digits of a training hang on, for its model."""
+    wanted = config.fast and config.evidence != "distance"  # distances alone train nothing
+    if not wanted or device.type != "cpu" or native.library() is None:
+        return "without compiled helpers"
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    return f"with compiled helpers, convolutions: {_convolutions(dtype)}"
+
+
+def _convolutions(dtype: torch.dtype) -> str:
+    """Whose are used for large activations of that type, and why, beside the compiled helpers."""
     forced = _forced()
     if forced == "torch":
-        return f"{compiled}, convolutions: PyTorch's, as HTDG_CONVOLUTIONS says"
-    if not native.lanes(torch.float32):
-        return f"{compiled}, convolutions: PyTorch's"
-    if not native.lanes(torch.bfloat16):
-        return f"{compiled}, bf16 convolutions: PyTorch's"
+        return "PyTorch's, as HTDG_CONVOLUTIONS says"
+    if not native.lanes(dtype):
+        return "PyTorch's"
     if forced == "ours":
-        return f"{compiled}, bf16 convolutions: ours, as HTDG_CONVOLUTIONS says"
-    return f"{compiled}, bf16 convolutions: {_measurements() if _has_amx() else 'ours'}"
+        return "ours, as HTDG_CONVOLUTIONS says"
+    return _measurements() if dtype == torch.bfloat16 and _has_amx() else "ours"
 
 
 def _measurements() -> str:

@@ -70,13 +70,13 @@ def _minimal_filtering(
     if min(inputs, outputs) < NARROWEST or not native.lanes(dtype):
         return False
     positions = sum(x.shape[0] * x.shape[2] * x.shape[3] for x in xs)
-    return choice.ours_is_faster(dtype, inputs, outputs, positions, _times_as_fast)
+    return choice.ours_is_faster(dtype, inputs, outputs, positions, times_as_fast)
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
 @torch.autocast("cpu", enabled=False)
-def _times_as_fast(dtype: torch.dtype, inputs: int, outputs: int, side: int) -> float:
+def times_as_fast(dtype: torch.dtype, inputs: int, outputs: int, side: int) -> float:
     """How many times as fast as this module PyTorch convolves an image of this side, and back."""
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(1, inputs, side, side, generator=rng, dtype=torch.float32)

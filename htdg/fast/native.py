@@ -57,12 +57,6 @@ def missing() -> str:
     return loaded if isinstance(loaded, str) else ""
 
 
-def compiled_or_not(device: torch.device, wanted: bool = True) -> str:
-    """Whether training on a device uses the helpers, where they are ``wanted``."""
-    used = wanted and device.type == "cpu" and library() is not None
-    return f"{'with' if used else 'without'} compiled helpers"
-
-
 @cache
 def warn_if_missing() -> None:
     """Say on standard error, once, why the helpers cannot be had here, if that can be mended.
