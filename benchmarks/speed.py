@@ -2,8 +2,9 @@
 
 Everything is timed in one run at the paper's sizes (image_size 128, sides 25 to 64) on random
 pixels: the straightforward version (``benchmarks.straightforward``), ours the plain way, and ours
-the fast way, and set in ratio to each other. Writes ``speed.json`` (``speed_<gpu>.json`` on a GPU)
-and its part of ``benchmarks/README.md``.
+the fast way, and set in ratio to each other. Writes ``speed_short.json`` (on a GPU
+``speed_<gpu>_short.json``), without ``_short`` if it is ``--full``, and its part of
+``benchmarks/README.md``.
 """
 
 from __future__ import annotations
@@ -221,13 +222,15 @@ def main() -> None:
     options = parser.parse_args()
     device = resolve_device(options.device)
     suffix = "" if device.type == "cpu" else f"_{torch.cuda.get_device_name(device)}"
+    suffix += "" if options.full else "_short"
     file = HERE / f"speed{suffix.replace(' ', '_').lower()}.json"
     if not options.page_only:
         if device.type == "cpu":
             keep_freed_memory()
         write_text(file, json.dumps(measure(device, options.full), indent=1) + "\n")
     results = json.loads(file.read_text())
-    write_part(HERE / "README.md", f"Speed: {results['machine']}", page(results))
+    title = f"Speed: {results['machine']}" + ("" if options.full else ", short run")
+    write_part(HERE / "README.md", title, page(results))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ No times are held here, but the names in ``sys.modules`` once a command is done.
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 from PIL import Image
+
+from htdg.commands import cli
 
 #: The command line as a process of its own; then, on the last line, what is imported.
 COMMAND = """
@@ -82,3 +85,30 @@ def test_garbage_is_collected_while_a_command_runs(place, monkeypatch):
     _, _, (enabled, frozen) = modules_after("score", "model", "a.png")
     assert enabled
     assert frozen > 50_000  # of PyTorch
+
+
+def spins_of(*words, **variables):
+    """What OpenMP (there may be several) read as PyTorch was imported, in a process of its own."""
+    unset = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    ran = subprocess.run(
+        [sys.executable, *map(str, words)],
+        env={**environment, "OMP_DISPLAY_ENV": "verbose", **variables},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0
+    return set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", ran.stderr))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GCC's OpenMP")
+def test_threads_of_commands_sleep_soon_unless_the_user_says_otherwise(place):
+    command = ("-m", "htdg", "info", place / "model")
+    assert spins_of(*command) == {cli.SPINS} == {"1000"}
+    assert spins_of(*command, GOMP_SPINCOUNT="777") == {"777"}
+    assert cli.SPINS not in spins_of(*command, OMP_WAIT_POLICY="passive")
+    # The library leaves the process as it is.
+    usual = spins_of("-c", "import torch")
+    assert usual
+    assert spins_of("-c", "import htdg.detector, htdg.commands.cli") == usual
+    assert cli.SPINS not in usual
