@@ -128,6 +128,7 @@ def wrong(course, name, old, new):
     [
         ("sides", "my_sides", "round(top * r ** (steps - n), 9)", "top * r ** (steps - n)", "P5"),
         ("sides", "my_sides", "levels - cut,", "levels - cut + 1,", "you return"),
+        ("sides", "my_sides", "math.ceil(top * math.log(top / min_size))", "17", "you return"),
         ("shift", "shift", "arange(n) - t", "arange(n) + t", "wrong way"),
         ("shift", "shift", "-1 - p", "-p", "not at the border"),
         ("shift", "shift", "t * distance(n, translation)", "t * int(0.15 * n)", "T4"),

@@ -183,6 +183,7 @@ def check_sides(answer: Answer) -> str:
     """Rules P3 to P5."""
     cases = [(128, 25, 64, 0.75), (28, 25, 64, 0.75), (64, 27, 64, 0.75), (25, 25, 64, 0.75)]
     cases += [(450, 25, 64, 0.75), (30, 28, 64, 0.98)]
+    cases += [(32, 15, 64, 0.99)]  # a limit of N below that of P5 leaves sides out
     for case in cases:
         result = answer(*case)
         expect(result is not None, NOTHING)
