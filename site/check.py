@@ -1,7 +1,7 @@
 """Hold the built site against its promises: ``python site/check.py FOLDER``, as ``make site`` does.
 
-Every page must do without the network, every picture needs an alternative text, and every link
-into the site must lead somewhere.
+Every page must do without the network, every picture needs an alternative text, every link into
+the site must lead somewhere, and no table may be left as the text that it is made from.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 #: Elements that fetch what they name, and the attribute that names it.
 FETCHING = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}
+#: Elements whose text is shown as it is.
+CODE = ("pre", "code", "script", "style")
 #: Links of this kind fetch nothing.
 NOT_FETCHED = {"canonical", "prev", "next", "search", "index"}
 
@@ -29,6 +31,8 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.names: set[str] = set()
         self.pictures: list[tuple[str, str]] = []
+        self.raw_tables = 0
+        self._in_code = 0
         self.feed(path.read_text(encoding="utf-8"))
 
     def has(self, fragment: str) -> bool:
@@ -38,6 +42,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Take note of one element."""
         values = {name: value or "" for name, value in attrs}
+        self._in_code += tag in CODE
         self.names |= {values[name] for name in ("id", "name") if name in values}
         if tag in FETCHING and not set(values.get("rel", "").split()) & NOT_FETCHED:
             self.fetched += [values[FETCHING[tag]]] if FETCHING[tag] in values else []
@@ -45,6 +50,14 @@ class Page(HTMLParser):
             self.pictures.append((values.get("src", ""), values.get("alt", "")))
         if tag == "a" and "href" in values:
             self.links.append(values["href"])
+
+    def handle_endtag(self, tag: str) -> None:
+        """Take note of the end of an element."""
+        self._in_code -= tag in CODE
+
+    def handle_data(self, data: str) -> None:
+        """Look at a piece of text."""
+        self.raw_tables += not self._in_code and bool(re.search(r"\| *:?-{3,}:? *\|", data))
 
 
 def faults(folder: Path) -> Iterator[str]:
@@ -62,6 +75,8 @@ def faults(folder: Path) -> Iterator[str]:
         for source, alt in page.pictures:
             if not alt or alt.endswith(Path(source).name):
                 yield f"{name} has no alternative text for {source}"
+        if page.raw_tables:
+            yield f"{name} shows a table as text: | --- |"
         for link in (*page.links, *page.fetched):
             there = urlsplit(link)
             if there.scheme or there.netloc:

@@ -55,6 +55,7 @@ exclude_patterns = [".*", "build", "dist", "htdg", "runs", "tests", "**/.ipynb_c
 
 nb_execution_mode = "off"  # the outputs are those that are committed
 nb_merge_streams = True
+nb_render_markdown_format = "gfm"  # "commonmark" has no tables
 highlight_language = "none"  # blocks that name no language are commands and outputs
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 5  # GitHub's names of headings

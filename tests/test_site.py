@@ -107,6 +107,7 @@ def test_figures_get_the_alternative_texts_of_their_outputs(settings):
 GOOD = (
     '<link rel="stylesheet" href="a.css"><h1 id="top"></h1><a href="#top">x</a>'
     '<a href="b.html#here">x</a><a href="https://arxiv.org">x</a><img src="p.png" alt="A wall.">'
+    "<pre>| a |\n| --- |</pre>"
 )
 
 
@@ -133,6 +134,7 @@ def test_a_good_site_passes(built):
         ('<img src="p.png" alt="../p.png">', "has no alternative text for p.png"),
         ('<a href="c.html">', "links to c.html, which is not there"),
         ('<a href="b.html#gone">', "links to b.html#gone, which has no such place"),
+        ("<p>| a | b |\n| --- | --- |</p>", "shows a table as text: | --- |"),
     ],
 )
 def test_what_is_wrong_with_a_page_is_said(built, added, sentence):
