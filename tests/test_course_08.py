@@ -152,6 +152,8 @@ def wrong(course, name, old, new):
         ("start", "start", "2 ** (n // 4)", "3", "s.width of scale 0"),
         ("d_step", "d_step", "with torch.no_grad()", "if True", "gradient has gone to G"),
         ("d_step", "d_step", "on_real.backward()", "pass", "gradients are not"),
+        ("d_step", "d_step", "s.adam_d.zero_grad()", "pass", "call zero_grad first"),
+        ("g_step", "g_step", "s.adam_g.zero_grad()", "pass", "call zero_grad first"),
         ("d_step", "d_step", "s.adam_d.step()", "pass", "moved"),
         ("d_step", "d_step", "on_real.item(), on_fake", "on_fake.item(), on_real", "exchanged"),
         ("g_step", "g_step", "s.d.requires_grad_(True)", "pass", "stays fixed"),

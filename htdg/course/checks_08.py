@@ -469,6 +469,7 @@ def check_d_step(answer: Answer) -> str:
     for theirs, mine, s in _steps(config):
         noise, previous = theirs.draw_noise(), theirs.draw_previous(1)[0]
         before = _parameters(mine.scale.generator)
+        _leave_gradients(mine.scale.discriminator)
         result = _losses(answer(s, noise, previous, as_options(config)), 2)
         named = theirs.d_step(noise, previous)
         expected = torch.stack([named["d_real"], named["d_fake"]])
@@ -495,6 +496,7 @@ def check_g_step(answer: Answer) -> str:
     for theirs, mine, s in _steps(config):
         noise, previous = theirs.draw_noise(), theirs.draw_previous(1)[0]
         before = _parameters(mine.scale.discriminator)
+        _leave_gradients(mine.scale.generator)
         result = _losses(answer(s, noise, previous, as_options(config)), 2)
         named = theirs.g_step(noise, previous)
         expected = torch.stack([named["g_adversarial"], named["g_reconstruction"]])
@@ -517,6 +519,12 @@ def check_g_step(answer: Answer) -> str:
         _same_statistics(mine.scale.generator, theirs.scale.generator, "G")
         _same_statistics(mine.scale.discriminator, theirs.scale.discriminator, "D")
     return "losses, gradients and statistics are those of the library"
+
+
+def _leave_gradients(network: nn.Module) -> None:
+    """As an earlier step leaves them, which a step must not add to."""
+    for p in network.parameters():
+        p.grad = torch.ones_like(p)
 
 
 def _same_gradients(mine: nn.Module, theirs: nn.Module, name: str) -> None:
