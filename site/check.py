@@ -17,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 FETCHING = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}
 #: Elements whose text is shown as it is.
 CODE = ("pre", "code", "script", "style")
+#: The second line of a table in Markdown, of whose dashes Sphinx may have made longer ones.
+RAW_TABLE = re.compile(r"\|(?: *:?(?:-{3,}|[\u2013\u2014]):? *\|)+")
 #: Links of this kind fetch nothing.
 NOT_FETCHED = {"canonical", "prev", "next", "search", "index"}
 
@@ -57,7 +59,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         """Look at a piece of text."""
-        self.raw_tables += not self._in_code and bool(re.search(r"\| *:?-{3,}:? *\|", data))
+        self.raw_tables += not self._in_code and bool(RAW_TABLE.search(data))
 
 
 def faults(folder: Path) -> Iterator[str]:

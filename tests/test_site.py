@@ -135,6 +135,7 @@ def test_a_good_site_passes(built):
         ('<a href="c.html">', "links to c.html, which is not there"),
         ('<a href="b.html#gone">', "links to b.html#gone, which has no such place"),
         ("<p>| a | b |\n| --- | --- |</p>", "shows a table as text: | --- |"),
+        ("<p>| a | b |\n| \u2014 | \u2014 |</p>", "shows a table as text: | --- |"),
     ],
 )
 def test_what_is_wrong_with_a_page_is_said(built, added, sentence):

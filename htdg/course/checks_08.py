@@ -153,6 +153,17 @@ def _two_scales(config: HTDGConfig) -> tuple[list[SimpleNamespace], ScaleTrainin
     return [as_state(first)], _training(config, [first.scale])
 
 
+def _five_scales(config: HTDGConfig) -> tuple[list[SimpleNamespace], ScaleTraining]:
+    """Scales 0 to 3, untrained and frozen, and scale 4 before its first iteration."""
+    scales: list[Scale] = []
+    states: list[SimpleNamespace] = []
+    for _ in range(4):
+        training = _training(config, scales)
+        states.append(as_state(training, tuple(states)))
+        scales.append(freeze(training.scale))
+    return states, _training(config, scales)
+
+
 def _tensor(result: object, shape: Sequence[int], name: str = "The result") -> torch.Tensor:
     """The result, which must be a tensor of this shape."""
     expect(result is not None, NOTHING)
@@ -396,9 +407,16 @@ _PARTS = ("g", "d", "z_star", "rng", "real", "copies", "index", "previous_star",
 def check_start(answer: Answer) -> str:
     """Rules N2, N3, S2, S4, I4, I7 and I10."""
     config = _config(beta1=0.4, lr_d=1e-3)
+    # The fifth scale would have 24 channels, but for N3.
+    wide = _config(channels=12, scale_factor=0.9)
     states, second = _two_scales(config)
-    for coarser, theirs in (((), _training(config)), (tuple(states), second)):
-        s = answer(as_options(config), coarser, theirs.real.clone())
+    four, fifth = _five_scales(wide)
+    for options, coarser, theirs in (
+        (config, (), _training(config)),
+        (config, tuple(states), second),
+        (wide, tuple(four), fifth),
+    ):
+        s = answer(as_options(options), coarser, theirs.real.clone())
         expect(s is not None, NOTHING)
         _attributes(s, (*_PARTS, "n", "side", "width", "coarser", "adam_d", "adam_g", "iteration"))
         n = len(coarser)
@@ -412,9 +430,11 @@ def check_start(answer: Answer) -> str:
                 a.shape == b.shape and _close(a, b, 1e-6)
                 for a, b in zip(mine.values(), right.values(), strict=True)
             )
-            reason = (
-                "they come from the coarser scale, statistics included" if n else "drawn first G"
-            )
+            reason = {
+                0: "drawn first G",
+                1: "they come from the coarser scale, statistics included",
+                4: "they are fresh, since the coarser scale has another width",
+            }[n]
             expect(same, f"The weights of s.{name} of scale {n} are wrong: {reason} (I7, I10).")
         for name in ("z_star", "real", "copies", "index", "previous_star", "sigma"):
             right = getattr(wanted, name)
@@ -435,7 +455,7 @@ def check_start(answer: Answer) -> str:
             {id(p) for p in s.adam_d.param_groups[0]["params"]} == {*map(id, s.d.parameters())},
             "s.adam_d must have the parameters of s.d.",
         )
-    return "both scales start as the library's do"
+    return "scales 0, 1 and 4 start as the library's do"
 
 
 def _losses(result: object, count: int) -> torch.Tensor:
