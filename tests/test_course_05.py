@@ -264,6 +264,8 @@ def ranked(values, rate, more=1, less=1, up=math.ceil, digits=9, sort=True):
         (lambda v, r: ranked(v, r, up=int), "with n . 1, not n"),
         (lambda v, r: ranked(v, 1 - r), "one of the lowest scores"),
         (lambda v, r: ranked(v, r, sort=False), "Sort the scores first"),
+        (lambda v, r: np.sort(v)[np.ceil((len(v) + 1) * (1 - r)) - 1], r"int\(np\.ceil"),
+        (lambda v, r: sorted(v)[np.ceil((len(v) + 1) * (1 - r)) - 1], r"int\(np\.ceil"),
         (lambda v, r: np.quantile(v, 1 - r), "np.quantile interpolates"),
         (lambda v, r: np.sort(v)[math.ceil(round((len(v) + 1) * (1 - r), 9)) - 1], "With 5 scores"),
         (lambda v, r: ranked(v, r, digits=18), "Round to 9 digits"),

@@ -426,7 +426,14 @@ def _wrong_aupros(fpr: np.ndarray, pro: np.ndarray, right: float) -> dict[str, o
 def check_quantile(answer: Callable[[np.ndarray, float], float]) -> str:
     """The threshold that another normal score exceeds at most at a certain rate."""
     values = (7 * np.arange(20.0) % 20 + 1) ** 2  # 1, 4, 9 ... 400 in a mixed order
-    result = _number(answer(values.copy(), 0.1))
+    try:
+        result = _number(answer(values.copy(), 0.1))
+    except (IndexError, TypeError) as error:
+        expect(
+            "integer" not in str(error),
+            "An index must be a whole number, but np.ceil returns a float: int(np.ceil(...)).",
+        )
+        raise
     n, k = 20, 19
     expect(
         not _same(result, values[k - 1]) and not _same(result, values[min(k, n - 1)]),
