@@ -231,6 +231,8 @@ def left_steps(fpr, pro):
         (lambda x, y: area(*before(x, y)) / 0.3, "the last point before 0.3. The line goes on"),
         (lambda x, y: area(*before(x, y)) / 0.2, "and divide by that"),
         (lambda x, y: area(x[:4], y[:4]) / 0.3, "whole piece from 0.2 to 0.5"),
+        (lambda x, y: area(x[:4], y[:4]) / 0.5, "whole piece from 0.2 to 0.5"),
+        (lambda x, y: np.interp(np.linspace(0, 0.3, 999), x, y).mean(), "a mean of many heights"),
         (left_steps, "You add up rectangles"),
         (lambda x, y: 0.51, "For the test curve"),
         (lambda x, y: ending(x, y, y[x < 0.3][-1]), "the height of the point before"),

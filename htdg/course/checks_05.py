@@ -370,7 +370,7 @@ def check_aupro(answer: Callable[[np.ndarray, np.ndarray], float]) -> str:
     )
     too_far = 0.035 + 0.055 + 0.3 * 0.75
     expect(
-        not _same(result, too_far / 0.3) and not _same(result, too_far),
+        not any(_same(result, value) for value in (too_far, too_far / 0.3, too_far / 0.5)),
         "You take the whole piece from 0.2 to 0.5: cut it at 0.3.",
     )
     steps = [(0.02 + 0.05 + 0.06) / 0.3, (0.05 + 0.06 + 0.07) / 0.3]
@@ -379,6 +379,11 @@ def check_aupro(answer: Callable[[np.ndarray, np.ndarray], float]) -> str:
         "You add up rectangles: between two points the curve is a straight line (trapezoids).",
     )
     _refuse(result, _wrong_aupros(fpr, pro, expected))
+    expect(
+        _same(result, expected) or abs(result - expected) > 2e-3,
+        f"For the test curve it must be {expected:.4f}, not {result:.4f}: a mean of many heights "
+        "is only nearly the area. Add up the trapezoids between the points.",
+    )
     expect(
         _same(result, expected), f"For the test curve it must be {expected:.4f}, not {result:.4f}."
     )

@@ -404,7 +404,7 @@ def check_start(answer: Answer) -> str:
     states, second = _two_scales(config)
     wide = config.with_options(channels=12)  # twice as many at scale 4 are more than image_size
     first = _two_scales(wide)
-    fourfold = first[1].coarser * 4  # so that the next one is scale 4
+    fourfold = tuple(first[1].coarser) * 4  # so that the next one is scale 4
     transformations = wide.resolve_transformations(coloured=True)
     wider = start_scale(wide, transformations, fourfold, first[1].real)
     scales: list[tuple[HTDGConfig, tuple[SimpleNamespace, ...], ScaleTraining]] = [
