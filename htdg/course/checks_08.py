@@ -472,7 +472,7 @@ def check_start(answer: Answer) -> str:
             {id(p) for p in s.adam_d.param_groups[0]["params"]} == {*map(id, s.d.parameters())},
             "s.adam_d must have the parameters of s.d.",
         )
-    return "both scales start as the library's do"
+    return "scales 0, 1 and 4 start as the library's do"
 
 
 def _losses(result: object, count: int) -> torch.Tensor:
