@@ -193,7 +193,9 @@ def test_torchrun_trains_a_model(undisturbed, normal, tmp_path):
     assert err.count("scales of 6 iterations trained") == 1
     assert [path.name for path in out.parent.iterdir()] == ["model"]
     model = HTDGDetector.load(out)
-    assert model.trained_with_["machine"].endswith("1 threads, with compiled helpers, 2 processes")
+    machine = model.trained_with_["machine"]
+    assert ", 1 threads, with compiled helpers, " in machine
+    assert machine.endswith(", 2 processes")
     one = HTDGDetector("tiny", niter=1, transformations="grey42", translation="pixel", device="cpu")
     one.fit(normal[2:4], progress=False)
     for name in ("d_real", "d_fake", "g_adversarial", "g_reconstruction"):
