@@ -36,11 +36,10 @@ quickstart: $(STAMP) ## trains on one normal image, finds damaged ones and where
 
 test: lint test-code test-notebooks ## all tests
 
-# Three processes, since many tests wait for programs that they start: each needs 2 GB. These programs
-# have a thread each, since other tests have the other cores (benchmarks.busy). The files are in the
-# order of tests/conftest.py; xdist's own has those with few but long tests last.
+# Two processes, however many cores there are: each needs 2 GB. The programs that tests start have a
+# thread each, since another test has the other core (benchmarks.busy).
 test-code: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # A thread each, since two notebooks run at a time. 09 with its answers computes all that 09 does.
 test-notebooks: $(STAMP)

@@ -10,17 +10,6 @@ from htdg.datasets.samples import texture_set
 # Two threads wait for each other longer than they work on images this small.
 torch.set_num_threads(1)
 
-#: Files that take longest. They come first: at the end, all processes would wait for the last one.
-LONGEST = (
-    *("test_kills.py", "test_corpus.py", "test_sweeps.py", "test_sharing.py"),
-    *("test_export.py", "test_notebook_run.py"),
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
-
 
 @pytest.fixture(scope="session")
 def brick():
