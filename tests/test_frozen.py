@@ -119,9 +119,8 @@ def test_the_figures_of_a_first_scale_by_another_way(monkeypatch):
         p = d(turned).softmax(1)
     named = torch.stack([p[k, k] for k in range(4)])
     assert figures["apart"] == pytest.approx(-named.log().mean().item(), abs=2e-4)
-    assert (
-        figures["together"] > figures["apart"] + 0.01
-    )  # other statistics, from images unlike these
+    # Generated images in the batch change its statistics.
+    assert figures["together"] > figures["apart"] + 0.01
     history = kept[0].history
     assert figures["d_last"] == [
         pytest.approx(history[name][-1].item(), abs=1e-4) for name in ("d_real", "d_fake")
