@@ -34,11 +34,15 @@ MIXED = ((0, 0, 0, 0, 0), (0, 1, 0, 0, 0), (0, 0, 1, 0, 0), (0, 0, 0, -1, 3), (1
 SMALL = {"evidence": "both", "distance_min_size": 14, "distance_max_size": 20}
 #: Of each kind what is trained, with how many images, and the defect fraction.
 KINDS = {
-    "votes": ({"transformations": MIXED}, 1, 0.05),
+    "votes": ({"transformations": MIXED, "max_size": 20}, 1, 0.05),
     "votes of blurred copies": ({"transformations": MIXED, "translation": "stretched"}, 1, None),
     "votes of whole pixels": ({"transformations": MIXED, "translation": "pixel"}, 2, 0.2),
-    "votes real or generated": ({"method": "real_or_generated", "fast": False}, 1, 0.05),
-    "votes without generator": ({"method": "no_generator"}, 1, None),
+    "votes real or generated": (
+        {"method": "real_or_generated", "fast": False, "max_size": 20},
+        1,
+        0.05,
+    ),
+    "votes without generator": ({"method": "no_generator", "max_size": 20}, 1, None),
     "both, at several scales": (SMALL, 1, 0.02),
     "both, nearby": (SMALL | {"search_radius": 0.2, "patch_constant": 0.1}, 2, None),
     "distance, of a large bank": (
@@ -51,9 +55,14 @@ KINDS = {
 
 
 def trained(options, images):
-    """A detector whose votes differ from image to image."""
-    config = HTDGConfig.preset("tiny", niter=10, lr_d=5e-3, **options)
+    """A detector whose votes differ from image to image, of one scale unless more are asked for."""
+    config = HTDGConfig.preset("tiny", **{"niter": 10, "lr_d": 5e-3, "max_size": 14, **options})
     return HTDGDetector(config).fit(images, **QUIET)
+
+
+@pytest.fixture(scope="module")
+def small(brick):
+    return trained({}, brick[0][:1])
 
 
 def session_of(file):
@@ -147,9 +156,9 @@ def test_a_model_in_bfloat16_is_exported_in_float32(brick):
     assert np.abs(scores - rounded).max() > 1e-4
 
 
-def test_the_comparison_sees_another_model(tiny, two):
-    file = exported(tiny.model_, None)
-    same, other = compared(file, tiny.model_, None), compared(file, two.model_, None)
+def test_the_comparison_sees_another_model(small, brick):
+    file, two = exported(small.model_, None), trained({}, brick[0][:2])
+    same, other = compared(file, small.model_, None), compared(file, two.model_, None)
     assert same.agrees
     assert min(same.milliseconds, same.milliseconds_here) > 0
     assert not other.agrees
@@ -161,12 +170,12 @@ def test_the_comparison_sees_another_model(tiny, two):
 
 
 @pytest.fixture(scope="module")
-def models(tiny, tmp_path_factory):
+def models(small, tmp_path_factory):
     """A folder with a model, and with a calibrated one."""
     root = tmp_path_factory.mktemp("models")
-    tiny.save(root / "model")
+    small.save(root / "model")
     threshold = Threshold(0.625, 0.75, 0.05, 20, "held-out images", 0.1)
-    save_model(replace(tiny.model_, threshold=threshold), root / "calibrated")
+    save_model(replace(small.model_, threshold=threshold), root / "calibrated")
     return root
 
 
@@ -180,7 +189,7 @@ def metadata_of(path):
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
-def test_the_file_has_the_threshold_and_its_fraction(models, here, tiny, brick, capsys):
+def test_the_file_has_the_threshold_and_its_fraction(models, here, small, brick, capsys):
     assert main(["export", str(models / "calibrated"), "--onnx", "new/m.onnx"]) == 0
     known = metadata_of("new/m.onnx")
     assert known == {
@@ -201,11 +210,11 @@ def test_the_file_has_the_threshold_and_its_fraction(models, here, tiny, brick, 
     assert re.search(r"^time an image +[\d.]+ ms in ONNX Runtime, [\d.]+ ms in htdg$", shown, re.M)
     images = photographs(brick[1], 20)
     scores, _ = run(session_of("new/m.onnx"), images)
-    np.testing.assert_allclose(scores, tiny.anomaly_score(images, 0.1), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(scores, small.anomaly_score(images, 0.1), rtol=0, atol=1e-4)
     assert [p.name for p in (here / "new").iterdir()] == ["m.onnx"]
 
 
-def test_another_fraction_leaves_the_threshold_out(models, here, tiny, brick, capsys):
+def test_another_fraction_leaves_the_threshold_out(models, here, small, brick, capsys):
     words = ["export", str(models / "calibrated"), "--onnx", "m.onnx", "--defect-fraction", "0.5"]
     assert main(words) == 0
     assert "the threshold is for --defect-fraction 0.1, so the file has" in capsys.readouterr().err
@@ -214,7 +223,7 @@ def test_another_fraction_leaves_the_threshold_out(models, here, tiny, brick, ca
     assert "threshold" not in known
     images = photographs(brick[1], 20)
     scores, _ = run(session_of("m.onnx"), images)
-    np.testing.assert_allclose(scores, tiny.anomaly_score(images, 0.5), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(scores, small.anomaly_score(images, 0.5), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +283,7 @@ def test_overwriting_replaces_the_file(models, here):
     assert metadata_of("m.onnx")["defect_fraction"] == "1"
 
 
-def test_the_python_of_the_page_needs_no_htdg(models, here, tiny, brick, capsys):
+def test_the_python_of_the_page_needs_no_htdg(models, here, small, brick, capsys):
     page = (Path(__file__).resolve().parents[1] / "docs" / "export.md").read_text()
     (block,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
     assert "htdg" not in block
@@ -282,6 +291,6 @@ def test_the_python_of_the_page_needs_no_htdg(models, here, tiny, brick, capsys)
     Image.fromarray(brick[1][0]).save("a.png")
     names = {}
     exec(compile(block, "export.md", "exec"), names)
-    assert names["score"][0] == pytest.approx(tiny.anomaly_score("a.png", 0.1)[0], abs=1e-3)
+    assert names["score"][0] == pytest.approx(small.anomaly_score("a.png", 0.1)[0], abs=1e-3)
     assert names["anomaly_map"].shape == (1, 20, 20)
     assert names["anomalous"] == (names["score"][0] > 0.625)
