@@ -43,7 +43,7 @@ KINDS = {
         0.05,
     ),
     "votes without generator": ({"method": "no_generator", "max_size": 20}, 1, None),
-    "both, at several scales": (SMALL, 1, 0.02),
+    "both, at several scales": (SMALL | {"max_size": 20}, 1, 0.02),
     "both, nearby": (SMALL | {"search_radius": 0.2, "patch_constant": 0.1}, 2, None),
     "distance, of a large bank": (
         {"evidence": "distance", "image_size": 48, "distance_min_size": 40}
