@@ -44,7 +44,15 @@ def nearest_distances(
         if allowed is not None:
             table.masked_fill_(~allowed[start : start + rows], -torch.inf)
         greatest.append(table.amax(1))
-    squared = patches.square().sum(-1) - 2 * torch.cat(greatest)
+    return as_distances(patches, torch.cat(greatest))
+
+
+def as_distances(patches: torch.Tensor, greatest: torch.Tensor) -> torch.Tensor:
+    """Root mean squared differences (...) of patches (..., D) to their nearest neighbours.
+
+    ``greatest`` is, for each, the greatest q.b - |b|^2 / 2 over its neighbours b.
+    """
+    squared = patches.square().sum(-1) - 2 * greatest
     return (squared.clamp(min=0) / patches.shape[-1]).sqrt()
 
 
@@ -103,8 +111,7 @@ class CellSearch:
             for those, of_cell, halves in zip(by_cell, self.cells, self.halves, strict=True)
         ]
         greatest = torch.empty(len(order)).to(patches).index_copy_(0, order, torch.cat(best))
-        squared = patches.square().sum(1) - 2 * greatest.view(-1, searched).amax(1)
-        return (squared.clamp(min=0) / patches.shape[1]).sqrt()
+        return as_distances(patches, greatest.view(-1, searched).amax(1))
 
 
 def coreset(patches: torch.Tensor, count: int) -> torch.Tensor:

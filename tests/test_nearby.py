@@ -37,20 +37,31 @@ def slow_gradients(image, cell):
 
 def slow_ratios(images, test, describe, radius):
     """Of every patch of (3, H, H), row by row, in units of normal ones."""
-    banks = [[describe(copy) for copy in (x, x[:, :, ::-1])] for x in images]
+    mirrored = [[x, x[:, :, ::-1]] for x in images]
+    upright = [[describe(copy) for copy in copies] for copies in mirrored]
+    turned = [
+        [describe(np.rot90(copy, turns, (1, 2))) for copy in copies for turns in (1, 2, 3)]
+        for copies in mirrored
+    ]
+
+    def nearest(place, patch, banks, left_out):
+        nearby = [
+            bank[i, j]
+            for n, of_image in enumerate(banks)
+            for bank in of_image
+            for i, j in bank
+            if n != left_out and abs(i - place[0]) <= radius and abs(j - place[1]) <= radius
+        ]
+        return slow_distance(patch, nearby)
 
     def of_image(image, left_out=None):
-        nearest = []
-        for (y, x), patch in describe(image).items():
-            nearby = [
-                bank[i, j]
-                for n, of_image in enumerate(banks)
-                for bank in of_image
-                for i, j in bank
-                if n != left_out and abs(i - y) <= radius and abs(j - x) <= radius
+        return np.array(
+            [
+                nearest(place, patch, upright, left_out)
+                / max(nearest(place, patch, turned, left_out), 0.01) ** 0.25
+                for place, patch in describe(image).items()
             ]
-            nearest.append(slow_distance(patch, nearby))
-        return np.array(nearest)
+        )
 
     if len(images) > 1:
         normal = [of_image(image, left_out=n) for n, image in enumerate(images)]
@@ -96,12 +107,23 @@ def test_maps_of_gradients_equal_a_slow_version(shots):
 # --- By hand --------------------------------------------------------------------------------------
 
 
-def test_the_bank_has_each_image_and_its_mirror_image():
+def test_the_banks_have_each_image_its_mirror_image_and_what_is_turned():
     images = noise(2, 6)
-    bank = of_pixels(images).bank
-    assert bank.shape == (4 * 36, 3)
-    for n, copy in enumerate((*images, *images.flip(-1))):
-        assert torch.equal(bank[36 * n : 36 * (n + 1)], copy.flatten(1).T)
+    compared = of_pixels(images)
+    both = [*images, *images.flip(-1)]
+    turned = [copy.rot90(turns, (1, 2)) for turns in (1, 2, 3) for copy in both]
+    for bank, copies in ((compared.upright, both), (compared.turned, turned)):
+        assert bank.patches.shape == (len(copies), 36, 3)
+        for of_copy, copy in zip(bank.patches, copies, strict=True):
+            assert torch.equal(of_copy, copy.flatten(1).T)
+
+
+def test_of_large_turned_images_every_second_patch_is_kept():
+    compared = of_pixels(noise(1, 20))
+    assert compared.starts.tolist() == [*range(0, 20, 2), 19]
+    assert compared.upright.patches.shape[1] == 400
+    quarter = noise(1, 20)[0].rot90(1, (1, 2))[:, compared.starts][..., compared.starts]
+    assert torch.equal(compared.turned.patches[0], quarter.flatten(1).T)
 
 
 def test_moved_copies_by_hand():
@@ -111,19 +133,42 @@ def test_moved_copies_by_hand():
     assert (right, left) == ([[1, 1], [3, 3]], [[2, 2], [4, 4]])
 
 
-def test_what_is_normal_with_a_single_image_by_hand():
-    # Pixels as patches, 0.2, 0.4 above 0.6, 0.8. In place (radius 0) and mirrored, both pixels of a
-    # row are known in the row. Moved by one pixel to the side nothing is new; moved down the lower
-    # row is 0.2, 0.4, which are 0.4 and 0.2 from 0.6; moved up the upper row is 0.6, 0.8, which are
-    # 0.2 and 0.4 from 0.4. Of 16 pixels the mean is 1.2 / 16 = 0.075.
+def test_upright_and_turned_by_hand():
+    # Pixels as patches, 0.2, 0.4 above 0.6, 0.8. In place (radius 0), upright or mirrored, the
+    # upper row has 0.2 and 0.4, the lower 0.6 and 0.8.
     image = torch.tensor([[0.2, 0.4], [0.6, 0.8]]).expand(1, 3, 2, 2)
-    assert of_pixels(image).mean == pytest.approx(0.075, rel=1e-3)
+    compared = of_pixels(image)
+    test = torch.tensor([[0.65, 0.25], [0.5, 1.0]]).expand(3, 2, 2)
+    # Upright: 0.65 - 0.4, 0.25 - 0.2, 0.6 - 0.5, 1 - 0.8. Turned: half a turn has 0.6 and 0.8
+    # above, 0.2 and 0.4 below; a quarter has 0.2 and 0.6, or 0.4 and 0.8, in any order, so that
+    # all four values are everywhere.
+    upright, turned = [0.25, 0.05, 0.1, 0.2], [0.05, 0.05, 0.1, 0.2]
+    expected = np.array(upright) / np.array(turned) ** 0.25
+    np.testing.assert_allclose(compared.relations(test), expected, rtol=1e-3)
+
+
+def test_nothing_is_divided_by_less_than_a_hundredth():
+    # Upright and turned images are the same: 0.005 away, and nothing.
+    compared = of_pixels(flat(0)[None])
+    assert compared.relations(flat(0.005)).numpy() == pytest.approx(0.005 / 0.01**0.25, rel=1e-3)
+    assert compared.relations(flat(0)).max() == 0
+
+
+def test_what_is_normal_with_a_single_image_by_hand():
+    # The image of the last test but one. Moved by one pixel to the side nothing is new to the bank
+    # of upright images; moved down the lower row is 0.2, 0.4, which are 0.4 and 0.2 from 0.6; moved
+    # up the upper row is 0.6, 0.8, which are 0.2 and 0.4 from 0.4. Turned images have all of these
+    # values everywhere, so the distance to them counts as 0.01. Of 16 pixels the mean is
+    # 1.2 / 0.01 ** 0.25 / 16 = 0.237.
+    image = torch.tensor([[0.2, 0.4], [0.6, 0.8]]).expand(1, 3, 2, 2)
+    assert of_pixels(image).mean == pytest.approx(1.2 / 0.01**0.25 / 16, rel=1e-3)
 
 
 def test_what_is_normal_with_several_images_by_hand():
-    # Each of the pixels is as far from the other images' as from the nearest of them.
+    # Each pixel is as far from the other images as from the nearest of them, turned or not.
     images = torch.stack([flat(0), flat(-0.5), flat(0.2)])
-    assert of_pixels(images).mean == pytest.approx((0.2 + 0.5 + 0.2) / 3, rel=1e-5)
+    expected = (0.2**0.75 + 0.5**0.75 + 0.2**0.75) / 3
+    assert of_pixels(images).mean == pytest.approx(expected, rel=1e-5)
     # Two copies of one image say that nothing differs: no smaller unit than this counts.
     assert of_pixels(torch.stack([flat(0.3), flat(0.3)])).mean == pytest.approx(0.001)
 
@@ -131,7 +176,7 @@ def test_what_is_normal_with_several_images_by_hand():
 def test_no_floor_is_taken_off():
     # The image as a whole is normal or not: all of it is 0.75 away, and 0.5 is normal.
     of_images = of_pixels(torch.stack([flat(0), flat(-0.5)]), 0.1)
-    np.testing.assert_allclose(of_images(flat(0.75)[None]), 0.75 / 0.5, rtol=1e-5)
+    np.testing.assert_allclose(of_images(flat(0.75)[None]), (0.75 / 0.5) ** 0.75, rtol=1e-5)
 
 
 # --- What is seen, and what makes no difference ---------------------------------------------------
@@ -155,7 +200,11 @@ def test_a_training_image_is_at_no_distance_and_on_its_side_it_is(shots, compare
     rounding = 1e-3 / of_images.mean
     assert of_images(images).max() < rounding
     assert of_images(images.flip(-1)).max() < rounding
-    assert of_images(images.rot90(1, (-2, -1))).mean() > 0.5
+    # Its upright patches are no nearer than those of an image that has nothing to do with it, and
+    # it has the turned ones.
+    unlike = of_images(noise(shots, 16, seed=9)).mean()
+    for turns in (1, 2, 3):
+        assert of_images(images.rot90(turns, (-2, -1))).mean() > 1.4 * unlike
 
 
 def test_mirroring_an_image_mirrors_its_map(compared):
@@ -216,5 +265,5 @@ def test_a_patch_that_only_occurs_far_away_is_unknown(top, left, known, monkeypa
     # Beside the middle line the mirror image has it, mirrored.
     test[:, top : top + 5, left : left + 5] = mark.flip(-1) if left == 16 else mark
     of_images = NearbyDistances(torch.stack([image, other]), PixelPatches(5, 0.05), 2 / 24)
-    found = of_images.distances(test).view(20, 20)[top, left]
+    found = of_images.relations(test).view(20, 20)[top, left]
     assert found < 0.1 * of_images.mean if known else found > 2 * of_images.mean

@@ -20,8 +20,8 @@ from htdg.evidence import Evidence, as_score, combined, highest_mean, resized
 from htdg.fast.canvases import canvas_plan
 from htdg.fast.folding import folded_convolutions
 from htdg.localisation import spread_matrix
-from htdg.nearby import NearbyDistances
-from htdg.nearest import CELLS_SEARCHED, CellSearch, nearest_centres
+from htdg.nearby import NearbyBank, NearbyDistances, related
+from htdg.nearest import CELLS_SEARCHED, CellSearch, as_distances, nearest_centres
 from htdg.networks import SLOPE
 from htdg.patches import Description, laying_matrix
 from htdg.pyramid import resize
@@ -272,28 +272,23 @@ class NearbyGraph(nn.Module):
         """With these patches of the training images."""
         super().__init__()
         self.distances = distances
-        places = (distances.side - distances.describe.side + 1) ** 2
-        #: What is near is the same in every image of the bank, which come one after another.
-        self.near = distances.near[:, :places]  # (Q, P)
-        self.parts = distances.bank.split(IMAGES_AT_ONCE * places)
         self.laid = LaidOver(distances.describe, distances.starts, distances.side)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The relative distance at each pixel of (B, C, H, H): (B, H, H)."""
+        """The evidence at each pixel of (B, C, H, H): (B, H, H)."""
         of = self.distances
         patches = of.describe(images, of.starts)  # (B, Q, D)
+        upright, turned = (self.nearest(patches, bank) for bank in (of.upright, of.turned))
+        return self.laid(related(upright, turned) / of.mean)
+
+    @staticmethod
+    def nearest(patches: torch.Tensor, bank: NearbyBank) -> torch.Tensor:
+        """``NearbyBank.distances`` of a batch (B, Q, D), all images counting: (B, Q)."""
         greatest = []
-        for part in self.parts:
+        for part in bank.patches.split(IMAGES_AT_ONCE):  # (n, P, D)
+            part = part.flatten(0, 1)
             table = patches @ part.T - 0.5 * part.square().sum(1)  # (B, Q, n * P)
-            of_places = table.unflatten(-1, (-1, self.near.shape[1])).amax(2)  # (B, Q, P)
-            greatest.append(of_places.masked_fill(~self.near, -torch.inf).amax(-1))
-        return self.laid(as_distances(patches, torch.stack(greatest).amax(0)) / of.mean)
-
-
-def as_distances(patches: torch.Tensor, greatest: torch.Tensor) -> torch.Tensor:
-    """Root mean squared differences (...) of patches (..., D) to their nearest neighbours.
-
-    ``greatest`` is of each the greatest of q.b - |b|^2 / 2 over its neighbours b.
-    """
-    squared = patches.square().sum(-1) - 2 * greatest
-    return (squared.clamp(min=0) / patches.shape[-1]).sqrt()
+            # What is near is the same in every image of the bank, which come one after another.
+            of_places = table.unflatten(-1, (-1, bank.near.shape[1])).amax(2)  # (B, Q, P)
+            greatest.append(of_places.masked_fill(~bank.near, -torch.inf).amax(-1))
+        return as_distances(patches, torch.stack(greatest).amax(0))
