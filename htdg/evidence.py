@@ -5,7 +5,8 @@ Ours, not the paper's. Both kinds are ratios to what normal patches have, so tha
 - distance: the geometric mean of two, of pixels and of gradients (``htdg.gradients``): each that of
   a patch to the nearest patch of the training images, divided by the mean distance of normal
   patches and multiplied by how unique the patch is in its own image (``htdg.distances``). Where
-  things have their places, those to the nearest patch nearby (``htdg.nearby``);
+  things have their places, those to the nearest patch nearby, related to those to the nearest
+  turned one (``htdg.nearby``);
 - votes: the odds (1 - v) / v against the true transformation, v the mean vote over the scales,
   divided by the odds that slightly brighter and darker copies of the training images have.
 
