@@ -48,12 +48,13 @@ class NearbyBank:
     def distances(self, patches: torch.Tensor, left_out: torch.Tensor | None) -> torch.Tensor:
         """The distances of patches (Q, D) to the nearest of each nearby: (Q,).
 
-        ``left_out`` (N,) says which images do not count.
+        ``left_out`` (K,) says which training images do not count. Image n of the bank is a copy of
+        training image n % K.
         """
         # As in nearest_distances, image by image, since what is near is the same in all of them.
         greatest = torch.full(self.near.shape, -torch.inf, device=patches.device)
         for n, (bank, halves) in enumerate(zip(self.patches, self.halves, strict=True)):
-            if left_out is None or not left_out[n]:
+            if left_out is None or not left_out[n % len(left_out)]:
                 greatest = greatest.maximum(torch.addmm(halves, patches, bank.T))
         return as_distances(patches, greatest.masked_fill(~self.near, -torch.inf).amax(1))
 
@@ -92,11 +93,8 @@ class NearbyDistances:
         ``left_out`` (K,) says which training images do not count.
         """
         patches = self.describe(image[None], self.starts)[0]
-        upright, turned = (
-            bank.distances(patches, None if left_out is None else left_out.repeat(copies))
-            for bank, copies in ((self.upright, 2), (self.turned, 6))
-        )
-        return related(upright, turned)
+        banks = (self.upright, self.turned)
+        return related(*(bank.distances(patches, left_out) for bank in banks))
 
     def normal_relations(self, images: torch.Tensor, radius: int) -> torch.Tensor:
         """What patches of normal images have, from the training images alone: (n,).
