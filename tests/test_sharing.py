@@ -242,6 +242,18 @@ def test_a_training_whose_processes_are_killed_goes_on(undisturbed, normal, tmp_
             assert all(v.equal(states[k]) for k, v in getattr(a, kind).state_dict().items())
 
 
+@posix
+def test_a_process_that_crashes_at_its_end_does_not_cost_the_model(normal, tmp_path):
+    """Although torchrun stops the first process as soon as another has crashed."""
+    out = tmp_path / "model"
+    words = [*normal[2:4], "--preset", "tiny", "--niter", "1", "--device", "cpu", "--out", str(out)]
+    code, _, err = finish(start("tests.ends_badly", "train", *words))
+    assert code != 0
+    assert "Signal 6 (SIGABRT)" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert len(HTDGDetector.load(out).scales_) == 4
+
+
 def test_what_the_first_process_refuses_ends_the_others(undisturbed, normal):
     """They do not wait for it for ever, and say nothing."""
     code, printed, err = finish(start(*normal, "--out", str(undisturbed[0])), 60)

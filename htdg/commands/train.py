@@ -17,7 +17,7 @@ from htdg.commands.common import (
 )
 from htdg.config import HTDGConfig
 from htdg.detector import fit_or_go_on
-from htdg.fast.ranks import connected, rank_here
+from htdg.fast.ranks import Ranks, connected, rank_here
 from htdg.io.checkpoint import is_finished, recover_checkpoint, remove_checkpoint
 from htdg.io.files import check_writable
 from htdg.io.folders import recover
@@ -78,6 +78,13 @@ def _help(options: argparse.Namespace, config: HTDGConfig, unfinished: Path) -> 
     images = list(collect_images(options.images))
     with connected(resolve_device(config.device)) as ranks:
         fit_or_go_on(config, images, unfinished, False, ranks=ranks, progress=False)
+        _wait_for_the_model(ranks)
+
+
+def _wait_for_the_model(ranks: Ranks | None) -> None:
+    """Let no process end before the model is saved: torchrun stops all once one ends badly."""
+    if ranks:
+        ranks.wait()
 
 
 def _train(options: argparse.Namespace, config: HTDGConfig, unfinished: Path) -> None:
@@ -105,8 +112,9 @@ def _train(options: argparse.Namespace, config: HTDGConfig, unfinished: Path) ->
             maps = [p.anomaly_map for p in detector.predictions(images, maps=True)]
             names = [path.as_posix() for path in collected.values()]  # below the folders named
             board.maps(names, maps, config.niter * len(detector.scales_))
-    detector.save(options.out)
-    remove_checkpoint(unfinished)
+        detector.save(options.out)
+        remove_checkpoint(unfinished)
+        _wait_for_the_model(ranks)
     if detector.config_.evidence != "distance" and detector.config_.method == "htdg":
         votes = detector.score_scales(images).mean() / len(detector.transformations_)
         say_at_chance(detector.model_, float(votes))
