@@ -108,6 +108,9 @@ def fit_model(
         on_device = images.to(device)
         scales = train_pyramid(in_chunks, transformations, on_device, trained, backend, run.train)
         del backend  # and what it recorded on a GPU
+        # As the weights of a loaded model lie: last digits of convolutions can hang on that.
+        for network in (n for s in scales for n in (s.generator, s.discriminator)):
+            network.to(memory_format=torch.contiguous_format)
         model = ModelState(
             config=config,
             sides=sides,
