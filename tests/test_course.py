@@ -2,16 +2,19 @@
 
 import base64
 import json
+import math
 import re
 
 import nbformat
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score
 
 from htdg.course import exercises, show
 from htdg.course.check import STUB, NotRight, check, expect
 from htdg.course.execute import WIDGET, cleaned
-from tests.course import NOTEBOOKS, answers, self_checks
+from tests.course import NOTEBOOKS, answers, auroc, self_checks
 
 SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
 ANSWER = '''def double(x):
@@ -254,3 +257,13 @@ def test_no_notebook_is_half_done():
         assert (NOTEBOOKS / path.name).is_file()
         text = json.dumps(json.loads(path.read_text()))
         assert "TODO" not in text
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_aurocs_of_made_up_answers_are_those_of_scikit_learn(seed):
+    """With ties; NaN where there is one kind of images only."""
+    rng = np.random.default_rng(seed)
+    labels = np.append([0, 1], rng.integers(0, 2, 28))
+    scores = rng.integers(0, 9, 30) / 4
+    assert auroc(labels, scores) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert math.isnan(auroc(labels[labels == 1], scores[labels == 1]))

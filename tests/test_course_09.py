@@ -14,7 +14,7 @@ from htdg.course import checks_09, draw_09
 from htdg.course.check import NotRight
 from htdg.nearest import nearest_distances
 from htdg.patches import PixelPatches
-from tests.course import NOTEBOOKS, answers
+from tests.course import NOTEBOOKS, answers, auroc
 
 NAME = "09_is_it_worth_it"
 
@@ -185,7 +185,7 @@ def bootstrap(labels, one, other, rng, repeats, *, ends=(0.025, 0.975), mistake=
         kinds = labels[first], labels[second]
         if mistake == "labels":
             kinds = [rng.permutation(kinds[0])] * 2
-        aurocs = roc_auc_score(kinds[0], one[first]), roc_auc_score(kinds[1], other[second])
+        aurocs = auroc(kinds[0], one[first]), auroc(kinds[1], other[second])
         values.append(aurocs[0] - aurocs[1])
     return np.quantile(values, ends)
 
