@@ -138,10 +138,10 @@ def test_a_model_says_what_its_last_digits_hang_on(brick, tmp_path, monkeypatch,
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = HTDGDetector("tiny").fit(brick[0][0], **QUIET).trained_with_["machine"]
+        one = HTDGDetector("tiny", niter=1).fit(brick[0][0], **QUIET).trained_with_["machine"]
         torch.set_num_threads(2)
         monkeypatch.setattr(native, "library", lambda: None)
-        model = HTDGDetector("tiny").fit(brick[0][0], **QUIET)
+        model = HTDGDetector("tiny", niter=1).fit(brick[0][0], **QUIET)
     finally:
         torch.set_num_threads(threads)
     assert ", 1 threads, with" in one
