@@ -74,6 +74,8 @@ class HTDGConfig:
             at which distances of pixels are taken; gradients are compared at ``image_size``.
         patch_side: of the patches whose pixels are compared.
         patch_constant: added to the deviation by which patches are divided; 0 leaves them as is.
+        high_pass: standard deviation in pixels of the blur that is taken off an image before its
+            gradients are compared; 0 takes none off (``htdg.gradients``).
         search_radius: how far from its place the nearest patch may be, as a share of the side; 0
             looks everywhere. For images in which things have their places (``htdg.nearby``).
         geom_samples: images that the classifier of ``"geom"`` is trained on.
@@ -114,6 +116,7 @@ class HTDGConfig:
     distance_max_size: int = 53
     patch_side: int = 5
     patch_constant: float = 0.0
+    high_pass: float = 0.0
     search_radius: float = 0.0
     geom_samples: int = 6000
     geom_epochs: int = 4

@@ -136,6 +136,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         distance_max_size: int | None = None,
         patch_side: int | None = None,
         patch_constant: float | None = None,
+        high_pass: float | None = None,
         search_radius: float | None = None,
         geom_samples: int | None = None,
         geom_epochs: int | None = None,
@@ -175,6 +176,7 @@ class HTDGDetector(OutlierMixin, BaseEstimator):
         self.distance_max_size = distance_max_size
         self.patch_side = patch_side
         self.patch_constant = patch_constant
+        self.high_pass = high_pass
         self.search_radius = search_radius
         self.geom_samples = geom_samples
         self.geom_epochs = geom_epochs

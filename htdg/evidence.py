@@ -64,9 +64,8 @@ class Evidence:
             distances(of_scale, pixels, config.search_radius, limited=True)
             for of_scale in build_pyramid(images, self.sides)
         ]
-        self.gradients = distances(
-            images, GradientPatches(GRADIENT_CELL), config.search_radius, limited=False
-        )
+        gradients = GradientPatches(GRADIENT_CELL, config.high_pass)
+        self.gradients = distances(images, gradients, config.search_radius, limited=False)
         self.normal_odds = 1.0
         if config.evidence == "both":
             copies = torch.cat([brightened(image[None]) for image in images])

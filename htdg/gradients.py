@@ -44,6 +44,17 @@ def directed_gradients(images: torch.Tensor) -> torch.Tensor:
     return length * cosines.square().square()  # much faster than a power
 
 
+def blurred(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    """(B, C, H, H) blurred by a Gaussian of this standard deviation, in pixels.
+
+    At the border it is the weighted mean of what is inside.
+    """
+    places = torch.arange(images.shape[-1], device=images.device)
+    weights = torch.exp(-0.5 * ((places[:, None] - places) / sigma).square())  # (H, H)
+    mean = weights / weights.sum(1, keepdim=True)
+    return mean @ images @ mean.T
+
+
 @dataclass(frozen=True)
 class GradientPatches:
     """Patches described by the histograms of their four quarters, of mean gradients: D = 32.
@@ -53,9 +64,12 @@ class GradientPatches:
 
     Attributes:
         cell: side of a quarter, pixels.
+        high_pass: of the blur that is taken off the image first, the standard deviation in pixels;
+            0 takes none off.
     """
 
     cell: int
+    high_pass: float = 0.0
 
     @property
     def side(self) -> int:
@@ -69,6 +83,8 @@ class GradientPatches:
 
     def __call__(self, images: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """See ``htdg.patches.Description``."""
+        if self.high_pass:
+            images = images - blurred(images, self.high_pass)
         # Mean gradients of cells at these rows and columns, as two products: (B, 8, 2 G, 2 G).
         mean = self.averages(torch.cat([starts, starts + self.cell]), images.shape[-1])
         cells = mean @ (directed_gradients(images) @ mean.T)

@@ -47,6 +47,7 @@ REALS = {
     "alpha": (0.0, math.inf, False, True),
     "noise_amplitude": (0.0, math.inf, False, True),
     "patch_constant": (0.0, math.inf, False, True),
+    "high_pass": (0.0, 100.0, False, False),
     "search_radius": (0.0, 1.0, False, False),
 }
 

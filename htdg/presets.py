@@ -35,9 +35,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         evidence="both",
     ),
     # Small images of which the whole is normal or not (ours). Grey shapes, as in FashionMNIST, are
-    # compared in large patches, photographs, as in CIFAR10, whose parts move, in small ones.
+    # compared in large patches, photographs, as in CIFAR10, whose parts move, in small ones, and
+    # without their blur.
     "novelty": NOVELTY | dict(patch_side=11, patch_constant=0.3),
-    "novelty_rgb": NOVELTY | dict(patch_side=3, patch_constant=0.05),
+    "novelty_rgb": NOVELTY | dict(patch_side=3, patch_constant=0.05, high_pass=2.0),
     # Seconds: for tests and for trying the code out; not a good detector.
     "tiny": dict(
         image_size=20, min_size=14, max_size=20, channels=8, niter=3, transformations="rotations"

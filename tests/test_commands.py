@@ -190,6 +190,7 @@ OPTIONS = {
     "distance_max_size": 27,
     "patch_side": 5,
     "patch_constant": 0.2,
+    "high_pass": 1.5,
     "search_radius": 0.3,
     "geom_samples": 11,
     "geom_epochs": 3,

@@ -27,6 +27,7 @@ NUMBERS = {
     "distance_max_size": ([0, 25.0, "25", None, True], ["a whole number, at least 1"]),
     "patch_side": ([0, 7.0, "7", True], ["a whole number, at least 1"]),
     "patch_constant": ([-0.1, NAN, INF, True], ["a number, at least 0"]),
+    "high_pass": ([-0.1, 101, NAN, "2", True], ["a number, at least 0 and at most 100"]),
     "search_radius": ([-0.1, 1.1, NAN, "0", True], ["a number, at least 0 and at most 1"]),
     "geom_samples": ([0, 1_000_001, 1.0, "9", True], ["a whole number, from 1 to 1000000"]),
     "geom_epochs": ([0, 1.0, "9", True], ["a whole number, at least 1"]),

@@ -521,6 +521,7 @@ REALS = {
     "alpha": 64.0,
     "noise_amplitude": 0.25,
     "patch_constant": 0.5,
+    "high_pass": 0.5,
     "search_radius": 0.5,
 }
 

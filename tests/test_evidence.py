@@ -201,7 +201,8 @@ def slow_distance_map(detector, image):
         ]
 
     of_pixels = [measured(side, pixels, True) for side in pyramid_sides(20, 13, 18)]
-    return np.sqrt(np.mean(of_pixels, 0) * measured(20, GradientPatches(6), False).numpy())
+    gradients = GradientPatches(6, options.high_pass)
+    return np.sqrt(np.mean(of_pixels, 0) * measured(20, gradients, False).numpy())
 
 
 def slow_highest(values, fraction):
@@ -217,7 +218,9 @@ def slow_normal_odds(votes_detector):
     return (1 - mean) / mean
 
 
-@pytest.mark.parametrize("options", [{}, {"patch_side": 7, "patch_constant": 0.3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"patch_side": 7, "patch_constant": 0.3}, {"high_pass": 2.0}]
+)
 @pytest.mark.parametrize("search_radius", [0.0, 0.2])
 def test_distances_alone_make_the_score_and_the_map(options, search_radius, brick):
     detector = small_detector("distance", search_radius=search_radius, **options).fit(
@@ -465,11 +468,12 @@ def test_a_training_that_was_broken_off_leaves_no_measurement(brick):
 def test_the_options_of_distances_count_whatever_the_model_was_trained_with(detectors, brick):
     images = brick[1][:2]
     before = [detectors[kind].anomaly_score(images) for kind in ("both", "distance")]
-    for options in ({"patch_side": 7}, {"patch_constant": 0.5}, {"search_radius": 0.1}):
+    alternatives = {"patch_side": 7, "patch_constant": 0.5, "high_pass": 1.0, "search_radius": 0.1}
+    for option in alternatives.items():
         changed = []
         for kind in ("both", "distance"):
             model = detectors["both"].model_
-            config = model.config.with_options(evidence=kind, **options)
+            config = model.config.with_options(evidence=kind, **dict([option]))
             detector = HTDGDetector.from_model(replace(model, config=config))
             changed.append(detector.anomaly_score(images))
         fitted = HTDGDetector(config).fit(brick[0][0], **QUIET).anomaly_score(images)
@@ -543,6 +547,10 @@ def test_a_clone_has_the_options(kind):
             "patch_constant is 'x', but it must be a number, at least 0.",
         ),
         (
+            {"high_pass": 200},
+            "high_pass is 200, but it must be a number, at least 0 and at most 100.",
+        ),
+        (
             {"search_radius": -0.1},
             "search_radius is -0.1, but it must be a number, at least 0 and at most 1.",
         ),
@@ -577,6 +585,7 @@ def test_the_presets_for_defects_and_for_other_classes_use_both(name):
     config = HTDGConfig.preset(name)
     assert config.evidence == "both"
     assert (config.search_radius > 0) == (name != "inspect")
+    assert (config.high_pass > 0) == (name == "novelty_rgb")
     assert 0 < evidence.DEFECT_FRACTION < 0.05
 
 

@@ -44,7 +44,11 @@ KINDS = {
     ),
     "votes without generator": ({"method": "no_generator", "max_size": 20}, 1, None),
     "both, at several scales": (SMALL | {"max_size": 20}, 1, 0.02),
-    "both, nearby": (SMALL | {"search_radius": 0.2, "patch_constant": 0.1}, 2, None),
+    "both, nearby": (
+        SMALL | {"search_radius": 0.2, "patch_constant": 0.1, "high_pass": 1.5},
+        2,
+        None,
+    ),
     "distance, of a large bank": (
         {"evidence": "distance", "image_size": 48, "distance_min_size": 40}
         | {"distance_max_size": 40},

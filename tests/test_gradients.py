@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from htdg import gradients
-from htdg.gradients import GradientPatches, directed_gradients
+from htdg.gradients import GradientPatches, blurred, directed_gradients
 from tests.test_distances import noise
 
 #: The number of the quarter of a patch, row by row, and the first number of its histogram.
@@ -160,3 +160,53 @@ def test_only_the_patches_that_start_there_are_described():
     numbers = [7 * row + column for row in (1, 4, 6) for column in (1, 4, 6)]
     found = GradientPatches(3)(images, starts)
     np.testing.assert_allclose(found, gradient_patches(images, 3)[:, numbers], atol=1e-6)
+
+
+# --- Without the blur ----------------------------------------------------------------------------
+
+
+def slow_blurred(image, sigma):
+    """(C, H, H), pixel by pixel."""
+    places = np.arange(image.shape[-1])
+    found = np.zeros_like(image)
+    for y in places:
+        for x in places:
+            weights = np.exp(-((places[:, None] - y) ** 2 + (places - x) ** 2) / (2 * sigma**2))
+            found[:, y, x] = (image * weights).sum((1, 2)) / weights.sum()
+    return found
+
+
+@pytest.mark.parametrize("sigma", [0.5, 2.0, 9.0])
+def test_the_blur_is_the_weighted_mean_of_what_is_around(sigma):
+    images = noise(2, 9)
+    expected = [slow_blurred(image, sigma) for image in images.double().numpy()]
+    np.testing.assert_allclose(blurred(images, sigma), expected, atol=1e-6)
+
+
+def test_the_blur_of_three_pixels_by_hand():
+    """Weights 1 and exp(-1/2) = 0.60653 a pixel away, exp(-2) = 0.13534 two pixels away."""
+    image = torch.tensor([[0.0, 1.0, 0.0]] * 3).expand(1, 1, 3, 3)
+    sides, middle = 0.60653 / (1 + 0.60653 + 0.13534), 1 / (1 + 2 * 0.60653)
+    expected = [[sides, middle, sides]] * 3
+    np.testing.assert_allclose(blurred(image, 1.0)[0, 0], expected, atol=1e-5)
+
+
+def test_with_high_pass_the_gradients_are_those_of_the_image_without_its_blur():
+    images, starts = noise(2, 12), torch.tensor([1, 4, 6])
+    found = GradientPatches(3, high_pass=1.5)(images, starts)
+    expected = GradientPatches(3)(images - blurred(images, 1.5), starts)
+    np.testing.assert_array_equal(found, expected)
+    assert not np.allclose(found, GradientPatches(3)(images, starts), atol=0.01)
+
+
+def test_light_that_changes_slowly_does_not_count_with_high_pass():
+    """In the middle: at the border the blur of a slope is not the slope."""
+    image, starts = noise(1, 40) / 4, torch.tensor([14, 17, 20])
+    lit = image + ramp(0.3, side=40, slope=0.05)[:, :1]
+
+    def change(high_pass):
+        describe = GradientPatches(3, high_pass)
+        return (describe(lit, starts) - describe(image, starts)).abs().max()
+
+    assert change(0.0) > 0.05
+    assert change(2.0) < 1e-3

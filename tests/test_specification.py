@@ -63,7 +63,7 @@ def test_every_option_of_the_votes_is_there():
     stated = {row[0].strip("`") for row in table("option", *PRESETS, "meaning")}
     elsewhere = {"device", "precision", "method", "images_at_once", "fast", "tiles", "white_level"}
     elsewhere |= {"evidence", "distance_min_size", "distance_max_size", "patch_side"}
-    elsewhere |= {"patch_constant", "search_radius", "geom_samples", "geom_epochs"}
+    elsewhere |= {"patch_constant", "high_pass", "search_radius", "geom_samples", "geom_epochs"}
     assert stated == set(HTDGConfig().as_dict()) - elsewhere
 
 
