@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from htdg import ConfigError, HTDGDetector
-from htdg.runtime.device import resolve_device, resolve_precision
+from htdg.runtime.device import reproducible, resolve_device, resolve_precision
 from tests.models import QUIET
 
 REFUSAL = "Option device is '{}', but PyTorch finds no such device here: use 'cpu', or 'auto'"
@@ -67,3 +67,12 @@ def test_a_detector_says_where_it_is(tiny, tmp_path):
     assert loaded.device_ == torch.device("cpu")
     assert loaded.config_.device == "cpu"
     assert all(scale.z_star.device.type == "cpu" for scale in loaded.scales_)
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_whether_convolutions_may_be_in_tf32_is_left_to_the_user(tf32, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    with reproducible():
+        assert torch.backends.cudnn.allow_tf32 == tf32
+        assert torch.backends.cudnn.deterministic
+    assert torch.backends.cudnn.allow_tf32 == tf32

@@ -68,8 +68,11 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def reproducible() -> contextlib.AbstractContextManager[None]:
-    """cuDNN without algorithms that give another result each time."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    """cuDNN without algorithms that give another result each time; TF32 stays on or off."""
+    tf32 = torch.backends.cudnn.allow_tf32  # which ``flags`` would turn on
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32
+    )
 
 
 def one_thread_if_forked() -> None:
