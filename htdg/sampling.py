@@ -72,12 +72,13 @@ def random_noise(index: torch.Tensor, rng: torch.Generator) -> DrawNoise:
 
     At scale 0 one channel, repeated for the three colours: there the noise takes the place of an
     image, and colourless noise lets G choose the colours. At finer scales, where it only varies
-    what is already there, three independent channels.
+    what is already there, three independent channels. ``rng`` may be on another device than the
+    images, so that two devices can be given the same noise.
     """
 
     def draw(scale: int, size: Size) -> torch.Tensor:
         shape = (len(index), 1 if scale == 0 else 3, *height_and_width(size))
-        noise = torch.randn(shape, generator=rng, device=rng.device)
+        noise = torch.randn(shape, generator=rng, device=rng.device).to(index.device)
         return noise.expand(-1, 3, -1, -1)  # (B, 3, H, W)
 
     return draw

@@ -36,7 +36,7 @@ from htdg.io.folders import recover, remove
 from htdg.io.images import load_images, load_uint8, to_uint8
 from htdg.io.locks import only_one
 from htdg.io.model_directory import ModelError
-from htdg.runtime.progress import name_skipped, say
+from htdg.runtime.progress import TrainingCallback, name_skipped, say
 from htdg.tiles import training_squares
 from htdg.version import __version__
 from htdg.votes import Fractions, as_fractions
@@ -136,6 +136,7 @@ def evaluate(
     model: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    callback: TrainingCallback | None = None,
     **options: object,
 ) -> dict[str, Any]:
     """Train, score a data set's test images, and write all results into a folder.
@@ -152,6 +153,7 @@ def evaluate(
         model: a trained model to use instead of training one.
         overwrite: replace the results of an earlier run.
         progress: show progress bars.
+        callback: called after every iteration of training, as by ``HTDGDetector.fit``.
 
     Returns:
         What ``metrics.json`` holds; ``docs/data_sets.md`` explains its keys.
@@ -175,7 +177,7 @@ def evaluate(
             )
         config = as_variant(config, task.variant)
     with only_one(Path(out)):
-        return _evaluated(task, Path(out), config, model, overwrite, progress)
+        return _evaluated(task, Path(out), config, model, overwrite, progress, callback)
 
 
 def _evaluated(
@@ -185,6 +187,7 @@ def _evaluated(
     model: str | Path | None,
     overwrite: bool,
     progress: bool,
+    callback: TrainingCallback | None,
 ) -> dict[str, Any]:
     """``evaluate``, while nobody else writes to ``out``."""
     has_results = _check_output(out, overwrite)
@@ -209,7 +212,8 @@ def _evaluated(
             images = [equalise(image, size, config.white_level) for image in images]
         # That of a complete run is as old as its results: it is replaced with them.
         taken = None if has_results else out / "model"
-        detector = _trained_detector(images, names, config, out, taken, overwrite, progress)
+        shown = {"progress": progress, "callback": callback}
+        detector = _trained_detector(images, names, config, out, taken, overwrite, **shown)
     started = time.perf_counter()
     equalised = task.equalise == "both" and dataset.colour
     test_images = TestImages(samples, equalised, detector.config_.white_level)
@@ -400,9 +404,12 @@ def _trained_detector(
     out: Path,
     taken: Path | None,
     overwrite: bool,
-    progress: bool,
+    **options: Any,
 ) -> HTDGDetector:
-    """A detector trained on these images, now or in an earlier run that was stopped: ``taken``."""
+    """A detector trained on these images, now or in an earlier run that was stopped: ``taken``.
+
+    ``options`` are those of ``HTDGDetector.fit``.
+    """
     checkpoint = out / "model.unfinished"
     recover((out / "model").resolve())
     if taken is not None and taken.is_dir():
@@ -420,7 +427,7 @@ def _trained_detector(
                 f"{taken} is a model of another run: choose another output folder or overwrite it."
             )
     out.mkdir(parents=True, exist_ok=True)
-    detector = fit_or_go_on(config, images, checkpoint, overwrite, names=names, progress=progress)
+    detector = fit_or_go_on(config, images, checkpoint, overwrite, names=names, **options)
     _clear(out)  # the results of another run hold until now
     detector.save(out / "model")
     remove_checkpoint(checkpoint)

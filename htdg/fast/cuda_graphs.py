@@ -213,18 +213,18 @@ def _check(groups: Groups, losses: Losses, before: Groups, after: Groups, expect
     """
     limits = [TOLERANCE_OF_WEIGHTS, *[TOLERANCE] * (len(groups) - 1)]
     for limit, played, start, end in zip(limits, groups, before, after, strict=True):
-        if not _relative_difference(played, end, start) <= limit:
+        if not relative_difference(played, end, start) <= limit:
             raise RuntimeError("the recording does something else than the step")
     zero = [torch.zeros_like(loss) for loss in expected.values()]
     same = losses.keys() == expected.keys()
     if (
         not same
-        or not _relative_difference([*losses.values()], [*expected.values()], zero) <= TOLERANCE
+        or not relative_difference([*losses.values()], [*expected.values()], zero) <= TOLERANCE
     ):
         raise RuntimeError("the recording finds other losses than the step")
 
 
-def _relative_difference(
+def relative_difference(
     played: Sequence[torch.Tensor], after: Sequence[torch.Tensor], before: Sequence[torch.Tensor]
 ) -> float:
     """How far two ways of changing a group of tensors differ, as a part of how far they came."""
