@@ -274,6 +274,55 @@ def test_on_a_gpu_played_steps_do_what_the_steps_do(precision, monkeypatch):
         torch.testing.assert_close(losses, expected.history[name], rtol=0.02, atol=0.02)
 
 
+def wrongly_played(monkeypatch, wrong):
+    """Real recordings that do something else: see the test below."""
+    whole = cuda_graphs.record
+
+    def record(step, noise, previous, device, pool):
+        lay = (noise.clone(), None if previous is None else previous.clone())
+        play, losses = whole(step, *(lay if wrong == "stale" else (noise, previous)), device, pool)
+        weight = step.__self__.adam_d.param_groups[0]["params"][0]
+
+        def spoilt():
+            play()
+            with torch.no_grad():
+                if wrong == "weights":
+                    weight.add_(0.01)
+                elif wrong == "losses":
+                    for loss in losses.values():
+                        loss.mul_(1.02)
+
+        return spoilt, losses
+
+    monkeypatch.setattr(cuda_graphs, "record", record)
+
+
+@pytest.mark.parametrize("wrong", ["stale", "weights", "losses"])
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",  # shows that the test itself works
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+        ),
+    ],
+)
+def test_on_a_gpu_a_recording_that_is_wrong_is_not_used(device, wrong, monkeypatch):
+    config = CONFIG.with_options(niter=17, milestone_d=20, milestone_g=20)
+    monkeypatch.setenv("HTDG_GRAPHS", "0")
+    expected = trained(config, device, (14,))
+    monkeypatch.delenv("HTDG_GRAPHS")
+    if device == "cpu":
+        Graph(monkeypatch)
+    monkeypatch.setattr(cuda_graphs, "WARM_UP", 45)
+    wrongly_played(monkeypatch, wrong)
+    with pytest.warns(UserWarning, match="could not be recorded as a CUDA graph"):
+        after = trained(config, device, (14,))
+    assert after.backend.recordings.failed
+    for name, losses in after.history.items():
+        torch.testing.assert_close(losses, expected.history[name], rtol=0.02, atol=0.02)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_on_a_gpu_an_iteration_does_not_wait_for_it(monkeypatch):
     monkeypatch.setenv("HTDG_GRAPHS", "0")
