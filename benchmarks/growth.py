@@ -88,7 +88,7 @@ def point(
 def start(config: HTDGConfig, real: torch.Tensor) -> ScaleTraining:
     """The training of one scale, with the backend that a detector would choose."""
     transformations = config.resolve_transformations(True)
-    backend = choose_backend(config, transformations, CPU)
+    backend = choose_backend(config, transformations, real.device)
     return start_scale(config, transformations, [], real, backend)
 
 

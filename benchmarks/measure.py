@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -47,18 +47,30 @@ def iteration_seconds(
 
     ``start`` sets a scale up; by default with the backend that a detector would choose.
     """
-    transformations = config.resolve_transformations(coloured=True)
-    if start is None:
-        start = partial(start_scale, backend=choose_backend(config, transformations, device))
-    times, scales = [], []
-    for side in config.sides:
-        real = torch.rand(1, 3, side, side, device=device) * 2 - 1
-        training = start(config, transformations, scales, real)
+    times = []
+    for training in started_scales(config, device, start):
         if device.type == "cuda":
             training.step()  # the second iteration, of three steps a kind, records them
         times.append(median_seconds(training.step, repeats, device))
-        scales.append(freeze(training.scale))
     return times
+
+
+def started_scales(
+    config: HTDGConfig, device: torch.device, start: Callable[..., ScaleTraining] | None = None
+) -> Iterator[ScaleTraining]:
+    """The training of one scale after another, each frozen before the next starts.
+
+    It is on one random image; ``start`` is that of ``iteration_seconds``.
+    """
+    transformations = config.resolve_transformations(coloured=True)
+    if start is None:
+        start = partial(start_scale, backend=choose_backend(config, transformations, device))
+    scales: list[Scale] = []
+    for side in config.sides:
+        real = torch.rand(1, 3, side, side, device=device) * 2 - 1
+        training = start(config, transformations, scales, real)
+        yield training
+        scales.append(freeze(training.scale))
 
 
 def untrained(config: HTDGConfig, device: torch.device) -> HTDGDetector:
@@ -92,7 +104,7 @@ def scoring_ms(
     def one_by_one() -> None:
         for image in batch:
             for scale in detector.scales_:
-                small = resize(image[None] * 2 - 1, scale.side)
+                small = resize(image[None] * 2 - 1, scale.side).to(device)
                 straightforward(scale, detector.transformations_, config.translation, small)
 
     work = one_by_one if straightforward else lambda: detector.score_samples(batch)
@@ -105,15 +117,19 @@ def scoring_ms(
         return 1000 * median_seconds(work, 3, device) / images
 
 
-def convolution_rate(width: int, precision: str, device: torch.device) -> float:
-    """Operations a second of one large 3 x 3 convolution, forward and backward together."""
+def convolution_rate(width: int, precision: str, device: torch.device, images: int = 16) -> float:
+    """Operations a second of one large 3 x 3 convolution, forward and backward together.
+
+    ``images`` of 71 x 71 pixels go through it: a GPU needs more of them than a processor.
+    """
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     as_used = {"dtype": kind, "device": device, "memory_format": torch.channels_last}
-    x = torch.randn(16, width, 71, 71).to(**as_used).requires_grad_()
+    x = torch.randn(images, width, 71, 71).to(**as_used).requires_grad_()
     w = torch.randn(width, width, 3, 3).to(**as_used).requires_grad_()
-    g = torch.randn(16, width, 69, 69).to(**as_used)
-    seconds = median_seconds(lambda: F.conv2d(x, w).backward(g), 7, device)
-    return 3 * 2 * 9 * width**2 * 16 * 69**2 / seconds
+    g = torch.randn(images, width, 69, 69).to(**as_used)
+    # Not ``backward``, which adds to the last gradients: memory passes, no convolution.
+    seconds = median_seconds(lambda: torch.autograd.grad(F.conv2d(x, w), (x, w), g), 7, device)
+    return 3 * 2 * 9 * width**2 * images * 69**2 / seconds
 
 
 def iteration_operations(config: HTDGConfig, n: int) -> float:

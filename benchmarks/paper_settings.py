@@ -14,6 +14,7 @@ import shutil
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from benchmarks.studies import spread, table
 from htdg import HTDGConfig, Task, evaluate
 from htdg.evaluation.run import default_equalise
 from htdg.runtime.device import machine, resolve_device
+from htdg.runtime.progress import TrainingCallback
 
 HERE = Path(__file__).parent
 FILE = HERE / "paper_settings.json"
@@ -124,7 +126,15 @@ ORDER = (
 Result = dict[str, Any]
 
 
-def perform(name: str, draw: int, data_root: Path, out: Path, **options: Any) -> Result:
+def perform(
+    name: str,
+    draw: int,
+    data_root: Path,
+    out: Path,
+    callback: TrainingCallback | None = None,
+    changed: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Result:
     """Train or go on training, score, and keep what the tables show.
 
     Args:
@@ -132,6 +142,8 @@ def perform(name: str, draw: int, data_root: Path, out: Path, **options: Any) ->
         draw: seed that the training image is drawn with, and of everything else that is random.
         data_root: folder that holds the data sets.
         out: folder for the checkpoint; it is removed when all is done.
+        callback: called after every iteration of training.
+        changed: attributes of the task that are to differ.
         options: of the config, to be changed.
     """
     experiment = EXPERIMENTS[name]
@@ -139,14 +151,15 @@ def perform(name: str, draw: int, data_root: Path, out: Path, **options: Any) ->
     chosen |= {"translation": "pixel", "precision": "float32", **options}
     config = HTDGConfig.preset(experiment.preset, **chosen)
     first = experiment.fraction
-    task = Task(
+    attributes = {
         **experiment.task,
-        draw=draw,
-        data_root=data_root,
-        equalise=default_equalise(experiment.preset, config),
-        defect_fraction=(first, *(f for f in FRACTIONS if f != first)),
-    )
-    metrics = evaluate(task, out, config, overwrite=True, progress=False)
+        "draw": draw,
+        "data_root": data_root,
+        "equalise": default_equalise(experiment.preset, config),
+        "defect_fraction": (first, *(f for f in FRACTIONS if f != first)),
+    }
+    task = Task(**attributes | dict(changed or {}))
+    metrics = evaluate(task, out, config, overwrite=True, progress=False, callback=callback)
     shutil.rmtree(out)
     names = ("pixel_auroc", "aupro", "test_images", "equalise")
     return {

@@ -1,0 +1,458 @@
+"""The script for a GPU, on the CPU at tiny sizes: what it compares, keeps, refuses and tells."""
+
+import argparse
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu, gpu_fast, gpu_right, gpu_whole
+from benchmarks.gpu import PARTS, Part, chosen_parts, main, perform, run_parts
+from benchmarks.gpu_modes import ARITHMETICS, computing, recording
+from benchmarks.gpu_page import merged, page, ratios, summary, targets
+from benchmarks.gpu_report import OutOfTime, Report, Run, described
+from benchmarks.gpu_right import CPU, checked, compare, read_outcomes, reference, small_config
+from htdg.errors import UserError
+from htdg.fast import cuda_graphs
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Packages that htdg or its tests use and a machine with a GPU may lack.
+NOT_NEEDED = (
+    *("cv2", "dask", "distributed", "ipykernel", "ipywidgets", "nbclient", "nbformat", "onnx"),
+    *("onnxruntime", "onnxscript", "papermill", "pooch", "psutil", "requests", "skimage"),
+    *("tensorboard", "torchvision", "yaml"),
+)
+
+
+@pytest.fixture
+def report(tmp_path):
+    report = Report(tmp_path / "out")
+    report.begin(described(CPU, True, "abc"))
+    return report
+
+
+def run_of(report, part, seconds=60.0):
+    report.restart(part)
+    return Run(part, CPU, True, Path("nowhere"), report, seconds)
+
+
+def found(report, part):
+    return report.results()["parts"][part]["results"]
+
+
+# --- Right ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained():
+    image = torch.rand(1, 3, 15, 15, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    config = small_config(True, translation="pixel")
+    return config, image, reference(config, image)
+
+
+def test_the_same_device_finds_the_same(trained):
+    config, image, expected = trained
+    again = reference(config, image)
+    assert [compare(a, b) for a, b in zip(again, expected, strict=True)] == [
+        {"losses": 0.0, "weights": 0.0}
+    ] * 2
+    (check,) = [gpu_right.trained_alike(config, CPU, image, expected, "float32")]
+    assert check["passed"]
+    assert check["differences"] == {"losses": 0.0, "weights": 0.0}
+
+
+def test_an_altered_weight_and_an_altered_loss_are_seen(trained):
+    config, image, expected = trained
+    (ours, _) = reference(config, image)
+    moved = torch.cat(
+        [(a - b).flatten() for a, b in zip(ours.after, ours.before, strict=True)]
+    ).norm()
+    ours.after[0][0, 0, 0, 0] += 0.5 * moved
+    differences = compare(ours, expected[0])
+    assert differences == {"losses": 0.0, "weights": pytest.approx(0.5, abs=1e-4)}
+    check = checked(differences, "float32")
+    assert not check["passed"]
+    assert gpu_right.told(check).startswith(
+        "FAILED: losses 0.0e+00 (at most 1e-04), weights 5.0e-0"
+    )
+    ours.losses["d_real"] += 2e-4 * max(1.0, ours.losses["d_real"])
+    assert compare(ours, expected[0])["losses"] == pytest.approx(2e-4, rel=1e-3)
+    ours.losses["d_fake"] = float("nan")
+    assert compare(ours, expected[0])["losses"] == float("inf")
+    ours.after[0][0, 0, 0, 0] = torch.nan
+    assert compare(ours, expected[0])["weights"] == float("inf")
+
+
+def test_an_altered_vote_is_seen():
+    votes = [torch.zeros(2, 3), torch.ones(2)]
+    altered = [votes[0] + torch.tensor([0.0, 0.002, 0.0]), votes[1]]
+    assert gpu_right.largest_difference(votes, votes) == 0
+    assert gpu_right.largest_difference(altered, votes) == pytest.approx(0.002)
+    assert not checked({"votes": 0.002}, "float32")["passed"]
+    assert checked({"votes": 0.002}, "bf16")["passed"]
+    assert gpu_right.largest_difference([votes[0] * torch.nan, votes[1]], votes) == float("inf")
+
+
+def test_votes_of_a_model_moved_to_the_same_device_are_the_same(report):
+    gpu_right.votes(run_of(report, "votes"))
+    values = found(report, "votes")
+    assert len(values) == 9
+    for name, check in values.items():
+        assert check["passed"], name
+        if not name.endswith("bf16"):
+            assert check["differences"]["votes"] == 0
+
+
+def test_every_test_that_needs_a_gpu_is_run():
+    needing = []
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        if "cuda.is_available()" in path.read_text():
+            needing += [
+                f"tests/{path.name}::{node.name}"
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.FunctionDef)
+                and any("skipif(not torch.cuda" in ast.unparse(d) for d in node.decorator_list)
+            ]
+    assert sorted(needing) == sorted(gpu_right.TESTS)
+
+
+def test_outcomes_of_tests():
+    case = '<testcase classname="tests.a" name="{}">{}</testcase>'
+    cases = [("t[x]", ""), ("u", "<skipped/>"), ("v", "<failure/>"), ("w", "<error/>")]
+    xml = "".join(case.format(*of) for of in cases)
+    assert read_outcomes(f"<testsuites><testsuite>{xml}</testsuite></testsuites>") == {
+        "tests.a::t[x]": "passed",
+        "tests.a::u": "skipped",
+        "tests.a::v": "failure",
+        "tests.a::w": "error",
+    }
+
+
+def test_memory_of_models_that_are_kept_is_seen(report, monkeypatch):
+    gpu_right.memory(run_of(report, "memory"))
+    check = found(report, "memory")["memory"]
+    assert check["passed"]
+    assert (check["models"], check["growth_mib"]) == (6, 0)
+    assert check["plans_mib"] > 0
+    kept = []
+
+    def keeping(config, device):
+        kept.append(torch.zeros(2**20))  # 4 MiB
+
+    monkeypatch.setattr(gpu_right, "train_and_forget", keeping)
+    gpu_right.memory(run_of(report, "memory"))
+    check = found(report, "memory")["memory"]
+    assert not check["passed"]
+    assert check["growth_mib"] == pytest.approx(4 * 4)
+
+
+# --- Modes ----------------------------------------------------------------------------------------
+
+
+def test_modes_hold_only_while_they_run(monkeypatch):
+    monkeypatch.setenv("HTDG_GRAPHS", "0")
+    monkeypatch.setattr(cuda_graphs, "_failures", ["earlier"])
+    before = torch.backends.cudnn.allow_tf32
+    cuda = torch.device("cuda")
+    for arithmetic in ARITHMETICS:
+        with computing(arithmetic):
+            assert torch.backends.cudnn.allow_tf32 == (arithmetic != "float32")
+    assert torch.backends.cudnn.allow_tf32 == before
+    with recording(True):
+        assert cuda_graphs.recordable(cuda)
+    with recording(False):
+        assert not cuda_graphs.recordable(cuda)
+    assert os.environ["HTDG_GRAPHS"] == "0"
+
+
+# --- Parts, time and failures ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["iterations", "scoring", "profile", "ten_shots", "side_by_side"])
+def test_parts_run_on_a_cpu_and_say_what_is_skipped(part, report):
+    run = run_of(report, part)
+    perform(run)
+    whole = report.results()["parts"][part]
+    assert whole["state"] == "done", whole
+    assert whole["left_out"] == []
+    assert {key for key in whole["results"] if key != "convolution_rate"}
+    perform(run_of(report, part, seconds=0))
+    hurried = report.results()["parts"][part]
+    skipped = whole["results"].keys() - {"convolution_rate"}
+    assert sorted(hurried["left_out"]) == sorted(skipped)
+    assert hurried["results"].keys() <= {"convolution_rate"}
+    text = report.text.read_text()
+    for key in skipped:
+        assert f"{key}: skipped, no time left" in text
+
+
+def test_an_experiment_is_stopped_when_its_time_is_up(report):
+    perform(run_of(report, "sneaker", seconds=0))
+    part = report.results()["parts"]["sneaker"]
+    assert part["state"] == "stopped"
+    assert part["why"] == "the training was stopped at scale 1 of 2, iteration 1 of 2"
+    assert part["results"] == {}
+
+
+def test_an_experiment_says_where_it_ends(report, monkeypatch):
+    monkeypatch.setattr(gpu_whole, "can_equalise", lambda: False)
+    perform(run_of(report, "bottle-54"))
+    part = report.results()["parts"]["bottle-54"]
+    assert part["state"] == "done", part
+    result = part["results"]["result"]
+    assert result["stand_in"]
+    assert (result["equalise"], result["test_images"]) == ("none", 10)
+    assert {"scale 1", "scale 2", "result"} == part["results"].keys()
+
+
+def fake(monkeypatch, **parts):
+    for name, does in parts.items():
+        monkeypatch.setitem(gpu.PARTS, name, Part("right", does, 100))
+
+
+def started(report):
+    """Starts parts in this process."""
+
+    def start(name, seconds):
+        perform(Run(name, CPU, True, Path("nowhere"), report, seconds))
+        return 0
+
+    return start
+
+
+def test_a_part_that_fails_costs_no_other(report, monkeypatch):
+    def broken(run):
+        run.keep("first", 1, "one")
+        raise RuntimeError("an illegal memory access was encountered")
+
+    def absent(run):
+        raise UserError("There is no such set.")
+
+    fake(monkeypatch, tests=broken, votes=absent, memory=lambda run: run.keep("last", 2, "two"))
+    run_parts(["tests", "votes", "memory"], report, 60, started(report))
+    parts = report.results()["parts"]
+    assert [parts[name]["state"] for name in parts] == ["failed", "failed", "done"]
+    assert parts["tests"]["results"] == {"first": 1}
+    assert parts["tests"]["why"].endswith("RuntimeError: an illegal memory access was encountered")
+    assert parts["votes"]["why"] == "There is no such set."
+    assert parts["memory"]["results"] == {"last": 2}
+    assert "== tests failed after 0.0 s: RuntimeError: an illegal" in report.text.read_text()
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "why"),
+    [
+        (None, "stopped", "killed 40 s after its time was up"),
+        (-11, "failed", "ended by signal 11"),
+        (3, "failed", "ended with exit code 3"),
+    ],
+)
+def test_a_process_that_dies_is_told(code, state, why, report):
+    run_parts(["tests"], report, 60, lambda name, seconds: code)
+    part = report.results()["parts"]["tests"]
+    assert (part["state"], part["why"]) == (state, why)
+
+
+def test_no_part_begins_when_the_time_is_up(report):
+    given = []
+
+    def start(name, seconds):
+        given.append((name, round(seconds)))
+        report.set_state(name, "done")
+        return 0
+
+    run_parts(["tests", "memory"], report, 50, start)
+    assert given == [("tests", 50), ("memory", 40)]  # what is left; its own limit
+    assert report.results()["parts"]["memory"]["limit"] == 40
+    run_parts(["votes"], report, 4, start)
+    assert len(given) == 2
+    assert report.results()["parts"]["votes"]["state"] == "skipped"
+    assert "votes: skipped: no time left" in summary(report.results())
+
+
+def test_what_is_on_disk_is_whole_when_the_run_is_killed(tmp_path):
+    """Killed in its second part, when the first one is done."""
+    code = f"""
+import sys, time
+from pathlib import Path
+for name in {NOT_NEEDED!r}:  # nor may any of these be there
+    sys.modules[name] = None
+from benchmarks import gpu
+from tests.test_benchmarks_gpu import started, Report, Part, described, CPU
+report = Report(Path({str(tmp_path)!r}))
+report.begin(described(CPU, True, "abc"))
+def slow(run):
+    run.keep("half", 2, "two")
+    time.sleep(60)
+gpu.PARTS["tests"] = Part("right", lambda run: run.keep("a", 1, "one"), 100)
+gpu.PARTS["memory"] = Part("right", slow, 100)
+gpu.run_parts(["tests", "memory"], report, 100, started(report))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
+    file = tmp_path / "gpu.json"
+    try:
+        while not (file.exists() and "half" in file.read_text()) and process.poll() is None:
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    parts = json.loads(file.read_text())["parts"]
+    assert (parts["tests"]["state"], parts["tests"]["results"]) == ("done", {"a": 1})
+    assert (parts["memory"]["state"], parts["memory"]["results"]) == ("running", {"half": 2})
+    assert "memory: broken off" in summary(json.loads(file.read_text()))
+
+
+def test_a_second_run_adds_to_the_first_but_not_to_one_of_another_kind(report):
+    report.restart("tests")
+    report.begin(described(CPU, True, "abc"))
+    assert "tests" in report.results()["parts"]
+    with pytest.raises(UserError, match="is of another commit, card or PyTorch, or --quick"):
+        report.begin(described(CPU, True, "def"))
+    assert "tests" in report.results()["parts"]
+
+
+# --- The command line -----------------------------------------------------------------------------
+
+
+def test_parts_are_chosen_by_group_and_by_name():
+    assert chosen_parts("right") == ["tests", "training", "votes", "memory"]
+    assert chosen_parts("plane, tests") == ["tests", "plane"]
+    assert chosen_parts("right,fast,whole") == list(PARTS)
+    assert sum(part.seconds for part in PARTS.values() if part.group != "whole") <= 420
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--only", "wrong"], "--only: there is no part 'wrong'; choose from right, fast, whole,"),
+        (["--device", "cuda"], "Option device is 'cuda', but PyTorch finds no such device here"),
+        (["--device", "cpu", "--data-root", "nowhere", "--only", "plane"], "nowhere"),
+        (["--page", "nowhere.json"], "nowhere.json cannot be read"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["--out", str(tmp_path / "out"), *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("benchmarks.gpu: ")
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_part_in_a_process_of_its_own(tmp_path, monkeypatch):
+    report = Report(tmp_path)
+    report.begin(described(CPU, True, "abc"))
+    report.restart("sneaker")
+    options = argparse.Namespace(device="cpu", out=tmp_path, data_root=tmp_path, quick=True)
+    assert gpu.in_a_process(options, "sneaker", 0.0) == 0  # its training is stopped at once
+    part = report.results()["parts"]["sneaker"]
+    assert part["why"].startswith("the training was stopped at scale 1")
+    monkeypatch.setattr(gpu, "GRACE", 0.1)
+    assert gpu.in_a_process(options, "sneaker", 0.0) is None
+
+
+# --- The page -------------------------------------------------------------------------------------
+
+
+def part_of(results, state="done", **more):
+    return {"state": state, "results": results, "left_out": [], **more}
+
+
+def row(*milliseconds, recorded=False, **more):
+    seconds = [ms / 1000 for ms in milliseconds]
+    return {"sides": [25, 40, 64], "iteration_s": seconds, "recorded": recorded, **more}
+
+
+def hand_made():
+    iterations = {
+        "convolution_rate": {"32 bf16": 2e13},
+        "paper_rgb pixel bf16 straightforward": row(60, 80, 100),
+        "paper_rgb pixel bf16 recorded": row(10, 20, 20, recorded=True, share=[0.1, 0.2, 0.3]),
+        "paper_rgb stretched bf16 straightforward": row(60, 80, 100),
+        "paper_rgb stretched bf16 recorded": row(10, 10, 50, recorded=False, share=[0, 0, 0]),
+    }
+    check = {"tolerances": {"losses": 1e-4, "weights": 0.2}, "recorded": True}
+    training = {
+        f"pixel float32 {name}": {"differences": {"losses": off, "weights": 0.1}, **check}
+        for name, off in (("recorded", 2e-5), ("not recorded", 1.5e-4))
+    }
+    bottle = {"image_auroc": {"0.05": 0.797}, "minutes": 2.5, "equalise": "train"}
+    parts = {
+        "tests": part_of({"a::b": "passed", "a::c": "passed", "passed": True}),
+        "training": part_of(training),
+        "iterations": part_of(iterations, "incomplete", left_out=["paper_grey pixel float32"]),
+        "bottle-54": part_of({"result": {**bottle, "stand_in": False}}),
+        "plane": part_of({}, "stopped", limit=200, why="the training was stopped at scale 5 of 5"),
+    }
+    machine = {"card": "A Card", "driver": "1.2", "torch": "2.11", "python": "3.12"}
+    return {"device": "cuda", "quick": False, "commit": "abc", **machine, "parts": parts}
+
+
+def test_ratios_and_targets_by_hand():
+    results = hand_made()
+    assert ratios(results) == {"paper_rgb pixel bf16": {25: 6.0, 40: 4.0, 64: 5.0}}
+    outcomes = dict(targets(results))
+    pixel = "paper_rgb pixel bf16, recorded, at least"
+    assert outcomes[f"{pixel} 5 times as fast: 25 px 6.0, 40 px 4.0"] == "missed"
+    assert outcomes[f"{pixel} 3 times as fast: 64 px 5.0"] == "met"
+    losses = "losses as on a CPU, float32: 1.5e-04 apart, at most 1e-04, 2 comparisons"
+    assert outcomes[losses] == "missed"
+    assert outcomes["tests on a GPU: 2 of 2 passed"] == "met"
+    assert outcomes["votes as on a CPU, float32"] == "not measured"
+    assert outcomes["bottle-54, a whole colour model, at most 3 minutes: 2.50"] == "met"
+    stopped = "at most 3 minutes: the training was stopped at scale 5 of 5"
+    assert outcomes[f"plane, a whole colour model, {stopped}"] == "missed"
+    results["parts"]["plane"]["limit"] = 100
+    assert dict(targets(results))[f"plane, a whole colour model, {stopped}"] == "not measured"
+
+
+def test_the_page_by_hand():
+    text = page(merged([hand_made()]))
+    assert text.startswith("Machine: A Card, driver 1.2; torch 2.11, Python 3.12; commit abc.")
+    # 240 / 50 = 4.8
+    assert (
+        "| paper_rgb pixel bf16 recorded | 10.00 | 20.00 | 20.00 | 50.0 | 4.80 | 4.00 "
+        "| 10.0%, 30.0% |" in text
+    )
+    assert "20.0 TFLOP/s (32 bf16)" in text
+    # 79.7 is 3.4 above 76.3, with a deviation of 6.9.
+    assert (
+        "| bottle | rgb54 | 2.50 | 0.797 | 0.763 ± 0.069 (Table 5) | within (+0.5) | train |"
+        in text
+    )
+    assert "`iterations` incomplete; no time for paper_grey pixel float32" in text
+
+
+def test_a_page_is_of_a_gpu_and_of_one_run(tmp_path, capsys):
+    other = hand_made() | {"parts": {"tests": part_of({}, "failed")}}
+    assert merged([hand_made(), other])["parts"]["tests"]["state"] == "failed"
+    assert merged([hand_made(), other])["parts"].keys() == hand_made()["parts"].keys()
+    for changed, message in [
+        ({"device": "cpu"}, "These results were made on a cpu"),
+        ({"quick": True}, "These results were made with --quick"),
+    ]:
+        file = tmp_path / "gpu.json"
+        file.write_text(json.dumps(hand_made() | changed))
+        assert main(["--page", str(file)]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"differ in card \(A Card, Another\)"):
+        merged([hand_made(), hand_made() | {"card": "Another"}])
+
+
+def test_nothing_is_claimed_of_a_gpu_that_was_not_there(report):
+    report.restart("plane")
+    result = {"image_auroc": {"1.0": 0.9}, "minutes": 0.1, "equalise": "none", "stand_in": True}
+    report.keep("plane", "result", result)
+    text = summary(report.results())
+    assert "NOT A MEASUREMENT OF A GPU" in text
+    assert "NOT MEASURED: plane, a whole colour model" in text
+    assert issubclass(OutOfTime, Exception)
+    assert gpu_fast.CASES[0] == ("paper_rgb", "pixel")
