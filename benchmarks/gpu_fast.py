@@ -97,10 +97,10 @@ def iterations(run: Run) -> None:
 def rates_of(run: Run, arithmetics: Sequence[str]) -> dict[str, float]:
     """Operations a second of a large convolution, by width and arithmetic."""
     rates = {}
+    images = CONVOLVED if run.device.type == "cuda" else 16
     for arithmetic in arithmetics:
         with computing(arithmetic):
             for width in (4, 8) if run.quick else (32, 64):
-                images = 2 if run.quick else CONVOLVED
                 rate = convolution_rate(width, precision(arithmetic), run.device, images)
                 rates[f"{width} {arithmetic}"] = rate
     lines = ", ".join(f"{rate / 1e12:.3g} TFLOP/s ({name})" for name, rate in rates.items())

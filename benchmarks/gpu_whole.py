@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from functools import partial
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from benchmarks.growth import start
 from benchmarks.measure import median_seconds
 from benchmarks.paper_settings import EXPERIMENTS, perform, verdict
 from htdg import HTDGConfig
+from htdg.course.files import texture_folder
 from htdg.evaluation.run import peak_memory
 from htdg.models import choose_backend
 from htdg.runtime.device import reproducible
@@ -23,7 +25,13 @@ from htdg.runtime.memory import images_at_once
 from htdg.runtime.progress import TrainingProgress
 
 #: Instead of data sets that are not there, with ``--quick``: what the package brings along.
-STAND_IN: dict[str, Any] = {"dataset": "textures", "normal_class": "brick", "limit_per_kind": 2}
+STAND_IN: dict[str, Any] = {
+    "dataset": "folder",
+    "data_root": texture_folder("brick"),
+    "normal_class": None,
+    "limit": None,
+    "limit_per_kind": 2,
+}
 #: Two scales of 14 and 15 pixels.
 TINY: dict[str, Any] = {"image_size": 15, "min_size": 14, "max_size": 15, "channels": 8, "niter": 2}
 SHOTS = 10
@@ -34,7 +42,7 @@ SHOTS = 10
 
 def experiment(name: str, run: Run) -> None:
     """One draw of a one-shot experiment of the paper, in bf16 with shifts by whole pixels."""
-    changed: dict[str, Any] = dict(STAND_IN, limit=None) if run.quick else {}
+    changed: dict[str, Any] = dict(STAND_IN) if run.quick else {}
     if not can_equalise():
         changed["equalise"] = "none"
     options = {"device": str(run.device), "precision": "bf16", **(TINY if run.quick else {})}
@@ -93,6 +101,7 @@ def iteration_of(config: HTDGConfig, shots: int, side: int, device: torch.device
     """Seconds and the most memory of an iteration with so many images, chunked as in a training."""
     backend = choose_backend(config, config.resolve_transformations(True), device)
     at_once = images_at_once(backend, (side,), shots, 0, device)
+    gc.collect()  # what an earlier call left
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
