@@ -159,7 +159,15 @@ def check_data(names: Sequence[str], data_root: Path) -> None:
     for name in names:
         if name in WHOLE:
             task = gpu_whole.EXPERIMENTS[name].task
-            load_dataset(task["dataset"], data_root).training_pool(task["normal_class"])
+            if not data_root.is_dir():
+                raise UserError(f"--data-root: {data_root} is no folder; {name} needs data sets.")
+            try:
+                load_dataset(task["dataset"], data_root).training_pool(task["normal_class"])
+            except ModuleNotFoundError as error:
+                raise UserError(
+                    f"{name} needs {task['dataset']}, which is not in {data_root} and cannot be "
+                    f"downloaded without {error.name}."
+                ) from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -169,7 +177,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--data-root", type=Path, default=Path("data"))
     arguments.add_argument("--only", default=",".join(GROUPS), help="groups or parts, with commas")
     arguments.add_argument("--minutes", type=float, default=7.0, help="of the run (default: 7)")
-    arguments.add_argument("--device", default="cuda")
+    arguments.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     arguments.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     arguments.add_argument("--commit", help="what runs, where git cannot say")
     arguments.add_argument("--page", type=Path, nargs="+", metavar="FILE", help="write the page")
@@ -204,6 +212,8 @@ def run_child(options: argparse.Namespace) -> int:
 def run_all(options: argparse.Namespace) -> int:
     """Run the parts that are asked for, and sum up."""
     names = chosen_parts(options.only)
+    if options.minutes <= 0:
+        raise UserError(f"--minutes is {options.minutes:g}, but it must be above 0.")
     device, report = resolve_device(options.device), Report(options.out)
     if not options.quick:
         check_data(names, options.data_root)

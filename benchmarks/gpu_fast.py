@@ -166,9 +166,9 @@ def profiles(run: Run) -> None:
     for name in ("recorded", "canvases", "straightforward"):
         with computing("bf16"), version(name):
             for n, training in enumerate(started_scales(config, run.device, starting(name))):
-                training.step()
-                training.step()
                 if n in chosen and run.has_time(key := f"{name} {config.sides[n]} px"):
+                    training.step()
+                    training.step()  # which records it
                     row = profiled(training.step, run.device)
                     run.keep(key, row, told_profile(row))
 

@@ -29,7 +29,8 @@ def read_results(file: Path) -> Results:
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}.") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{file} cannot be read: {why}.") from None
     if not isinstance(results, dict) or not {"parts", "device", "quick"} <= results.keys():
         raise UserError(f"{file} does not hold what python -m benchmarks.gpu writes.")
     return results

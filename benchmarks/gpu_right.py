@@ -45,8 +45,8 @@ TESTS = (
     "tests/test_recording.py::test_on_a_gpu_a_recording_that_is_wrong_is_not_used",
     "tests/test_recording.py::test_on_a_gpu_an_iteration_does_not_wait_for_it",
 )
-#: Flip, shift along x and y, quarter turns, grey: for tiny sizes, one of each kind.
-FEW = ((0, 0, 0, 0, 0), (0, 1, 0, 0, 0), (0, 0, -1, 1, 0), (1, 1, 1, 2, 1))
+#: Grey, flip, shift along x and y, quarter turns: for tiny sizes, some of each kind.
+FEW = ((0, 0, 0, 0, 0), (0, 0, 1, 0, 0), (0, 1, -1, 1, 1), (1, 0, 0, 1, 2))
 #: After so many the weights are compared: three warm a recording up, the others are played.
 ITERATIONS = 3
 #: How far a GPU may be from the CPU's float32, by how it computes. ``losses`` of the first
@@ -289,7 +289,7 @@ def memory(run: Run) -> None:
     """Many models trained with recorded steps, one after another, and what is left of them."""
     configs = [
         small_config(run.quick, transformations=names, translation=translation)
-        for translation in (TRANSLATIONS[:2] if run.quick else TRANSLATIONS)
+        for translation in (TRANSLATIONS[:1] if run.quick else TRANSLATIONS)
         for names in (("rotations",) if run.quick else ("rotations", "rgb54"))
     ]
     after_round = []

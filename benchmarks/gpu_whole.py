@@ -85,7 +85,9 @@ def ten_shots(run: Run) -> None:
     """The memory and time of an iteration with ten images at the finest scale."""
     side = 16 if run.quick else 64
     width = 4 if run.quick else 64
-    config = HTDGConfig.preset("paper_rgb", translation="pixel", precision="bf16", channels=width)
+    options = {"transformations": "rotations"} if run.quick else {}
+    options |= {"translation": "pixel", "precision": "bf16"}
+    config = HTDGConfig.preset("paper_rgb", channels=width, **options)
     shots = 2 if run.quick else SHOTS
     for recorded in (False, True):  # the smaller first: the most memory so far is what counts
         key = "recorded" if recorded else "not recorded"
