@@ -8,6 +8,7 @@ from typing import Any
 
 from htdg.numbers import (
     INTEGERS,
+    LEAST_BLUR,
     MOST_SCALES,
     REALS,
     WIDEST,
@@ -75,7 +76,7 @@ class HTDGConfig:
         patch_side: of the patches whose pixels are compared.
         patch_constant: added to the deviation by which patches are divided; 0 leaves them as is.
         high_pass: standard deviation in pixels of the blur that is taken off an image before its
-            gradients are compared; 0 takes none off (``htdg.gradients``).
+            gradients are compared, 0.5 to 100; 0 takes none off (``htdg.gradients``).
         search_radius: how far from its place the nearest patch may be, as a share of the side; 0
             looks everywhere. For images in which things have their places (``htdg.nearby``).
         geom_samples: images that the classifier of ``"geom"`` is trained on.
@@ -143,6 +144,8 @@ class HTDGConfig:
         if self.min_size <= self.receptive_field:
             rule = f"above the receptive field of {self.layers} layers, {self.receptive_field}"
             refuse("min_size", self.min_size, rule)
+        if 0 < self.high_pass < LEAST_BLUR:
+            refuse("high_pass", self.high_pass, f"0, or at least {LEAST_BLUR}")
         if self.evidence != "votes":
             self._check_distance_sizes()
         compared = () if self.evidence == "votes" else self.distance_sides

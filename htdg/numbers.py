@@ -13,6 +13,8 @@ LARGEST = 2**32 - 1
 #: Scales at most, and channels of one at most: the networks of a scale then have up to 150 MB of
 #: weights, so that a model of a stranger fits into memory until it is refused.
 MOST_SCALES, WIDEST = 32, 512
+#: With less the blur of an image is the image itself, and nothing is left of it: ``high_pass``.
+LEAST_BLUR = 0.5
 
 #: The whole numbers among the options: least, and most where that is not ``LARGEST``. Training
 #: images are kept at image_size, 50 MB each at the most; the finest scale is far smaller.

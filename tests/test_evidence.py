@@ -469,11 +469,11 @@ def test_the_options_of_distances_count_whatever_the_model_was_trained_with(dete
     images = brick[1][:2]
     before = [detectors[kind].anomaly_score(images) for kind in ("both", "distance")]
     alternatives = {"patch_side": 7, "patch_constant": 0.5, "high_pass": 1.0, "search_radius": 0.1}
-    for option in alternatives.items():
+    for name, value in alternatives.items():
         changed = []
         for kind in ("both", "distance"):
             model = detectors["both"].model_
-            config = model.config.with_options(evidence=kind, **dict([option]))
+            config = model.config.with_options(evidence=kind, **{name: value})
             detector = HTDGDetector.from_model(replace(model, config=config))
             changed.append(detector.anomaly_score(images))
         fitted = HTDGDetector(config).fit(brick[0][0], **QUIET).anomaly_score(images)
@@ -549,6 +549,10 @@ def test_a_clone_has_the_options(kind):
         (
             {"high_pass": 200},
             "high_pass is 200, but it must be a number, at least 0 and at most 100.",
+        ),
+        (
+            {"high_pass": 0.1},  # whose blur is the image itself
+            "high_pass is 0.1, but it must be 0, or at least 0.5.",
         ),
         (
             {"search_radius": -0.1},

@@ -17,7 +17,7 @@ from htdg.commands.common import (
 )
 from htdg.config import HTDGConfig
 from htdg.detector import fit_or_go_on
-from htdg.fast.ranks import Ranks, connected, rank_here
+from htdg.fast.ranks import Ranks, RanksError, connected, rank_here
 from htdg.io.checkpoint import is_finished, recover_checkpoint, remove_checkpoint
 from htdg.io.files import check_writable
 from htdg.io.folders import recover
@@ -114,7 +114,8 @@ def _train(options: argparse.Namespace, config: HTDGConfig, unfinished: Path) ->
             board.maps(names, maps, config.niter * len(detector.scales_))
         detector.save(options.out)
         remove_checkpoint(unfinished)
-        _wait_for_the_model(ranks)
+        with contextlib.suppress(RanksError):  # one has ended by now: the model is there
+            _wait_for_the_model(ranks)
     if detector.config_.evidence != "distance" and detector.config_.method == "htdg":
         votes = detector.score_scales(images).mean() / len(detector.transformations_)
         say_at_chance(detector.model_, float(votes))
