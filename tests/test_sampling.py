@@ -55,6 +55,11 @@ def test_noise_is_fresh_at_every_draw_and_repeated_by_its_seed():
     assert not torch.equal(other(1, 14), a)
 
 
+def test_noise_goes_to_the_device_of_the_images_whatever_drew_it():
+    index = torch.arange(2, device="meta")
+    assert random_noise(index, seeded(0))(1, 5).device.type == "meta"
+
+
 def test_reconstruction_noise_is_z_star_in_every_colour():
     scales = [
         make_scale(side, stub, z_star=torch.randn(1, 1, side, side, generator=seeded(side)))
