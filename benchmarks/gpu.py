@@ -1,14 +1,18 @@
-"""What a GPU does: ``python -m benchmarks.gpu --data-root data --out DIR``, in under 8 minutes.
+"""What a GPU does, in two calls of less than 8 minutes each.
+
+    python -m benchmarks.gpu --data-root data --out DIR --only right,fast
+    python -m benchmarks.gpu --data-root data --out DIR --only whole
 
 Whether it computes what a CPU does (``right``), how fast it is (``fast``), and the paper's own
 settings on it (``whole``). Parts run one after another, the most important first, each in a process
 of its own and with a limit of time, so that one that fails or hangs costs no other. Every figure is
 in ``DIR/gpu.json`` and ``DIR/gpu.txt`` as soon as it is there; a summary of the targets comes last.
-``--only`` chooses parts; a second run with the same ``--out`` adds to the first.
+``--only`` chooses parts; a second call with the same ``--out`` adds to the first. All groups in one
+call would leave little time for the last, and none where the others take what they may.
 
-``--quick --device cpu`` shows in some minutes that all of it works, at tiny sizes, with images that
-the package brings along. ``--page DIR/gpu.json`` writes the part of ``benchmarks/README.md``; it
-takes only what was measured on a GPU.
+``--quick --device cpu`` shows in a few minutes that all of it works, at tiny sizes, with images
+that the package brings along. ``--page DIR/gpu.json`` writes the part of ``benchmarks/README.md``;
+it takes only what was measured on a GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -54,7 +59,7 @@ PARTS: dict[str, Part] = {
     "training": Part("right", gpu_right.training, 75),
     "votes": Part("right", gpu_right.votes, 40),
     "memory": Part("right", gpu_right.memory, 40),
-    "iterations": Part("fast", gpu_fast.iterations, 130),
+    "iterations": Part("fast", gpu_fast.iterations, 80),
     "scoring": Part("fast", gpu_fast.scoring, 30),
     "profile": Part("fast", gpu_fast.profiles, 30),
     **{name: Part("whole", partial(gpu_whole.experiment, name), 200) for name in WHOLE},
@@ -86,8 +91,7 @@ def run_parts(names: Sequence[str], report: Report, seconds: float, start: Start
     for name in names:
         left = seconds - (time.monotonic() - began)
         if left < LEAST:
-            report.set_state(name, "skipped", why="no time left")
-            report.say(f"== {name}: skipped, no time left")
+            skip(report, name, "no time left")
             continue
         limit = min(PARTS[name].seconds, left)
         report.restart(name, limit)
@@ -95,6 +99,13 @@ def run_parts(names: Sequence[str], report: Report, seconds: float, start: Start
         started = time.monotonic()
         code = start(name, limit)
         conclude(report, name, code, time.monotonic() - started)
+
+
+def skip(report: Report, name: str, why: str) -> None:
+    """Say why a part is not run; what an earlier call found of it stays."""
+    if name not in report.results()["parts"]:
+        report.set_state(name, "skipped", why=why)
+    report.say(f"== {name}: skipped: {why}")
 
 
 def conclude(report: Report, name: str, code: int | None, seconds: float) -> None:
@@ -120,18 +131,33 @@ def in_a_process(options: argparse.Namespace, name: str, seconds: float) -> int 
     command = [sys.executable, "-m", "benchmarks.gpu", *words, *["--quick"] * options.quick]
     # The profiler's own log is of no use to anybody. Tiny sizes are no work for several threads.
     environment = {"KINETO_LOG_LEVEL": "99", **({"OMP_NUM_THREADS": "1"} if options.quick else {})}
-    # Of its own session, so that what it has started ends with it.
-    process = subprocess.Popen(
-        command, cwd=HERE.parent, env=environment | dict(os.environ), start_new_session=True
-    )
+    with ending_on_request():
+        # Of its own session, so that what it has started ends with it.
+        process = subprocess.Popen(
+            command, cwd=HERE.parent, env=environment | dict(os.environ), start_new_session=True
+        )
+        try:
+            return process.wait(timeout=seconds + GRACE)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+@contextmanager
+def ending_on_request() -> Iterator[None]:
+    """A request to end (SIGTERM) ends this process as an exception does: what it runs ends, too."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
-        return process.wait(timeout=seconds + GRACE)
-    except subprocess.TimeoutExpired:
-        return None
+        yield
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        signal.signal(signal.SIGTERM, before)
 
 
 def perform(run: Run) -> None:
@@ -154,20 +180,28 @@ def perform(run: Run) -> None:
 # --- The command line -----------------------------------------------------------------------------
 
 
-def check_data(names: Sequence[str], data_root: Path) -> None:
-    """Look for the data sets before any time is spent. UserError if one is not there."""
+def without_data(names: Sequence[str], data_root: Path) -> dict[str, str]:
+    """The parts whose data sets are not there, and a sentence on each.
+
+    It is known before any time is spent; those that can be downloaded are.
+    """
+    missing = {}
     for name in names:
         if name in WHOLE:
             task = gpu_whole.EXPERIMENTS[name].task
             if not data_root.is_dir():
-                raise UserError(f"--data-root: {data_root} is no folder; {name} needs data sets.")
+                missing[name] = f"--data-root: {data_root} is no folder; {name} needs data sets."
+                continue
             try:
                 load_dataset(task["dataset"], data_root).training_pool(task["normal_class"])
+            except UserError as error:
+                missing[name] = str(error)
             except ModuleNotFoundError as error:
-                raise UserError(
+                missing[name] = (
                     f"{name} needs {task['dataset']}, which is not in {data_root} and cannot be "
                     f"downloaded without {error.name}."
-                ) from None
+                )
+    return missing
 
 
 def parser() -> argparse.ArgumentParser:
@@ -187,7 +221,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run what is asked for; the exit code is 1 if a part failed, 2 if it cannot be asked for."""
+    """Run what is asked for.
+
+    The exit code is 1 if a part failed or lacked its data, 2 if it cannot be asked for.
+    """
     options = parser().parse_args(words)
     options.out, options.data_root = options.out.resolve(), options.data_root.resolve()
     try:
@@ -215,14 +252,18 @@ def run_all(options: argparse.Namespace) -> int:
     if options.minutes <= 0:
         raise UserError(f"--minutes is {options.minutes:g}, but it must be above 0.")
     device, report = resolve_device(options.device), Report(options.out)
-    if not options.quick:
-        check_data(names, options.data_root)
+    missing = {} if options.quick else without_data(names, options.data_root)
+    if names and len(missing) == len(names):
+        raise UserError(missing[names[0]])
     report.begin(described(device, options.quick, options.commit or commit()))
-    run_parts(names, report, 60 * options.minutes, partial(in_a_process, options))
+    for name, why in missing.items():
+        skip(report, name, why)
+    there = [name for name in names if name not in missing]
+    run_parts(there, report, 60 * options.minutes, partial(in_a_process, options))
     results = report.results()
     report.say(f"\n{summary(results)}")
     failed = [name for name in names if results["parts"][name]["state"] == "failed"]
-    return 1 if failed else 0
+    return 1 if failed or missing else 0
 
 
 if __name__ == "__main__":

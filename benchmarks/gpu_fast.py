@@ -17,7 +17,14 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu_modes import ARITHMETICS, computing, failures, precision, recording
+from benchmarks.gpu_modes import (
+    ARITHMETICS,
+    computing,
+    failures,
+    precision,
+    recording,
+    told_failures,
+)
 from benchmarks.gpu_report import Run
 from benchmarks.growth import start
 from benchmarks.measure import (
@@ -132,14 +139,18 @@ def told(row: dict[str, Any]) -> str:
     line += f"; sum {1000 * sum(row['iteration_s']):.1f} ms"
     if "share" in row:
         line += "; share of the rate " + ", ".join(f"{share:.1%}" for share in row["share"])
-    return f"{line}; {'recorded' if row['recorded'] else 'not recorded'}"
+    line += f"; {'recorded' if row['recorded'] else 'not recorded'}"
+    return line + told_failures(row.get("failures", []))
 
 
 # --- Scoring --------------------------------------------------------------------------------------
 
 
 def scoring(run: Run) -> None:
-    """Milliseconds an image: 1, 64 and 1,000 together, and one by one the straightforward way."""
+    """Milliseconds an image: 1, 64 and 1,000 together, and one by one the straightforward way.
+
+    The straightforward version computes in float32 or TF32, never in bf16.
+    """
     for arithmetic in ("float32",) if run.quick else ("bf16", "TF32", "float32"):
         options = {"translation": "pixel", "precision": precision(arithmetic)}
         config = sized("paper_rgb", run.quick, **options)
@@ -150,7 +161,7 @@ def scoring(run: Run) -> None:
                     value = scoring_ms(config, run.device, images)
                 run.keep(key, value, f"{value:.3f} ms an image")
         key = f"{arithmetic} straightforward"
-        if run.has_time(key):
+        if arithmetic != "bf16" and run.has_time(key):
             with computing(arithmetic):
                 value = scoring_ms(config, run.device, 1 if run.quick else 3, straightforward=score)
             run.keep(key, value, f"{value:.3f} ms an image")
@@ -169,7 +180,7 @@ def profiles(run: Run) -> None:
                 if n in chosen and run.has_time(key := f"{name} {config.sides[n]} px"):
                     training.step()
                     training.step()  # which records it
-                    row = profiled(training.step, run.device)
+                    row = profiled(training.step, run.device) | {"failures": failures()}
                     run.keep(key, row, told_profile(row))
 
 
@@ -201,6 +212,7 @@ def told_profile(row: dict[str, Any]) -> str:
     head = f"{1000 * row['iteration_s']:.2f} ms, {row['kernels']} kernels, device busy {busy:.0%}"
     if not row["kernels"]:
         head += " (the profiler saw no kernels)"
+    head += told_failures(row["failures"])
     lines = [f"  {1000 * s:8.3f} ms {n:5d} x {key[:90]}" for key, s, n in row["longest"]]
     return "\n".join([head, *lines])
 
@@ -215,8 +227,10 @@ def side_by_side(run: Run) -> None:
     for count in TOGETHER:
         if run.has_time(f"{count} models"):
             with computing("bf16"), recording(True), reproducible():
-                rate = together(config, side, count, run)
-            run.keep(f"{count} models", rate, f"{rate:.1f} iterations a second in all")
+                rate, failed = together(config, side, count, run), failures()
+            row = {"rate": rate, "failures": failed}
+            line = f"{rate:.1f} iterations a second in all{told_failures(failed)}"
+            run.keep(f"{count} models", row, line)
 
 
 def together(config: HTDGConfig, side: int, count: int, run: Run) -> float:

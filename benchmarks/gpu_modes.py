@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -51,3 +51,8 @@ def recording(wanted: bool) -> Iterator[None]:
 def failures() -> list[str]:
     """Why recordings failed since ``recording`` began."""
     return list(cuda_graphs._failures)
+
+
+def told_failures(reasons: Sequence[str]) -> str:
+    """Why recordings failed, as the end of a line; empty where none did."""
+    return f"; recording failed: {', '.join(reasons).replace('|', '/')}" if reasons else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from benchmarks.gpu_modes import told_failures
 from benchmarks.gpu_report import Results
 from benchmarks.paper_settings import EXPERIMENTS, verdict
 from benchmarks.studies import table
@@ -37,9 +38,13 @@ def merged(runs: Sequence[Results]) -> Results:
                     f"These results differ in {key} ({runs[0][key]}, {results[key]}): "
                     "a page is of one."
                 )
+    if len(runs) > 1 and runs[0]["commit"] == "unknown":
+        raise UserError("Nobody knows whether these results are of one commit: --commit says it.")
     parts: dict[str, Any] = {}
     for results in runs:
-        parts |= {name: of for name, of in results["parts"].items() if of["state"] != "skipped"}
+        for name, of in results["parts"].items():
+            if of["state"] != "skipped" or name not in parts:
+                parts[name] = of
     return {**runs[0], "parts": parts}
 
 
@@ -91,8 +96,11 @@ def _agreement(results: Results) -> Iterator[tuple[str, str]]:
 def _memory(check: dict[str, Any] | None) -> tuple[str, str]:
     if check is None:
         return "memory of models that are gone is given back", "not measured"
-    text = f"memory grew by {check['growth_mib']:.2f} MiB while {check['models']} models came and "
-    text += f"went; kept canvas plans held {check['plans_mib']:.2f} MiB"
+    text = f"tensors grew by {check['growth_mib']:.2f} MiB, reserved memory by "
+    text += (
+        f"{check['reserved_growth_mib']:.0f} MiB, while {check['models']} models came and went; "
+    )
+    text += f"kept canvas plans held {check['plans_mib']:.2f} MiB"
     return text, _outcome(check["passed"])
 
 
@@ -133,8 +141,9 @@ def _minutes(results: Results) -> Iterator[tuple[str, str]]:
         if result is not None and not result["stand_in"]:
             yield f"{text}: {result['minutes']:.2f}", _outcome(result["minutes"] <= MINUTES)
         else:
-            # Stopped by less than it was to have, it may have met the target.
-            missed = part.get("state") == "stopped" and part["limit"] >= 60 * MINUTES
+            # Stopped after less than that, without what loading took, it may have met the target.
+            trained = found(results, name).get("trained_s", 0.0)
+            missed = part.get("state") == "stopped" and trained >= 60 * MINUTES
             why = f": {part['why']}" if part.get("why") else ""
             yield f"{text}{why}", _outcome(False if missed else None)
 
@@ -196,7 +205,8 @@ def _iterations(results: Results) -> list[str]:
     for name, row in timed.items():
         times = row["iteration_s"]
         base = timed.get(" ".join([*name.split()[:3], "straightforward"]))
-        line = [name, *(f"{1000 * t:.2f}" for t in times), f"{1000 * sum(times):.1f}"]
+        line = [name + told_failures(row.get("failures", []))]
+        line += [*(f"{1000 * t:.2f}" for t in times), f"{1000 * sum(times):.1f}"]
         if base:
             each = [b / t for b, t in zip(base["iteration_s"], times, strict=True)]
             line += [f"{sum(base['iteration_s']) / sum(times):.2f}", f"{min(each):.2f}"]
@@ -223,7 +233,8 @@ def _scoring(results: Results) -> list[str]:
         return []
     rows = [[*name.split(), f"{value:.3f}"] for name, value in values.items()]
     return [
-        "Scoring (`paper_rgb`, `pixel`), resizing included:",
+        "Scoring (`paper_rgb`, `pixel`), resizing included; the straightforward version, which has "
+        "no bf16, one by one:",
         "",
         *table(["", "images at a time", "milliseconds an image"], rows),
         "",
@@ -235,7 +246,8 @@ def _profiles(results: Results) -> list[str]:
     for name, row in found(results, "profile").items():
         longest = "; ".join(f"{key[:60]} {1000 * s:.2f} ms" for key, s, _ in row["longest"][:3])
         busy = row["busy_s"] / row["iteration_s"]
-        cells = [name, f"{1000 * row['iteration_s']:.2f}", f"{busy:.0%}", str(row["kernels"])]
+        named = name + told_failures(row["failures"])
+        cells = [named, f"{1000 * row['iteration_s']:.2f}", f"{busy:.0%}", str(row["kernels"])]
         rows.append([*cells, longest.replace("|", "/")])
     if not rows:
         return []
@@ -253,6 +265,7 @@ def _whole(results: Results) -> list[str]:
             paper = f"{published.auroc / 100:.3f} ± {published.deviation / 100:.3f}"
             cells = [chosen.title, chosen.transformations, f"{result['minutes']:.2f}"]
             cells += [f"{auroc:.3f}", f"{paper} (Table {published.table})"]
+            cells[0] += told_failures(result.get("failures", []))
             rows.append([*cells, verdict(auroc, published), result["equalise"]])
     if not rows:
         return []
@@ -264,22 +277,27 @@ def _whole(results: Results) -> list[str]:
 def _shots(results: Results) -> list[str]:
     rows = [
         [
-            *(name, str(row["shots"]), f"{row['seconds']:.3f}", f"{row['mib']:.0f}"),
-            *(f"{row['planned_mib']:.0f}", str(row["images_at_once"])),
+            *(name + told_failures(row["failures"]), str(row["shots"]), f"{row['seconds']:.3f}"),
+            *(f"{row[key]:.0f}" for key in ("mib", "reserved_mib", "planned_mib")),
+            str(row["images_at_once"]),
         ]
         for name, row in found(results, "ten_shots").items()
     ]
     if not rows:
         return []
-    head = ["at 64 pixels", "shots", "seconds", "MiB at most", "MiB planned", "images at once"]
+    head = ["at 64 pixels", "shots", "seconds", "MiB of tensors", "MiB reserved", "MiB planned"]
+    head.append("images at once")
     return ["An iteration with several images, bf16, `pixel`:", "", *table(head, rows), ""]
 
 
 def _together(results: Results) -> list[str]:
-    rates = found(results, "side_by_side")
-    alone = rates.get("1 models")
-    if not alone:
+    of = found(results, "side_by_side")
+    if "1 models" not in of:
         return []
-    rows = [[name, f"{rate:.1f}", f"{rate / alone:.2f}"] for name, rate in rates.items()]
+    alone = of["1 models"]["rate"]
+    rows = [
+        [name + told_failures(row["failures"]), f"{row['rate']:.1f}", f"{row['rate'] / alone:.2f}"]
+        for name, row in of.items()
+    ]
     head = ["in one process, 40 pixels", "iterations a second", "times one"]
     return [*table(head, rows), ""]

@@ -78,6 +78,11 @@ class Report:
                     f"{self.file} is of another commit, card or PyTorch, or --quick: "
                     "choose another --out."
                 )
+            if description["commit"] == "unknown":
+                raise UserError(
+                    f"{self.file} is of an unknown commit, perhaps another one: "
+                    "choose another --out, or say with --commit what runs, each time."
+                )
             results = earlier
         self._write(results)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu_modes import computing, failures, recording
+from benchmarks.gpu_modes import computing, failures, recording, told_failures
 from benchmarks.gpu_report import OutOfTime, Run
 from benchmarks.growth import start
 from benchmarks.measure import median_seconds
@@ -48,7 +47,7 @@ def experiment(name: str, run: Run) -> None:
     options = {"device": str(run.device), "precision": "bf16", **(TINY if run.quick else {})}
     data_root = run.data_root
     with tempfile.TemporaryDirectory() as folder, recording(True):
-        watch = partial(watched, run)
+        watch = Watch(run)
         out = Path(folder) / "run"
         result = perform(name, 0, data_root, out, callback=watch, changed=changed, **options)
         failed = failures()
@@ -58,8 +57,10 @@ def experiment(name: str, run: Run) -> None:
     says = verdict(auroc, paper[fraction])
     line = f"{result['minutes']:.2f} minutes of training, image AUROC {auroc:.3f}; the paper "
     line += f"{paper[fraction].auroc / 100:.3f} (Table {paper[fraction].table}): {says}"
-    line += f"; training image equalised: {result['equalise']}"
-    run.keep("result", {**result, "failures": failed, "stand_in": run.quick}, line)
+    line += f"; training image equalised: {result['equalise']}{told_failures(failed)}"
+    # What git says here may be less than what --commit said.
+    known = {"commit": run.report.results()["commit"], "failures": failed, "stand_in": run.quick}
+    run.keep("result", {**result, **known}, line)
 
 
 def can_equalise() -> bool:
@@ -67,15 +68,27 @@ def can_equalise() -> bool:
     return find_spec("cv2") is not None
 
 
-def watched(run: Run, state: TrainingProgress) -> None:
-    """Keep what a scale takes, and stop the training when the time is up."""
-    where = f"scale {state.scale + 1} of {state.n_scales}, iteration {state.iteration}"
-    if state.iteration == state.niter:
-        run.keep(
-            f"scale {state.scale + 1}", state.seconds, f"{state.side} px {state.seconds:.1f} s"
-        )
-    if run.left() <= 0:
-        raise OutOfTime(f"the training was stopped at {where} of {state.niter}")
+class Watch:
+    """Keeps what each scale takes, and stops the training when the time is up.
+
+    How long it trained until then is kept as ``trained_s``: loading images does not count.
+    """
+
+    def __init__(self, run: Run) -> None:
+        """No scale is done yet."""
+        self.run, self.done = run, 0.0
+
+    def __call__(self, state: TrainingProgress) -> None:
+        """After an iteration."""
+        run, trained = self.run, self.done + state.seconds
+        if state.iteration == state.niter:
+            self.done = trained
+            line = f"{state.side} px {state.seconds:.1f} s"
+            run.keep(f"scale {state.scale + 1}", state.seconds, line)
+        if run.left() <= 0:
+            run.keep("trained_s", trained, f"{trained:.1f} s of training")
+            where = f"scale {state.scale + 1} of {state.n_scales}, iteration {state.iteration}"
+            raise OutOfTime(f"the training was stopped at {where} of {state.niter}")
 
 
 # --- Ten shots ------------------------------------------------------------------------------------
@@ -94,13 +107,17 @@ def ten_shots(run: Run) -> None:
         if run.has_time(key):
             with computing("bf16"), recording(recorded), reproducible():
                 row = iteration_of(config, shots, side, run.device)
-            line = f"{row['seconds']:.3f} s, {row['mib']:.0f} MiB at most "
-            line += f"({row['planned_mib']:.0f} planned), {row['images_at_once']} images at once"
+            line = f"{row['seconds']:.3f} s, {row['reserved_mib']:.0f} MiB reserved at most "
+            line += f"({row['planned_mib']:.0f} planned), {row['mib']:.0f} MiB of them by tensors, "
+            line += f"{row['images_at_once']} images at once{told_failures(row['failures'])}"
             run.keep(key, row, line)
 
 
 def iteration_of(config: HTDGConfig, shots: int, side: int, device: torch.device) -> dict[str, Any]:
-    """Seconds and the most memory of an iteration with so many images, chunked as in a training."""
+    """Seconds and the most memory of an iteration with so many images, chunked as in a training.
+
+    Recorded steps are played in memory of their own, which counts as reserved, not as tensors.
+    """
     backend = choose_backend(config, config.resolve_transformations(True), device)
     at_once = images_at_once(backend, (side,), shots, 0, device)
     gc.collect()  # what an earlier call left
@@ -112,11 +129,14 @@ def iteration_of(config: HTDGConfig, shots: int, side: int, device: torch.device
     training.step()
     seconds = median_seconds(training.step, 2, device)
     memory = peak_memory(device)
+    most = memory.get("gpu", memory.get("ram", 0.0))
+    reserved = torch.cuda.max_memory_reserved(device) / 2**20 if device.type == "cuda" else most
     return {
         "shots": shots,
         "side": side,
         "seconds": seconds,
-        "mib": memory.get("gpu", memory.get("ram", 0.0)),
+        "mib": most,
+        "reserved_mib": reserved,
         "planned_mib": at_once * backend.training_bytes(0, side) / 2**20,
         "images_at_once": at_once,
         "failures": failures(),

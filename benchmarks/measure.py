@@ -123,10 +123,14 @@ def convolution_rate(width: int, precision: str, device: torch.device, images: i
     ``images`` of 71 x 71 pixels go through it: a GPU needs more of them than a processor.
     """
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    as_used = {"dtype": kind, "device": device, "memory_format": torch.channels_last}
-    x = torch.randn(images, width, 71, 71).to(**as_used).requires_grad_()
-    w = torch.randn(width, width, 3, 3).to(**as_used).requires_grad_()
-    g = torch.randn(images, width, 69, 69).to(**as_used)
+
+    def drawn(*shape: int) -> torch.Tensor:  # where it is used: a processor takes long for many
+        noise = torch.randn(*shape, device=device)
+        return noise.to(dtype=kind, memory_format=torch.channels_last)
+
+    x = drawn(images, width, 71, 71).requires_grad_()
+    w = drawn(width, width, 3, 3).requires_grad_()
+    g = drawn(images, width, 69, 69)
     # Not ``backward``, which adds to the last gradients: memory passes, no convolution.
     seconds = median_seconds(lambda: torch.autograd.grad(F.conv2d(x, w), (x, w), g), 7, device)
     return 3 * 2 * 9 * width**2 * images * 69**2 / seconds

@@ -275,7 +275,7 @@ def test_on_a_gpu_played_steps_do_what_the_steps_do(precision, monkeypatch):
 
 
 def wrongly_played(monkeypatch, wrong):
-    """Real recordings that do something else: see the test below. Counts how often one is played."""
+    """Real recordings that do something else: see the test below. What is played is returned."""
     whole, plays = cuda_graphs.record, []
 
     def record(step, noise, previous, device, pool):
