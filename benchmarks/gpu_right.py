@@ -380,8 +380,10 @@ def held_mib(device: torch.device) -> float:
     if device.type == "cuda":
         wait(device)
         return torch.cuda.memory_allocated(device) / 2**20
-    # By their type: ``isinstance`` wakes modules that warn when they are looked at.
-    tensors = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
+    # By their type: ``isinstance`` wakes modules that warn when they are looked at. Other things in
+    # this process may have tensors of other layouts, sparse ones say, which have no storage.
+    tensors = [o for o in gc.get_objects() if type(o) in (torch.Tensor, torch.nn.Parameter)]
+    tensors = [t for t in tensors if t.layout == torch.strided]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values()) / 2**20
 

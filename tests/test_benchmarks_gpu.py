@@ -176,9 +176,11 @@ def test_memory_of_models_that_are_gone(report):
 
 
 def test_memory_that_is_held_is_measured_and_refused(report, monkeypatch):
+    sparse = torch.eye(2).to_sparse()  # as other tests leave behind: it has no storage
     before = gpu_right.held_mib(CPU)
     kept = torch.zeros(2**20)
     assert gpu_right.held_mib(CPU) - before == kept.nbytes / 2**20 == 4
+    assert sparse.is_sparse  # it was there
     monkeypatch.setattr(gpu_right, "train_and_forget", lambda config, device: None)
     # After each round, and without the plans; then what is reserved after each round.
     for held, reserved, found_out in [
