@@ -67,8 +67,8 @@ Runs = Sequence[Result]
 def page(kept: Mapping[str, Result], where: str) -> str:
     """Targets, tables and false alarms of all runs, by their keys."""
     runs = list(kept.values())
-    commits = ", ".join(dict.fromkeys(run["commit"] for run in runs))
-    lines = [f"Machine: {where}, other work beside it. Commits: {commits}.", "", INTRODUCTION, ""]
+    commits = f"Commits: {'; '.join(commit_lines(runs))}."
+    lines = [f"Machine: {where}, other work beside it. {commits}", "", INTRODUCTION, ""]
     lines += ["### Targets, one-shot, both kinds of evidence", "", *target_lines(runs), ""]
     lines += ["### Figures", "", *figure_table(runs), ""]
     if any(run["set"] in SEVERAL_CLASSES for run in runs):
@@ -76,6 +76,16 @@ def page(kept: Mapping[str, Result], where: str) -> str:
     if any(run["false_alarms"] for run in runs):
         lines += ["### False alarms", "", *alarm_table(runs), ""]
     return "\n".join([*lines, "### Pretrained features", "", PUBLISHED, "", *published_table(), ""])
+
+
+def commit_lines(runs: Runs) -> list[str]:
+    """Each commit and what it measured: between two of them settings may have changed."""
+    measured: dict[str, list[str]] = defaultdict(list)
+    for run in runs:
+        name = f"{run['set']} {run['shots']}-shot"
+        if name not in measured[run["commit"]]:
+            measured[run["commit"]].append(name)
+    return [f"{commit} ({', '.join(names)})" for commit, names in measured.items()]
 
 
 # --- Figures ------------------------------------------------------------------------------------

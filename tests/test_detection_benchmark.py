@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import detection
 from benchmarks.detection import CASES, Case, benchmark, perform, plan, run_missing
-from benchmarks.detection_page import TARGETS, page, target_lines
+from benchmarks.detection_page import TARGETS, commit_lines, page, target_lines
 from htdg.datasets import DatasetError
 from htdg.training import ScaleTraining
 from tests.small_sets import save
@@ -243,3 +243,9 @@ def test_the_quick_run_needs_no_data(monkeypatch, tmp_path, capsys):
     title, part = text.split("## Finding defects\n\n")
     assert title == "# Benchmarks\n\n"
     assert part in capsys.readouterr().out
+
+
+def test_the_page_says_which_commit_measured_what():
+    grid, digits = run("grid", (0.5, 0.6, 0.7)), run("mnist", (0.5, 0.6, 0.7), shots=5)
+    runs = [grid, grid | {"draw": 1}, digits, run("mnist", (0.5, 0.6, 0.7)) | {"commit": "def"}]
+    assert commit_lines(runs) == ["abc (grid 1-shot, mnist 5-shot)", "def (mnist 1-shot)"]
