@@ -5,8 +5,8 @@ which is what no command that computes can do without: the ratios of one run com
 else the machine does. Processor time (user and system) does not count the waiting for a core that
 other work has. Writes its part of ``benchmarks/README.md``.
 
-``--package DIR`` measures the package in another checkout, an earlier one, say, and prints the
-table without writing it.
+``--package DIR`` measures the package in another checkout, an earlier one, say, that can read the
+models of this one, and prints the table without writing it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from PIL import Image
 from benchmarks.measure import untrained
 from benchmarks.report import write_part
 from htdg import HTDGConfig
+from htdg.evidence import chosen_patches
 from htdg.io.images import to_uint8
 from htdg.io.model_directory import save_model
 from htdg.runtime.device import machine
@@ -75,7 +76,9 @@ def measured(package: Path, repeats: int) -> dict[str, tuple[float, float]]:
         for evidence in ("votes", "both"):
             options = {"transformations": "rotations", "evidence": evidence}
             model = untrained(HTDGConfig.preset("tutorial", **options), CPU).model_
-            save_model(replace(model, images=pixels, trained_with=NOBODY), folder / evidence)
+            banks = chosen_patches(pixels, model.config)
+            model = replace(model, images=pixels, banks=banks, trained_with=NOBODY)
+            save_model(model, folder / evidence)
         Image.fromarray(to_uint8(pixels)[0]).save(folder / "image.png")
         for _ in range(repeats + 1):  # the first warms up
             for name, words in COMMANDS.items():

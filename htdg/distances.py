@@ -55,21 +55,35 @@ class MemoryBank:
         patches: (N, D).
         places: (N, 2) row and column of the top left pixel in the upright image.
         origins: (N,) the number of the training image.
+        chosen: (N,) which of the patches drawn at random these are, on the CPU; None if all are.
     """
 
     patches: torch.Tensor
     places: torch.Tensor
     origins: torch.Tensor
+    chosen: torch.Tensor | None
 
 
-def memory_bank(images: torch.Tensor, describe: Description) -> MemoryBank:
-    """The bank of (K, C, H, H): at most ``BANK_SIZE`` patches, a coreset of random ones."""
+def patches_drawn(images: torch.Tensor, describe: Description) -> int:
+    """How many patches of (K, C, H, H) and their copies are drawn, to choose from."""
+    count = 8 * len(images) * (images.shape[-1] - describe.side + 1) ** 2
+    return min(count, max(BANK_SIZE, CANDIDATES))
+
+
+def memory_bank(
+    images: torch.Tensor, describe: Description, chosen: torch.Tensor | None = None
+) -> MemoryBank:
+    """The bank of (K, C, H, H): at most ``BANK_SIZE`` patches, a coreset of random ones.
+
+    ``chosen`` is that of an earlier bank of the same images; to choose again takes a second.
+    """
     count, h = len(images), images.shape[-1] - describe.side + 1
     every = torch.arange(h, device=images.device)
     grid = patch_places(every).T.reshape(1, 2, h, h)
     copies, places = turned_copies(images), turned_copies(grid)
     drawn = torch.randperm(8 * count * h * h, generator=torch.Generator().manual_seed(0))
-    drawn = drawn[: max(BANK_SIZE, CANDIDATES)].to(images.device)
+    drawn = drawn[: patches_drawn(images, describe)]
+    drawn = (drawn if chosen is None else drawn[chosen]).to(images.device)
     copy, place = drawn // (h * h), drawn % (h * h)
     # Copy by copy: all patches of many images would not fit into memory.
     order = copy.argsort(stable=True)
@@ -77,10 +91,10 @@ def memory_bank(images: torch.Tensor, describe: Description) -> MemoryBank:
     rows = [describe(x[None], every)[0, kept] for x, kept in zip(copies, numbers, strict=True)]
     patches = torch.cat(rows)[order.argsort()]  # in random order again
     places, origins = places.flatten(2)[copy // count, :, place], copy % count
-    if len(patches) > BANK_SIZE:
+    if chosen is None and len(patches) > BANK_SIZE:
         chosen = coreset(patches, BANK_SIZE)
         patches, places, origins = patches[chosen], places[chosen], origins[chosen]
-    return MemoryBank(patches, places, origins)
+    return MemoryBank(patches, places, origins, None if chosen is None else chosen.cpu())
 
 
 def brightened(image: torch.Tensor) -> torch.Tensor:
@@ -92,15 +106,18 @@ def brightened(image: torch.Tensor) -> torch.Tensor:
 class PatchComparison:
     """Compares the patches of an image with a memory bank."""
 
-    def __init__(self, images: torch.Tensor, describe: Description) -> None:
+    def __init__(
+        self, images: torch.Tensor, describe: Description, chosen: torch.Tensor | None = None
+    ) -> None:
         """Keep the patches of (K, C, H, H) in [-1, 1], and measure what normal ones have.
 
         Args:
             images: the training images.
             describe: the patches.
+            chosen: as of ``memory_bank``.
         """
         self.describe = describe
-        self.bank = memory_bank(images, describe)
+        self.bank = memory_bank(images, describe, chosen)
         bank = self.bank.patches
         self.cells = None if len(bank) <= EXACT_SIZE else CellSearch(bank)
         starts = patch_starts(images.shape[-1] - describe.side + 1, ALL_ROWS)
@@ -154,10 +171,16 @@ class UniqueDistances:
     counts no more than it is unique.
     """
 
-    def __init__(self, images: torch.Tensor, describe: Description, limited: bool) -> None:
+    def __init__(
+        self,
+        images: torch.Tensor,
+        describe: Description,
+        limited: bool,
+        chosen: torch.Tensor | None = None,
+    ) -> None:
         """Keep the patches of the training images (K, C, H, H), as ``PatchComparison`` does."""
         self.side, self.limited = images.shape[-1], limited
-        self.compared = PatchComparison(images, describe)
+        self.compared = PatchComparison(images, describe, chosen)
         normal = [self.compared.patches(image) for image in images[:NORMAL_IMAGES]]
         self.unique = Uniqueness(normal, self.compared.places, describe.side)
 

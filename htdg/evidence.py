@@ -27,7 +27,8 @@ import torch
 from torch.nn import functional as F
 
 from htdg.backend import Voter
-from htdg.distances import UniqueDistances, brightened
+from htdg.config import HTDGConfig
+from htdg.distances import UniqueDistances, brightened, memory_bank
 from htdg.gradients import GradientPatches
 from htdg.nearby import NearbyDistances
 from htdg.patches import Description, PixelPatches
@@ -59,13 +60,13 @@ class Evidence:
         config = model.config
         self.image_size, self.sides = config.image_size, config.distance_sides
         images = model.images.to(device)
-        pixels = PixelPatches(config.patch_side, config.patch_constant)
+        *of_scales, whole = described(images, config)
+        *of_pixels, of_gradients = model.banks or [None] * (len(of_scales) + 1)
         self.pixels = [
-            distances(of_scale, pixels, config.search_radius, limited=True)
-            for of_scale in build_pyramid(images, self.sides)
+            distances(*of_scale, config.search_radius, True, chosen)
+            for of_scale, chosen in zip(of_scales, of_pixels, strict=True)
         ]
-        gradients = GradientPatches(GRADIENT_CELL, config.high_pass)
-        self.gradients = distances(images, gradients, config.search_radius, limited=False)
+        self.gradients = distances(*whole, config.search_radius, False, of_gradients)
         self.normal_odds = 1.0
         if config.evidence == "both":
             copies = torch.cat([brightened(image[None]) for image in images])
@@ -97,16 +98,46 @@ class Evidence:
         return odds(torch.stack(list(mean_votes)).mean(0)) / self.normal_odds
 
 
+def described(images: torch.Tensor, config: HTDGConfig) -> list[tuple[torch.Tensor, Description]]:
+    """What is compared of (K, 3, s, s): the pixels of every scale, and the gradients of the whole.
+
+    Each is (K, 3, H, H), and how its patches are described.
+    """
+    pixels = PixelPatches(config.patch_side, config.patch_constant)
+    gradients = GradientPatches(GRADIENT_CELL, config.high_pass)
+    scales = build_pyramid(images, config.distance_sides)
+    return [*((of_scale, pixels) for of_scale in scales), (images, gradients)]
+
+
+def has_banks(config: HTDGConfig) -> bool:
+    """Whether patches are compared with those of the training images wherever these are."""
+    return config.evidence != "votes" and not config.search_radius
+
+
+def chosen_patches(images: torch.Tensor, config: HTDGConfig) -> tuple[torch.Tensor | None, ...]:
+    """Which patches of the training images (K, 3, s, s) the memory banks keep: see ``MemoryBank``.
+
+    Of each kind of ``described``, or of none (``has_banks``).
+    """
+    if not has_banks(config):
+        return ()
+    return tuple(memory_bank(*part).chosen for part in described(images, config))
+
+
 def distances(
-    images: torch.Tensor, describe: Description, search_radius: float, limited: bool
+    images: torch.Tensor,
+    describe: Description,
+    search_radius: float,
+    limited: bool,
+    chosen: torch.Tensor | None,
 ) -> UniqueDistances | NearbyDistances:
     """What measures the distances to patches of (K, C, H, H), anywhere or, with a radius, nearby.
 
-    ``limited`` is that of ``UniqueDistances``.
+    ``limited`` and ``chosen`` are those of ``UniqueDistances``.
     """
     if search_radius:
         return NearbyDistances(images, describe, search_radius)
-    return UniqueDistances(images, describe, limited)
+    return UniqueDistances(images, describe, limited, chosen)
 
 
 def odds(votes: torch.Tensor) -> torch.Tensor:

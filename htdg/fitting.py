@@ -22,6 +22,7 @@ import torch
 from htdg.ablations.geom import train_geom
 from htdg.backend import Backend
 from htdg.config import ConfigError, HTDGConfig
+from htdg.evidence import chosen_patches
 from htdg.fast.choice import describe_training
 from htdg.fast.ranks import Ranks
 from htdg.io.checkpoint import Checkpoint, geom_checkpoint
@@ -128,6 +129,7 @@ def fit_model(
                 "machine": f"{machine(device)}, {describe_training(device, config)}"
                 + ("" if ranks is None else f", {ranks.size} processes"),
             },
+            banks=chosen_patches(on_device, config),
         )
         if config.method == "geom":
             model = with_classifier(model, device, bar, checkpoint)

@@ -39,6 +39,8 @@ class ModelState:
         trained_with: versions of ``htdg``, ``torch`` and ``python``, the kind of device
             (``trained_on``), and what else the last digits hang on: processor, threads and compiled
             helpers (``machine``; not in models of earlier versions).
+        banks: which patches of the training images the memory banks keep, as
+            ``htdg.evidence.chosen_patches``; empty in models of earlier versions, too.
         classifier: of whole images, for the ablation "geom" alone.
         classifier_seconds: how long its training took.
     """
@@ -53,6 +55,7 @@ class ModelState:
     images_at_once: int = 0
     history: tuple[Mapping[str, Any], ...] = ()
     trained_with: Mapping[str, str] = field(default_factory=dict)
+    banks: tuple[torch.Tensor | None, ...] = ()
     classifier: torch.nn.Module | None = None
     classifier_seconds: float = 0.0
 

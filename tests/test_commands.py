@@ -514,7 +514,7 @@ def test_samples_are_those_of_python(place, tiny, here, capsys):
 def test_info_names_every_fact(place, tiny, capsys):
     assert main(["info", str(place / "model")]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert lines["model"] == f"{place / 'model'} (format 4)"
+    assert lines["model"] == f"{place / 'model'} (format 5)"
     assert lines["trained"] == "on       image 1"
     assert re.fullmatch(r"htdg \S+, torch \S+, on cpu in \d+ s", lines["with"])
     assert lines["scales"] == "14 16 18 20 pixels"

@@ -119,7 +119,7 @@ def test_config_json_says_everything(tiny, saved):
     assert digest_of_all == hashlib.sha256(text.encode()).hexdigest()
     assert described.pop("history") == hashlib.sha256(history).hexdigest()
     assert described == {
-        "format": 4,
+        "format": 5,
         "htdg": htdg.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -296,8 +296,8 @@ DAMAGE = [
     (lambda m: (m / "weights.safetensors").unlink(), "has no weights.safetensors: copy the model"),
     (lambda m: (m / "config.json").unlink(), "has no config.json: it is no htdg model directory."),
     (shutil.rmtree, "has no config.json: it is no htdg model directory."),
-    (edit(format=5), "has model format 5, but this htdg reads up to 4: update htdg."),
-    (edit(format=10**30), "but this htdg reads up to 4: update htdg."),
+    (edit(format=6), "has model format 6, but this htdg reads up to 5: update htdg."),
+    (edit(format=10**30), "but this htdg reads up to 5: update htdg."),
     (edit(format="1"), "has no format number: it is no htdg model."),
     (lambda m: (m / "config.json").write_text("[1]"), "has no format number"),
     (lambda m: (m / "config.json").write_text('{"format": 1'), "config.json cannot be read ("),
@@ -341,6 +341,8 @@ DAMAGE = [
     (set_tensors(one_value(VARIANCE, np.inf)), f"tensor {VARIANCE} holds values that are not"),
     (set_tensors(one_value(VARIANCE, -1)), f"tensor {VARIANCE} holds negative variances."),
     (set_tensors(one_value("images", np.nan)), "tensor images holds values that are not finite."),
+    (set_tensors(lambda t: t.update(bank0=torch.arange(9))), "memory banks do not follow from its"),
+    (set_tensors(lambda t: t.update(bank9=torch.arange(9))), "bank9 does not follow from its opt"),
     (set_tensors(one_value("images", 3)), "its training images are no floats in [-1, 1]."),
     (set_tensors(lambda t: t.update({BIAS: t[BIAS].bfloat16()})), "has type torch.bfloat16 inst"),
     (

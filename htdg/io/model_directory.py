@@ -22,7 +22,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from htdg.config import ConfigError, HTDGConfig
+from htdg.distances import patches_drawn
 from htdg.errors import UserError, is_out_of_memory
+from htdg.evidence import described, has_banks
 from htdg.io.files import check_regular, one_line, write_text
 from htdg.io.folders import beside, put, recover
 from htdg.runtime.device import resolve_device
@@ -32,8 +34,9 @@ from htdg.thresholds import Threshold
 from htdg.transformations import Transformation, as_rows
 
 #: Raised by one whenever a model written now could not be read by the code before, or when what is
-#: checked in older ones is not enough: from 4 on there is a digest of the description.
-FORMAT = 4
+#: checked in older ones is not enough: from 4 on there is a digest of the description, from 5 on
+#: which patches memory banks keep.
+FORMAT = 5
 #: Bytes of a description and of a history at most, many times what they have: in memory JSON takes
 #: up to 25 times as much.
 LARGEST_DESCRIPTION, LARGEST_HISTORY = 2**24, 2**26
@@ -65,6 +68,7 @@ def save_model(model: ModelState, folder: Path) -> None:
     }
     scales = () if model.config.evidence == "distance" else model.scales
     tensors = {**scale_tensors(scales), "images": model.images}
+    tensors |= {f"bank{n}": kept for n, kept in enumerate(model.banks) if kept is not None}
     if model.classifier is not None:
         description["geom_seconds"] = model.classifier_seconds
         weights = model.classifier.state_dict()
@@ -111,7 +115,8 @@ def _model(
     transformations = _checked_transformations(description["transformations"])
     sides = _checked_sides(description["sides"], config)
     trained = () if config.evidence == "distance" else sides
-    parts = {"images", "geom", *(f"scale{n}" for n in range(len(trained)))}
+    banks = [f"bank{n}" for n in range(len(config.distance_sides) + 1)]
+    parts = {"images", "geom", *banks, *(f"scale{n}" for n in range(len(trained)))}
     if strange := sorted(name for name in tensors if name.split(".")[0] not in parts):
         raise ValueError(f"tensor {strange[0]} does not follow from its options")
     check_values(tensors)
@@ -139,6 +144,7 @@ def _model(
             **{key: str(description[key]) for key in ("htdg", "torch", "python", "trained_on")},
             **{key: str(description[key]) for key in ("machine",) if key in description},
         },
+        banks=_checked_banks([tensors.get(name) for name in banks], images, config),
         classifier=classifier,
         classifier_seconds=float(description.get("geom_seconds", 0.0)),
     )
@@ -167,6 +173,24 @@ def checked_images(images: torch.Tensor, side: int) -> torch.Tensor:
     if images.dtype != torch.float32 or images.abs().max() > 1.001:
         raise ValueError("its training images are no floats in [-1, 1]")
     return images
+
+
+def _checked_banks(
+    stored: Sequence[torch.Tensor | None], images: torch.Tensor, config: HTDGConfig
+) -> tuple[torch.Tensor | None, ...]:
+    """Which patches of (K, 3, s, s) the memory banks keep; ValueError if they cannot be that."""
+    if all(chosen is None for chosen in stored):  # no banks, small ones, or an earlier version
+        return ()
+    if not has_banks(config):
+        raise ValueError("memory banks do not follow from its options")
+    for chosen, part in zip(stored, described(images, config), strict=True):
+        if chosen is None:  # so few patches that all are kept
+            continue
+        if chosen.dtype != torch.int64 or chosen.ndim != 1 or not len(chosen):
+            raise ValueError("its memory banks are no lists of patches")
+        if chosen[0] < 0 or chosen[-1] >= patches_drawn(*part) or (chosen.diff() < 1).any():
+            raise ValueError("its memory banks have patches that there are not, or one twice")
+    return tuple(stored)
 
 
 def _checked_sides(sides: object, config: HTDGConfig) -> tuple[int, ...]:
