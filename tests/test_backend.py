@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from htdg import HTDGConfig
 from htdg.backend import Backend, PlainBackend, autocast
 from htdg.fast import native
+from htdg.fast.adam import Adam
 from htdg.fast.backend import FastBackend
 from htdg.losses import generated_loss, real_loss
 from htdg.models import choose_backend
@@ -207,6 +208,33 @@ def test_the_optimisers_are_adam_with_the_options_of_the_config():
     assert parameters[0].equal(parameters[2])
     torch.testing.assert_close(parameters[1], parameters[2], atol=1e-6, rtol=1e-6)
     assert not parameters[0].equal(start)
+
+
+def test_adam_without_its_wrapping_is_adam_to_the_last_digit():
+    """Hooks, another rate and a state that is loaded included."""
+    start = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
+    weights, hooked = [], []
+    for kind in (torch.optim.Adam, Adam):
+        rows = [row.clone().requires_grad_() for row in start]
+        unused = torch.ones(3, requires_grad=True)
+        adam = kind([*rows, unused], 0.1, (0.4, 0.8), fused=True)
+        adam.register_step_pre_hook(lambda *_, kind=kind: hooked.append(kind))
+        for number in range(6):
+            adam.zero_grad()
+            assert all(row.grad is None for row in rows)
+            sum((row**2).sum() for row in rows).backward()
+            adam.step()
+            if number == 2:
+                adam.param_groups[0]["lr"] = 0.02
+            if number == 3:
+                state = adam.state_dict()
+                adam = kind([*rows, unused], 1.0, (0.1, 0.1), fused=True)
+                adam.load_state_dict(state)
+        assert unused.equal(torch.ones(3))
+        weights.append(torch.stack(rows).detach())
+    assert torch.equal(*weights)
+    assert not torch.equal(weights[0], start)
+    assert hooked == [torch.optim.Adam] * 4 + [Adam] * 4
 
 
 # --- Whole iterations ---------------------------------------------------------------------------

@@ -79,6 +79,16 @@ def test_maps_wait_for_matplotlib_alone(place, monkeypatch):
     assert names & (set(HEAVY) - {"matplotlib", "scipy"} | {"scipy.stats"}) == set()
 
 
+def test_training_waits_for_no_compiler(place, monkeypatch):
+    """PyTorch's own Adam imports one, with SymPy and half of ``torch.distributed``."""
+    monkeypatch.chdir(place)
+    words = ("train", "a.png", "--out", "trained", "--preset", "tiny", "--niter", "1")
+    code, names, _ = modules_after(*words)
+    assert code == 0
+    assert "htdg.fitting" in names
+    assert names & {"matplotlib", "sympy", "torch._dynamo", "torch._inductor"} == set()
+
+
 def test_garbage_is_collected_while_a_command_runs(place, monkeypatch):
     """It is not while libraries are imported, whose objects are frozen then."""
     monkeypatch.chdir(place)

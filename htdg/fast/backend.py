@@ -19,6 +19,7 @@ import torch
 from htdg.backend import Losses, Step, autocast
 from htdg.config import HTDGConfig
 from htdg.fast import losses, native
+from htdg.fast.adam import Adam
 from htdg.fast.batch_norm import TrainingGenerator
 from htdg.fast.canvases import CanvasPlan, canvas_plan
 from htdg.fast.cuda_graphs import Recordings, recordable
@@ -99,7 +100,7 @@ class FastBackend:
 
     def optimiser(self, parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Adam:
         """PyTorch's Adam, all weights in one call where PyTorch has that."""
-        adam = torch.optim.Adam(
+        adam = Adam(
             parameters,
             lr,
             (self.config.beta1, self.config.beta2),
