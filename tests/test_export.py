@@ -35,16 +35,16 @@ MIXED = ((0, 0, 0, 0, 0), (0, 1, 0, 0, 0), (0, 0, 1, 0, 0), (0, 0, 0, -1, 3), (1
 SMALL = {"evidence": "both", "distance_min_size": 14, "distance_max_size": 20}
 #: Of each kind what is trained, with how many images, and the defect fraction.
 KINDS = {
-    "votes": ({"transformations": MIXED, "max_size": 20}, 1, 0.05),
+    "votes": ({"transformations": MIXED, "max_size": 16}, 1, 0.05),
     "votes of blurred copies": ({"transformations": MIXED, "translation": "stretched"}, 1, None),
     "votes of whole pixels": ({"transformations": MIXED, "translation": "pixel"}, 2, 0.2),
     "votes real or generated": (
-        {"method": "real_or_generated", "fast": False, "max_size": 20},
+        {"method": "real_or_generated", "fast": False, "max_size": 16},
         1,
         0.05,
     ),
-    "votes without generator": ({"method": "no_generator", "max_size": 20}, 1, None),
-    "both, at several scales": (SMALL | {"max_size": 20}, 1, 0.02),
+    "votes without generator": ({"method": "no_generator", "max_size": 16}, 1, None),
+    "both, at several scales": (SMALL | {"max_size": 16, "distance_min_size": 18}, 1, 0.02),
     "both, nearby": (
         SMALL | {"search_radius": 0.2, "patch_constant": 0.1, "high_pass": 1.5},
         2,
@@ -121,7 +121,7 @@ def test_large_and_small_banks_are_both_tested(brick):
         list(detector.predictions(brick[1][:1]))
         counts[kind] = [of.compared.cells is None for of in detector.evidence_.pixels]
     assert counts == {
-        "both, at several scales": [True] * 4,
+        "both, at several scales": [True] * 3,
         "distance, of a large bank": [False],
     }
 

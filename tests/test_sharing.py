@@ -173,7 +173,7 @@ def test_memory_is_that_of_one_process():
 def normal(tmp_path_factory):
     """The words of a training on two images that takes a few seconds, without --out."""
     images = sorted((ROOT / "data" / "textures" / "brick" / "train" / "good").iterdir())[:2]
-    options = "--preset tiny --niter 6 --transformations grey42 --translation pixel --device cpu"
+    options = "--preset tiny --niter 4 --transformations grey42 --translation pixel --device cpu"
     return ["htdg", "train", *map(str, images), *options.split()]
 
 
@@ -190,7 +190,7 @@ def test_torchrun_trains_a_model(undisturbed, normal, tmp_path):
     """That says so, with what one process records at first; only one of them writes and speaks."""
     out, printed, err = undisturbed
     assert printed == f"{out}\n"
-    assert err.count("scales of 6 iterations trained") == 1
+    assert err.count("scales of 4 iterations trained") == 1
     assert [path.name for path in out.parent.iterdir()] == ["model"]
     model = HTDGDetector.load(out)
     machine = model.trained_with_["machine"]

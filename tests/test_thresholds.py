@@ -262,5 +262,6 @@ def test_training_calibrating_and_info_tell_of_a_model_at_chance(
     assert "The votes are no better than guessing" in capsys.readouterr().out
     for n in range(4):
         Image.fromarray(brick[1][n]).save(f"{n}.png")
-    assert main(["train", "0.png", "--out", "b", "--preset", "tiny", "--niter", "40"]) == 0
+    options = ["--preset", "tiny", "--niter", "40", "--min-size", "18"]
+    assert main(["train", "0.png", "--out", "b", *options]) == 0
     assert "no better than guessing" not in capsys.readouterr().err
