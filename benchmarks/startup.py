@@ -50,6 +50,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "the same, a model with votes and patch distances": (
         *("-m", "htdg", "score", "both", "image.png"),
     ),
+    "`htdg train IMAGE` with `tiny`, one iteration a scale": (
+        *("-m", "htdg", "train", "image.png", "--out", "trained", "--overwrite"),
+        *("--preset", "tiny", "--niter", "1"),
+    ),
 }
 
 
