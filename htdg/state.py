@@ -40,7 +40,8 @@ class ModelState:
             (``trained_on``), and what else the last digits hang on: processor, threads and compiled
             helpers (``machine``; not in models of earlier versions).
         banks: which patches of the training images the memory banks keep, as
-            ``htdg.evidence.chosen_patches``; empty in models of earlier versions, too.
+            ``htdg.evidence.chosen_patches`` says for these images and options. Where there are
+            none, as in models of earlier versions, they are chosen when the model first scores.
         classifier: of whole images, for the ablation "geom" alone.
         classifier_seconds: how long its training took.
     """

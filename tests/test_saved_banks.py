@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,17 @@ def test_the_choice_that_was_saved_counts(saved, brick):
     change_banks(saved, lambda tensors: tensors.update(bank0=torch.arange(KEPT)))
     others = HTDGDetector.load(saved).score_samples(brick[1])
     assert (np.abs(others - scores) > 1e-4).all()
+
+
+def test_a_model_that_was_changed_to_votes_alone_is_saved_without_them(brick, tmp_path):
+    both = HTDGDetector("tiny", **{**OPTIONS, "evidence": "both", "niter": 1})
+    model = both.fit(brick[0][0], **QUIET).model_
+    assert len(model.banks) == 2
+    votes = replace(model, config=model.config.with_options(evidence="votes"))
+    HTDGDetector.from_model(votes).save(tmp_path / "model")
+    loaded = HTDGDetector.load(tmp_path / "model")
+    assert loaded.model_.banks == ()
+    assert 0 <= loaded.anomaly_score(brick[1][0])[0] <= 1
 
 
 def test_an_earlier_model_without_them_scores_the_same(compared, saved, brick):

@@ -68,7 +68,8 @@ def save_model(model: ModelState, folder: Path) -> None:
     }
     scales = () if model.config.evidence == "distance" else model.scales
     tensors = {**scale_tensors(scales), "images": model.images}
-    tensors |= {f"bank{n}": kept for n, kept in enumerate(model.banks) if kept is not None}
+    banks = model.banks if has_banks(model.config) else ()  # other evidence may be asked for since
+    tensors |= {f"bank{n}": chosen for n, chosen in enumerate(banks) if chosen is not None}
     if model.classifier is not None:
         description["geom_seconds"] = model.classifier_seconds
         weights = model.classifier.state_dict()
