@@ -5,8 +5,8 @@ which is what no command that computes can do without: the ratios of one run com
 else the machine does. Processor time (user and system) does not count the waiting for a core that
 other work has. Writes its part of ``benchmarks/README.md``.
 
-``--package DIR`` measures the package in another checkout, an earlier one, say, that can read the
-models of this one, and prints the table without writing it.
+``--package DIR`` measures the package in another checkout, and prints the table without writing it.
+It must be able to read the models of this one. An earlier one that cannot runs this file itself.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "`htdg train IMAGE` with `tiny`, one iteration a scale": (
         *("-m", "htdg", "train", "image.png", "--out", "trained", "--overwrite"),
-        *("--preset", "tiny", "--niter", "1"),
+        *("--preset", "tiny", "--niter", "1", "--device", "cpu"),
     ),
 }
 

@@ -55,19 +55,18 @@ class MemoryBank:
         patches: (N, D).
         places: (N, 2) row and column of the top left pixel in the upright image.
         origins: (N,) the number of the training image.
-        chosen: (N,) which of the patches drawn at random these are, on the CPU; None if all are.
+        chosen: (N,) which of the patches drawn at random these are, ascending, on the CPU.
     """
 
     patches: torch.Tensor
     places: torch.Tensor
     origins: torch.Tensor
-    chosen: torch.Tensor | None
+    chosen: torch.Tensor
 
 
-def patches_drawn(images: torch.Tensor, describe: Description) -> int:
-    """How many patches of (K, C, H, H) and their copies are drawn, to choose from."""
-    count = 8 * len(images) * (images.shape[-1] - describe.side + 1) ** 2
-    return min(count, max(BANK_SIZE, CANDIDATES))
+def patches_drawn(count: int, side: int, describe: Description) -> int:
+    """How many patches are drawn, to choose a bank from: of ``count`` images (C, side, side)."""
+    return min(8 * count * (side - describe.side + 1) ** 2, max(BANK_SIZE, CANDIDATES))
 
 
 def memory_bank(
@@ -75,14 +74,15 @@ def memory_bank(
 ) -> MemoryBank:
     """The bank of (K, C, H, H): at most ``BANK_SIZE`` patches, a coreset of random ones.
 
-    ``chosen`` is that of an earlier bank of the same images; to choose again takes a second.
+    ``chosen`` (N,) is that of an earlier bank of the same images: the numbers, ascending, of those
+    patches among the random ones. Without it they are chosen, which takes a second.
     """
     count, h = len(images), images.shape[-1] - describe.side + 1
     every = torch.arange(h, device=images.device)
     grid = patch_places(every).T.reshape(1, 2, h, h)
     copies, places = turned_copies(images), turned_copies(grid)
     drawn = torch.randperm(8 * count * h * h, generator=torch.Generator().manual_seed(0))
-    drawn = drawn[: patches_drawn(images, describe)]
+    drawn = drawn[: patches_drawn(count, images.shape[-1], describe)]
     drawn = (drawn if chosen is None else drawn[chosen]).to(images.device)
     copy, place = drawn // (h * h), drawn % (h * h)
     # Copy by copy: all patches of many images would not fit into memory.
@@ -91,10 +91,11 @@ def memory_bank(
     rows = [describe(x[None], every)[0, kept] for x, kept in zip(copies, numbers, strict=True)]
     patches = torch.cat(rows)[order.argsort()]  # in random order again
     places, origins = places.flatten(2)[copy // count, :, place], copy % count
-    if chosen is None and len(patches) > BANK_SIZE:
-        chosen = coreset(patches, BANK_SIZE)
+    if chosen is None:
+        all_of_them = torch.arange(len(patches), device=images.device)
+        chosen = all_of_them if len(patches) <= BANK_SIZE else coreset(patches, BANK_SIZE)
         patches, places, origins = patches[chosen], places[chosen], origins[chosen]
-    return MemoryBank(patches, places, origins, None if chosen is None else chosen.cpu())
+    return MemoryBank(patches, places, origins, chosen.cpu())
 
 
 def brightened(image: torch.Tensor) -> torch.Tensor:

@@ -21,18 +21,19 @@ distance / (1 + distance).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch.nn import functional as F
 
 from htdg.backend import Voter
 from htdg.config import HTDGConfig
-from htdg.distances import UniqueDistances, brightened, memory_bank
+from htdg.distances import BANK_SIZE, UniqueDistances, brightened, memory_bank, patches_drawn
 from htdg.gradients import GradientPatches
 from htdg.nearby import NearbyDistances
+from htdg.numbers import GRADIENT_CELL
 from htdg.patches import Description, PixelPatches
-from htdg.pyramid import Size, build_pyramid
+from htdg.pyramid import Size, build_pyramid, resize
 from htdg.state import ModelState
 
 #: The power of the votes' odds beside the distance.
@@ -40,8 +41,6 @@ VOTES_POWER = 0.1
 #: The share of the most anomalous pixels and votes that makes the score where defects are looked
 #: for; the paper has 0.05 of the votes.
 DEFECT_FRACTION = 0.02
-#: Side of the four quarters of a patch whose gradients are compared, in pixels of the whole image.
-GRADIENT_CELL = 6
 #: Mean votes this near to 0 or 1 mean no more than that.
 LEAST_VOTE = 1e-3
 
@@ -60,13 +59,10 @@ class Evidence:
         config = model.config
         self.image_size, self.sides = config.image_size, config.distance_sides
         images = model.images.to(device)
-        *of_scales, whole = described(images, config)
-        *of_pixels, of_gradients = model.banks or [None] * (len(of_scales) + 1)
-        self.pixels = [
-            distances(*of_scale, config.search_radius, True, chosen)
-            for of_scale, chosen in zip(of_scales, of_pixels, strict=True)
+        *self.pixels, self.gradients = [
+            distances(resize(images, side), describe, config, model.banks)
+            for side, describe in described(config)
         ]
-        self.gradients = distances(*whole, config.search_radius, False, of_gradients)
         self.normal_odds = 1.0
         if config.evidence == "both":
             copies = torch.cat([brightened(image[None]) for image in images])
@@ -98,46 +94,59 @@ class Evidence:
         return odds(torch.stack(list(mean_votes)).mean(0)) / self.normal_odds
 
 
-def described(images: torch.Tensor, config: HTDGConfig) -> list[tuple[torch.Tensor, Description]]:
-    """What is compared of (K, 3, s, s): the pixels of every scale, and the gradients of the whole.
+def described(config: HTDGConfig) -> list[tuple[int, Description]]:
+    """What is compared: at which side, and how patches are described there.
 
-    Each is (K, 3, H, H), and how its patches are described.
+    The pixels of every scale, and last the gradients of the whole image.
     """
     pixels = PixelPatches(config.patch_side, config.patch_constant)
     gradients = GradientPatches(GRADIENT_CELL, config.high_pass)
-    scales = build_pyramid(images, config.distance_sides)
-    return [*((of_scale, pixels) for of_scale in scales), (images, gradients)]
-
-
-def has_banks(config: HTDGConfig) -> bool:
-    """Whether patches are compared with those of the training images wherever these are."""
-    return config.evidence != "votes" and not config.search_radius
-
-
-def chosen_patches(images: torch.Tensor, config: HTDGConfig) -> tuple[torch.Tensor | None, ...]:
-    """Which patches of the training images (K, 3, s, s) the memory banks keep: see ``MemoryBank``.
-
-    Of each kind of ``described``, or of none (``has_banks``).
-    """
-    if not has_banks(config):
-        return ()
-    return tuple(memory_bank(*part).chosen for part in described(images, config))
+    return [*((side, pixels) for side in config.distance_sides), (config.image_size, gradients)]
 
 
 def distances(
     images: torch.Tensor,
     describe: Description,
-    search_radius: float,
-    limited: bool,
-    chosen: torch.Tensor | None,
+    config: HTDGConfig,
+    banks: Mapping[str, torch.Tensor],
 ) -> UniqueDistances | NearbyDistances:
-    """What measures the distances to patches of (K, C, H, H), anywhere or, with a radius, nearby.
+    """What measures the distances to patches of (K, C, H, H): anywhere or, with a radius, nearby.
 
-    ``limited`` and ``chosen`` are those of ``UniqueDistances``.
+    ``banks`` are those of a ``ModelState``.
     """
-    if search_radius:
-        return NearbyDistances(images, describe, search_radius)
+    if config.search_radius:
+        return NearbyDistances(images, describe, config.search_radius)
+    limited = isinstance(describe, PixelPatches)
+    chosen = banks.get(bank_name(images.shape[-1], describe))
     return UniqueDistances(images, describe, limited, chosen)
+
+
+def bank_name(side: int, describe: Description) -> str:
+    """What a memory bank is called: banks of other options have other names."""
+    return f"bank {side} {describe.name}"
+
+
+def bank_choices(config: HTDGConfig, count: int) -> dict[str, tuple[int, Description]]:
+    """By name, the parts of ``described`` whose memory banks cannot keep all patches.
+
+    ``count`` is the number of training images. There are none with votes alone, or where only
+    patches nearby are compared.
+    """
+    if config.evidence == "votes" or config.search_radius:
+        return {}
+    parts = [part for part in described(config) if patches_drawn(count, *part) > BANK_SIZE]
+    return {bank_name(*part): part for part in parts}
+
+
+def chosen_patches(images: torch.Tensor, config: HTDGConfig) -> dict[str, torch.Tensor]:
+    """Which patches of the training images (K, 3, s, s) each of ``bank_choices`` keeps: (N,).
+
+    See ``MemoryBank``.
+    """
+    return {
+        name: memory_bank(resize(images, side), describe).chosen
+        for name, (side, describe) in bank_choices(config, len(images)).items()
+    }
 
 
 def odds(votes: torch.Tensor) -> torch.Tensor:

@@ -76,6 +76,11 @@ class GradientPatches:
         """Of a patch, pixels."""
         return 2 * self.cell
 
+    @property
+    def name(self) -> str:
+        """See ``htdg.patches.Description``."""
+        return f"gradients {self.cell} {self.high_pass}"
+
     def averages(self, starts: torch.Tensor, side: int) -> torch.Tensor:
         """Times a line of pixels (side,), the means of the cells that start there: (n, side)."""
         away = torch.arange(side, device=starts.device) - starts[:, None]

@@ -20,6 +20,10 @@ class Description(Protocol):
     def side(self) -> int:
         """Of a patch, pixels."""
 
+    @property
+    def name(self) -> str:
+        """With all that the numbers hang on; saved models have it."""
+
     def __call__(self, images: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """Of (B, C, H, H) the patches that start at these rows and columns (G,): (B, G * G, D)."""
 
@@ -35,6 +39,11 @@ class PixelPatches:
 
     side: int
     constant: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """See ``Description``."""
+        return f"pixels {self.side} {self.constant}"
 
     def __call__(self, images: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """See ``Description``."""

@@ -40,8 +40,8 @@ class ModelState:
             (``trained_on``), and what else the last digits hang on: processor, threads and compiled
             helpers (``machine``; not in models of earlier versions).
         banks: which patches of the training images the memory banks keep, as
-            ``htdg.evidence.chosen_patches`` says for these images and options. Where there are
-            none, as in models of earlier versions, they are chosen when the model first scores.
+            ``htdg.evidence.chosen_patches`` says. One that is not there, as in models of earlier
+            versions, or after a change of the options, is chosen when the model first scores.
         classifier: of whole images, for the ablation "geom" alone.
         classifier_seconds: how long its training took.
     """
@@ -56,7 +56,7 @@ class ModelState:
     images_at_once: int = 0
     history: tuple[Mapping[str, Any], ...] = ()
     trained_with: Mapping[str, str] = field(default_factory=dict)
-    banks: tuple[torch.Tensor | None, ...] = ()
+    banks: Mapping[str, torch.Tensor] = field(default_factory=dict)
     classifier: torch.nn.Module | None = None
     classifier_seconds: float = 0.0
 

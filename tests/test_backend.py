@@ -230,11 +230,12 @@ def test_adam_without_its_wrapping_is_adam_to_the_last_digit():
                 state = adam.state_dict()
                 adam = kind([*rows, unused], 1.0, (0.1, 0.1), fused=True)
                 adam.load_state_dict(state)
+        assert adam.step(lambda: torch.tensor(3.0)) == 3
         assert unused.equal(torch.ones(3))
         weights.append(torch.stack(rows).detach())
     assert torch.equal(*weights)
     assert not torch.equal(weights[0], start)
-    assert hooked == [torch.optim.Adam] * 4 + [Adam] * 4
+    assert hooked == [torch.optim.Adam] * 4 + [Adam] * 4  # hooks are not a part of the state
 
 
 # --- Whole iterations ---------------------------------------------------------------------------

@@ -43,7 +43,7 @@ if __name__ == "__main__":
 def test_a_forked_process_does_not_hang(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    # Where other tests have the cores, threads that spin would wait for long.
+    # Where other tests have the cores, spinning threads would delay each other.
     done = subprocess.run(
         [sys.executable, script],
         env={**os.environ, "GOMP_SPINCOUNT": "1000"},

@@ -89,6 +89,26 @@ def test_training_waits_for_no_compiler(place, monkeypatch):
     assert names & {"matplotlib", "sympy", "torch._dynamo", "torch._inductor"} == set()
 
 
+def test_adam_and_its_state_wait_for_none():
+    """So that neither a checkpoint nor a training that goes on does."""
+    script = """
+import sys, torch
+from htdg.fast.adam import Adam
+weights = torch.ones(2, requires_grad=True)
+for _ in range(2):
+    adam = Adam([weights], 0.1)
+    adam.zero_grad()
+    weights.sum().backward()
+    adam.step()
+    adam.load_state_dict(adam.state_dict())
+print("torch._dynamo" in sys.modules, weights.tolist())
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    compiled, first, _ = ran.stdout.split(maxsplit=2)
+    assert compiled == "False"
+    assert float(first.strip("[,")) == pytest.approx(0.8)
+
+
 def test_garbage_is_collected_while_a_command_runs(place, monkeypatch):
     """It is not while libraries are imported, whose objects are frozen then."""
     monkeypatch.chdir(place)

@@ -323,18 +323,22 @@ def until(what, seconds=120):
         time.sleep(0.05)
 
 
-def computing(session):
-    """The workers of a session that have computed for some seconds."""
+def last_written(out):
+    """When a training of a sweep that is not done last kept its state, or 0."""
+    return max((p.stat().st_mtime_ns for p in out.glob("runs/*/model.unfinished/*")), default=0)
+
+
+def busiest(session):
+    """The worker of a session that has computed most."""
     import psutil
 
-    workers = []
+    times = {}
     for pid in processes_below(session):
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
-            times = process.cpu_times()
-            if "spawn_main" in " ".join(process.cmdline()) and times.user + times.system > 4:
-                workers.append(pid)
-    return workers
+            if "spawn_main" in " ".join(process.cmdline()):
+                times[pid] = sum(process.cpu_times()[:2])
+    return max(times, key=times.get)
 
 
 @posix
@@ -349,9 +353,10 @@ def test_a_sweep_whose_client_and_worker_are_killed_ends_the_same(whole, tmp_pat
     until(lambda: processes_below(child.pid) == [])  # its workers end, too
     assert len(scores(tmp_path / "out")) < len(expected)
     # A worker in the middle of its work.
+    before = last_written(tmp_path / "out")
     child = htdg(*words, cwd=tmp_path)
-    until(lambda: computing(child.pid) or child.poll() is not None)
-    os.kill(computing(child.pid)[0], signal.SIGKILL)
+    until(lambda: last_written(tmp_path / "out") > before or child.poll() is not None)
+    os.kill(busiest(child.pid), signal.SIGKILL)
     said, _ = child.communicate(timeout=300)
     assert child.returncode == 0, said
     assert "Traceback" not in said

@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from htdg.config import ConfigError, HTDGConfig
-from htdg.distances import patches_drawn
+from htdg.distances import BANK_SIZE, patches_drawn
 from htdg.errors import UserError, is_out_of_memory
-from htdg.evidence import described, has_banks
+from htdg.evidence import bank_choices
 from htdg.io.files import check_regular, one_line, write_text
 from htdg.io.folders import beside, put, recover
 from htdg.runtime.device import resolve_device
@@ -68,8 +68,9 @@ def save_model(model: ModelState, folder: Path) -> None:
     }
     scales = () if model.config.evidence == "distance" else model.scales
     tensors = {**scale_tensors(scales), "images": model.images}
-    banks = model.banks if has_banks(model.config) else ()  # other evidence may be asked for since
-    tensors |= {f"bank{n}": chosen for n, chosen in enumerate(banks) if chosen is not None}
+    # Banks of other options are left out.
+    named = bank_choices(model.config, len(model.images))
+    tensors |= {name: chosen for name, chosen in model.banks.items() if name in named}
     if model.classifier is not None:
         description["geom_seconds"] = model.classifier_seconds
         weights = model.classifier.state_dict()
@@ -116,11 +117,15 @@ def _model(
     transformations = _checked_transformations(description["transformations"])
     sides = _checked_sides(description["sides"], config)
     trained = () if config.evidence == "distance" else sides
-    banks = [f"bank{n}" for n in range(len(config.distance_sides) + 1)]
-    parts = {"images", "geom", *banks, *(f"scale{n}" for n in range(len(trained)))}
-    if strange := sorted(name for name in tensors if name.split(".")[0] not in parts):
+    count = len(tensors["images"])
+    banks = bank_choices(config, count)
+    whole, parts = {"images", *banks}, {"geom", *(f"scale{n}" for n in range(len(trained)))}
+    others = tensors.keys() - whole
+    strange = sorted(name for name in others if name.partition(".")[0] not in parts)
+    if strange:
         raise ValueError(f"tensor {strange[0]} does not follow from its options")
     check_values(tensors)
+    drawn = {name: patches_drawn(count, *part) for name, part in banks.items()}
     images, scales = checked_images(tensors["images"], config.image_size), []
     for n, side in enumerate(trained):
         scale = empty_scale(config, n, side, len(transformations), len(images))
@@ -145,7 +150,7 @@ def _model(
             **{key: str(description[key]) for key in ("htdg", "torch", "python", "trained_on")},
             **{key: str(description[key]) for key in ("machine",) if key in description},
         },
-        banks=_checked_banks([tensors.get(name) for name in banks], images, config),
+        banks=_checked_banks(tensors, drawn),
         classifier=classifier,
         classifier_seconds=float(description.get("geom_seconds", 0.0)),
     )
@@ -177,21 +182,17 @@ def checked_images(images: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def _checked_banks(
-    stored: Sequence[torch.Tensor | None], images: torch.Tensor, config: HTDGConfig
-) -> tuple[torch.Tensor | None, ...]:
-    """Which patches of (K, 3, s, s) the memory banks keep; ValueError if they cannot be that."""
-    if all(chosen is None for chosen in stored):  # no banks, small ones, or an earlier version
-        return ()
-    if not has_banks(config):
-        raise ValueError("memory banks do not follow from its options")
-    for chosen, part in zip(stored, described(images, config), strict=True):
-        if chosen is None:  # so few patches that all are kept
-            continue
-        if chosen.dtype != torch.int64 or chosen.ndim != 1 or not len(chosen):
-            raise ValueError("its memory banks are no lists of patches")
-        if chosen[0] < 0 or chosen[-1] >= patches_drawn(*part) or (chosen.diff() < 1).any():
-            raise ValueError("its memory banks have patches that there are not, or one twice")
-    return tuple(stored)
+    tensors: Mapping[str, torch.Tensor], drawn: Mapping[str, int]
+) -> dict[str, torch.Tensor]:
+    """Which patches the memory banks keep, of so many each; ValueError if they cannot be that."""
+    banks = {name: tensors[name] for name in drawn if name in tensors}
+    for name, chosen in banks.items():
+        if chosen.dtype != torch.int64 or chosen.shape != (BANK_SIZE,):
+            raise ValueError(f"tensor {name} is no list of {BANK_SIZE} patches")
+        out_of_range = chosen.min() < 0 or chosen.max() >= drawn[name]
+        if out_of_range or (chosen.diff() < 1).any():
+            raise ValueError(f"tensor {name} has patches out of range, or not in ascending order")
+    return banks
 
 
 def _checked_sides(sides: object, config: HTDGConfig) -> tuple[int, ...]:
