@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from htdg.numbers import (
-    GRADIENT_CELL,
     INTEGERS,
     LEAST_BLUR,
     MOST_SCALES,
@@ -160,9 +159,6 @@ class HTDGConfig:
         if self.distance_max_size < least:
             rule = f"at least distance_min_size, which is {least}"
             refuse("distance_max_size", self.distance_max_size, rule)
-        if self.image_size < 2 * GRADIENT_CELL:
-            rule = f"at least {2 * GRADIENT_CELL} for patch distances"
-            refuse("image_size", self.image_size, rule)
         if self.image_size < least:
             refuse("distance_min_size", least, f"at most image_size, which is {self.image_size}")
         if least <= self.patch_side:

@@ -31,7 +31,7 @@ from htdg.config import HTDGConfig
 from htdg.distances import BANK_SIZE, UniqueDistances, brightened, memory_bank, patches_drawn
 from htdg.gradients import GradientPatches
 from htdg.nearby import NearbyDistances
-from htdg.numbers import GRADIENT_CELL
+from htdg.numbers import refuse
 from htdg.patches import Description, PixelPatches
 from htdg.pyramid import Size, build_pyramid, resize
 from htdg.state import ModelState
@@ -41,6 +41,8 @@ VOTES_POWER = 0.1
 #: The share of the most anomalous pixels and votes that makes the score where defects are looked
 #: for; the paper has 0.05 of the votes.
 DEFECT_FRACTION = 0.02
+#: Side of the four quarters of a patch whose gradients are compared, in pixels of the whole image.
+GRADIENT_CELL = 6
 #: Mean votes this near to 0 or 1 mean no more than that.
 LEAST_VOTE = 1e-3
 
@@ -97,10 +99,13 @@ class Evidence:
 def described(config: HTDGConfig) -> list[tuple[int, Description]]:
     """What is compared: at which side, and how patches are described there.
 
-    The pixels of every scale, and last the gradients of the whole image.
+    The pixels of every scale, and last the gradients of the whole image. ConfigError if that is
+    smaller than their patches.
     """
     pixels = PixelPatches(config.patch_side, config.patch_constant)
     gradients = GradientPatches(GRADIENT_CELL, config.high_pass)
+    if config.image_size < gradients.side:
+        refuse("image_size", config.image_size, f"at least {gradients.side} for patch distances")
     return [*((side, pixels) for side in config.distance_sides), (config.image_size, gradients)]
 
 

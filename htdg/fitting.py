@@ -22,7 +22,7 @@ import torch
 from htdg.ablations.geom import train_geom
 from htdg.backend import Backend
 from htdg.config import ConfigError, HTDGConfig
-from htdg.evidence import chosen_patches
+from htdg.evidence import chosen_patches, described
 from htdg.fast.choice import describe_training
 from htdg.fast.ranks import Ranks
 from htdg.io.checkpoint import Checkpoint, geom_checkpoint
@@ -81,6 +81,8 @@ def fit_model(
     transformations = config.resolve_transformations(coloured=is_coloured(images))
     if config.method == "mse":  # looks at the image as it is
         transformations = (Transformation(0, 0, 0, 0, 0),)
+    if config.evidence != "votes":
+        described(config)  # refuses images that are too small to compare
     sides = config.sides if config.method != "mse" else ()  # which looks at whole images
     trained = () if config.evidence == "distance" else sides
     saved, identity = None, fingerprint(config, images, device)

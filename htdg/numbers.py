@@ -15,8 +15,6 @@ LARGEST = 2**32 - 1
 MOST_SCALES, WIDEST = 32, 512
 #: With less the blur of an image is the image itself, and nothing is left of it: ``high_pass``.
 LEAST_BLUR = 0.5
-#: Side of the four quarters of a patch whose gradients are compared, in pixels of the whole image.
-GRADIENT_CELL = 6
 
 #: The whole numbers among the options: least, and most where that is not ``LARGEST``. Training
 #: images are kept at image_size, 50 MB each at the most; the finest scale is far smaller.
