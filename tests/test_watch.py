@@ -107,6 +107,23 @@ def test_rows_are_those_of_score(model, here, monkeypatch, capsys):
     assert "htdg: stopped; a training or a watch goes on when started again." in said
 
 
+def test_what_changes_while_it_is_read_has_one_row(model, here, monkeypatch):
+    """That of the file that is there in the end, although two looks saw the one before."""
+    come("a.png", "a")
+    read, changes = watching.ImagesOrGrey, []
+
+    def changed(paths, **options):
+        if not changes:
+            changes.append(come("a.png", "b"))
+            os.utime("new/a.png", ns=(1, 1))
+        return read(paths, **options)
+
+    monkeypatch.setattr(watching, "ImagesOrGrey", changed)
+    assert watched(model, monkeypatch, nothing, nothing, nothing, nothing) == 130
+    assert len(changes) == 1
+    assert rows() == plain(model)
+
+
 def test_what_grows_waits_until_two_looks_see_the_same(here):
     scores = SimpleNamespace(done={})
     folder = WatchedFolder(here / "new", scores, [])

@@ -254,6 +254,8 @@ class Work:
 
     def _add(self, path: Path, state: State, prediction: Prediction, problem: str) -> None:
         """Add the row of a file, and write its map, unless it is to be tried again."""
+        if _state(path) not in (state, None):  # changed while it was read: later, when complete
+            return
         name = str(path.relative_to(self.folder))
         pictures, problem = self.scoring.pictures(
             self._name_of_map(name), path, prediction, problem
