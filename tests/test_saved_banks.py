@@ -1,19 +1,17 @@
 """The patches that memory banks keep are chosen in training, and saved with the model."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 
 from htdg import ConfigError, HTDGDetector, ModelError, distances, evidence
 from htdg.distances import memory_bank
 from htdg.io import model_directory
-from htdg.io.model_directory import description_text, digest
 from htdg.patches import PixelPatches
 from tests.models import QUIET
+from tests.test_storage import edit, set_tensors
 
 #: A bank keeps so many here, of 8 times 20 x 20 patches of pixels and 13 x 13 of gradients.
 KEPT, SIDE = 500, 24
@@ -25,8 +23,6 @@ OPTIONS |= {
     "distance_max_size": SIDE,
     "patch_side": 5,
 }
-
-
 #: What their banks are called.
 PIXELS, GRADIENTS = f"bank {SIDE} pixels 5 0.0", f"bank {SIDE} gradients 6 0.0"
 
@@ -49,21 +45,6 @@ def compared(brick, small_banks):
 def saved(compared, tmp_path):
     compared.save(tmp_path / "model")
     return tmp_path / "model"
-
-
-def change_banks(folder, change):
-    """Change tensors of a model, signed as if it had been saved like that."""
-    tensors = safetensors.torch.load_file(folder / "weights.safetensors")
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    change(tensors)
-    safetensors.torch.save_file(tensors, folder / "weights.safetensors")
-    edit(folder, tensors={name: digest(tensor) for name, tensor in tensors.items()})
-
-
-def edit(folder, **changes):
-    described = json.loads((folder / "config.json").read_text()) | changes
-    del described["digest"]
-    (folder / "config.json").write_text(description_text(described))
 
 
 def not_again(*_):
@@ -104,7 +85,7 @@ def test_a_loaded_model_chooses_nothing_and_scores_the_same(compared, saved, bri
 def test_the_choice_that_was_saved_counts(saved, brick):
     """So another processor, whose last digits would choose others, gives the same scores."""
     scores = HTDGDetector.load(saved).score_samples(brick[1])
-    change_banks(saved, lambda tensors: tensors.update({PIXELS: torch.arange(KEPT)}))
+    set_tensors(lambda tensors: tensors.update({PIXELS: torch.arange(KEPT)}))(saved)
     others = HTDGDetector.load(saved).score_samples(brick[1])
     assert (np.abs(others - scores) > 1e-5).all()
 
@@ -136,8 +117,8 @@ def test_banks_of_other_options_do_not_count(change, kept, brick, tmp_path):
 
 @pytest.mark.parametrize("number", [3, 4])
 def test_an_earlier_model_without_them_scores_the_same(number, compared, saved, brick):
-    change_banks(saved, lambda tensors: [tensors.pop(name) for name in (PIXELS, GRADIENTS)])
-    edit(saved, format=number)
+    set_tensors(lambda tensors: [tensors.pop(name) for name in (PIXELS, GRADIENTS)])(saved)
+    edit(format=number)(saved)
     loaded = HTDGDetector.load(saved)
     assert loaded.model_.banks == {}
     np.testing.assert_array_equal(loaded.score_samples(brick[1]), compared.score_samples(brick[1]))
@@ -193,7 +174,7 @@ def test_which_models_have_some(options, banks, brick, tmp_path):
     ],
 )
 def test_banks_that_cannot_be_are_refused(bank, reason, saved):
-    change_banks(saved, lambda tensors: tensors.update({PIXELS: bank.contiguous()}))
+    set_tensors(lambda tensors: tensors.update({PIXELS: bank.contiguous()}))(saved)
     with pytest.raises(ModelError) as refused:
         HTDGDetector.load(saved)
     text = str(refused.value)
@@ -203,7 +184,7 @@ def test_banks_that_cannot_be_are_refused(bank, reason, saved):
 
 @pytest.mark.parametrize("name", ["bank 30 pixels 5 0.0", PIXELS + ".x", "bank", "images.x"])
 def test_a_tensor_of_another_name_is_refused(name, saved):
-    change_banks(saved, lambda tensors: tensors.update({name: torch.arange(KEPT)}))
+    set_tensors(lambda tensors: tensors.update({name: torch.arange(KEPT)}))(saved)
     with pytest.raises(ModelError, match="does not follow from its options"):
         HTDGDetector.load(saved)
 
