@@ -53,8 +53,10 @@ int winograd_lanes_bf16(void) {
 
 #if LANES
 
-#define ROWS 8              /* of a matrix product's result held in registers ... */
-#define COLUMNS (2 * LANES) /* ... and its columns: 16 sums at a time, enough to fill the pipeline */
+/* Rows and columns of a matrix product's result that are held in registers at a time: enough sums to
+ * fill the pipeline, and few enough to fit, with the factors, into 32 registers or AVX2's 16. */
+#define ROWS (LANES == 16 ? 8 : 6)
+#define COLUMNS (2 * LANES)
 #define SIDE 6              /* of a tile of inputs in float, m + 2 ... */
 #define HALF_SIDE 4         /* ... and in bfloat16 */
 #define PLACES (SIDE * SIDE)
@@ -119,6 +121,7 @@ INLINE void put(char *p, vec v, ptrdiff_t n, int half) {
 INLINE ptrdiff_t size_of(int half) { return half ? 2 : 4; }
 
 static ptrdiff_t padded(ptrdiff_t n) { return (n + COLUMNS - 1) / COLUMNS * COLUMNS; }
+static ptrdiff_t whole_rows(ptrdiff_t n) { return (n + ROWS - 1) / ROWS * ROWS; }
 
 /* Memory of this thread that is kept from call to call, aligned to cache lines; NULL if there is none. */
 static float *scratch(size_t floats) {
@@ -149,7 +152,7 @@ INLINE Range range_of(const Grid *g, int side) {
   const ptrdiff_t share = (tiles + threads - 1) / threads, blocks = (share + TILES(side) - 1) / TILES(side);
   const ptrdiff_t start = share * omp_get_thread_num(), stop = start + share;
   const ptrdiff_t block = (share + blocks - 1) / blocks;
-  return (Range){start, stop < tiles ? stop : tiles, (block + ROWS - 1) / ROWS * ROWS};
+  return (Range){start, stop < tiles ? stop : tiles, whole_rows(block)};
 }
 
 /* Where the places of tile t of `side` x `side` begin, `step` apart from the next one's, `outside` for
@@ -435,9 +438,12 @@ INLINE int forward(const Task *of, int half, int side) {
   return 0;
 }
 
-/* Floats that `backward_weights` of a thread adds into: of (A dy A') (.) (B' d B), then of d_bias. */
+/* Floats that `backward_weights` of a thread adds into for each element of (A dy A') (.) (B' d B) ... */
+INLINE ptrdiff_t sums_step(const Task *of) { return whole_rows(padded(of->inputs)) * padded(of->outputs); }
+
+/* ... and in all, those of d_bias after them. */
 INLINE ptrdiff_t sums_of(const Task *of, int side) {
-  return (side * side * padded(of->inputs) + 1) * padded(of->outputs);
+  return side * side * sums_step(of) + padded(of->outputs);
 }
 
 /* A thread's part of the sums over all tiles, from x and dy. 1 if memory is short. */
@@ -451,6 +457,7 @@ INLINE int backward_weights(const Task *of, int half, int side) {
   const ptrdiff_t rows = half ? range.block / 2 : range.block; /* a pair of tiles each in bfloat16 */
   const ptrdiff_t u_step = rows * in + SKEW, h_step = rows * out + SKEW;
   const ptrdiff_t two_u_step = 2 * in + SKEW, two_h_step = 2 * out + SKEW; /* of a pair in float */
+  const ptrdiff_t s_step = sums_step(of);
   float *zeros = scratch(wide + places * (u_step + h_step + two_u_step + two_h_step));
   if (!zeros) return 1;
   float *u = zeros + wide, *h = u + places * u_step;
@@ -470,7 +477,7 @@ INLINE int backward_weights(const Task *of, int half, int side) {
       places_of(&to, of->dy, start + t, m, m, 0, none, at, half);
       transform(at, 1, of->outputs, out, (char *)to_h, at_h, half, 0, side);
       for (ptrdiff_t o = 0; o < out; o++) /* element (1, 1) of A dy A', at 1, is the sum of all */
-        sums[places * in * out + o] += to_h[(side + 1) * at_h + o];
+        sums[places * s_step + o] += to_h[(side + 1) * at_h + o];
       if (!half || (t % 2 == 0 && t + 1 < count)) continue;
       for (int e = 0; e < places; e++) {
         const float *a = two_u + e * two_u_step, *b = two_h + e * two_h_step;
@@ -483,7 +490,7 @@ INLINE int backward_weights(const Task *of, int half, int side) {
     for (int e = 0; e < places; e++)
       for (ptrdiff_t o = 0; o < out; o += COLUMNS)
         for (ptrdiff_t i = 0; i < of->inputs; i += ROWS)
-          multiply(u + e * u_step + i, 1, in, h + e * h_step + o, sums + (e * in + i) * out + o,
+          multiply(u + e * u_step + i, 1, in, h + e * h_step + o, sums + e * s_step + i * out + o,
                    out, summed, 1, half);
   }
   return 0;
@@ -492,7 +499,7 @@ INLINE int backward_weights(const Task *of, int half, int side) {
 /* dg (3, 3, inputs, outputs) and d_bias (outputs), float, from the sums of all threads. */
 INLINE void fold_gradient(const Task *of, ptrdiff_t threads, float *dg, float *d_bias, int side) {
   const ptrdiff_t inputs = of->inputs, outputs = of->outputs, out = padded(outputs);
-  const ptrdiff_t step = padded(inputs) * out, size = sums_of(of, side);
+  const ptrdiff_t step = sums_step(of), size = sums_of(of, side);
   float *sums = of->sums;
   for (ptrdiff_t thread = 1; thread < threads; thread++)
     for (ptrdiff_t j = 0; j < size; j++) sums[j] += sums[thread * size + j];
