@@ -174,7 +174,8 @@ def highest_mean(maps: torch.Tensor, fraction: float | None) -> torch.Tensor:
     """The mean of the highest share of the pixels of (B, s, s), of all with None: (B,)."""
     pixels = maps.flatten(1)
     count = pixels.shape[1] if fraction is None else max(1, int(pixels.shape[1] * fraction))
-    return pixels.topk(count).values.mean(1)
+    highest = pixels if count == pixels.shape[1] else pixels.topk(count).values  # all: unsorted
+    return highest.mean(1)
 
 
 def resized(maps: torch.Tensor, size: Size) -> torch.Tensor:
