@@ -39,7 +39,7 @@ test: lint test-code test-notebooks ## all tests
 # Two processes, however many cores there are: each needs 2 GB. The programs that tests start have a
 # thread each, since another test has the other core (benchmarks.busy).
 test-code: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # A thread each, since two notebooks run at a time. 09 with its answers computes all that 09 does.
 test-notebooks: $(STAMP)

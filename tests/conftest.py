@@ -10,6 +10,15 @@ from htdg.datasets.samples import texture_set
 # Two threads wait for each other longer than they work on images this small.
 torch.set_num_threads(1)
 
+#: The files that take longest, which are run first: a process that is given one of them in the end
+#: keeps the other waiting for minutes.
+LONGEST = ("test_kills", "test_sweeps", "test_export", "test_sharing", "test_notebook_run")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the tests of ``LONGEST`` before the others."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
 
 @pytest.fixture(scope="session")
 def brick():
