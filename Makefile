@@ -119,7 +119,7 @@ $(SITE_STAMP): $(STAMP)
 	@$(PIP_INSTALL) -e '.[site]'
 	@touch $@
 
-bench: $(STAMP) ## measure speed (a quarter of an hour)
+bench: $(STAMP) ## measure speed (a quarter to half an hour)
 	$(BIN)/python -m benchmarks.speed
 
 clean: ## remove what the targets above made, except the environments

@@ -70,7 +70,7 @@ def measure(device: torch.device, full: bool) -> dict[str, Any]:
     results["convolution_rate"] = rates
     print(results, flush=True)
     rows = results["rows"] = {}
-    # Without instructions for bf16 it takes ten times as long, and nobody would choose it.
+    # Without instructions for bf16 it takes over ten times as long: nobody would choose it.
     worth_it = rates["64 bf16"] > rates["64 float32"] / 2
     precisions = ("float32", "bf16") if worth_it else ("float32",)
 

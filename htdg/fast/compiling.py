@@ -23,10 +23,10 @@ import torch
 from htdg.fast.private import check_private, is_ours, make_private
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "winograd.c"))
-#: Without the last two a compiler keeps a branch for each element wherever arithmetic is chosen by
-#: a comparison, as in LeakyReLU, since what is not chosen could trap or set errno. Nobody looks at
-#: either, no value depends on them, and with the branches these loops take up to ten times as long.
-FLAGS = ("-O3", "-fopenmp", "-fPIC", "-fno-trapping-math", "-fno-math-errno")
+#: Without the last one a compiler keeps a branch for each element where a comparison chooses
+#: between products, as in LeakyReLU, since the one that is not chosen could trap. Nobody looks at
+#: traps, and the branches take up to ten times as long. Values change by rounding alone.
+FLAGS = ("-O3", "-fopenmp", "-fPIC", "-fno-trapping-math")
 #: OpenMP runtimes by the names under which PyTorch may have loaded one, whoever built it.
 OPENMP_NAMES = ("libgomp.so.1", "libiomp5.so", "libomp.so.5", "libomp.so")
 #: Names of instruction sets that a compiler uses by itself, among its predefined macros.

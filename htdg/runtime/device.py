@@ -46,7 +46,7 @@ def resolve_device(name: str) -> torch.device:
 def machine(device: torch.device) -> str:
     """The processor's or GPU's name, as the system tells it, and how many threads are used.
 
-    Processors of one name can differ in what bounds them: which vectors they have is told, too.
+    Processors of one name can differ in their speed: which vectors PyTorch uses is told, too.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -54,8 +54,8 @@ def machine(device: torch.device) -> str:
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor()
-    vectors = torch.backends.cpu.get_cpu_capability()  # AVX2, AVX512, ...; DEFAULT if none of them
-    name += "" if vectors == "DEFAULT" else f" ({vectors})"
+    vectors = torch.backends.cpu.get_cpu_capability()  # AVX2, AVX512, ...
+    name += "" if vectors in ("DEFAULT", "NO AVX") else f" ({vectors})"
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
