@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from htdg import ConfigError, HTDGDetector
-from htdg.runtime.device import reproducible, resolve_device, resolve_precision
+from htdg.runtime.device import machine, reproducible, resolve_device, resolve_precision
 from tests.models import QUIET
 
 REFUSAL = "Option device is '{}', but PyTorch finds no such device here: use 'cpu', or 'auto'"
@@ -59,6 +59,17 @@ def test_precision_follows_the_device(monkeypatch):
     assert resolve_precision("bf16", cpu) == "bf16"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     assert resolve_precision("auto", cuda) == "float32"
+
+
+def test_a_processor_is_named_with_the_vectors_that_are_used(monkeypatch):
+    cpu, names = torch.device("cpu"), {}
+    for vectors in ("AVX2", "AVX512", "DEFAULT", "NO AVX"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=vectors: name)
+        names[vectors] = machine(cpu)
+    assert names["DEFAULT"] == names["NO AVX"]
+    bare, rest = names["DEFAULT"].split(",", 1)
+    assert names["AVX2"] == f"{bare} (AVX2),{rest}"
+    assert names["AVX512"] == f"{bare} (AVX512),{rest}"
 
 
 def test_a_detector_says_where_it_is(tiny, tmp_path):
